@@ -1,0 +1,25 @@
+"""The methods: one file each, named as in studies and rows; this directory is the registry.
+
+A file defines `METHOD`, a `Method` (see `_base.py`). Files whose name begins with `_` are not methods. Nothing here
+imports torch at module level: `bench plan` lists and counts methods without it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from bench import registry
+from bench.methods._base import LayerShape, Method
+
+__all__ = ["LayerShape", "Method", "get", "names"]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all methods, sorted."""
+    return registry.names(sys.modules[__name__])
+
+
+def get(name: str, *, where: str = "method") -> Method:
+    """Return the method called `name`; BadInput if there is none."""
+    method: Method = registry.load(sys.modules[__name__], name, "METHOD", where=where)
+    return method

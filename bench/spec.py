@@ -1,0 +1,165 @@
+"""What is stored and passed on: Trial, TrainBudget, Pack and Study, all frozen; and how a trial gets its id.
+
+Nothing here reads a file, a clock or a device. Two trials are the same run exactly when their ids are equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+Precision = Literal["fp64", "fp32", "bf16", "fp16"]
+Schedule = Literal["linear", "constant", "cosine"]
+Init = Literal["zero_B", "zero_A", "nonzero"]
+
+PRECISIONS: tuple[Precision, ...] = ("fp64", "fp32", "bf16", "fp16")
+SCHEDULES: tuple[Schedule, ...] = ("linear", "constant", "cosine")
+INITS: tuple[Init, ...] = ("zero_B", "zero_A", "nonzero")
+HEAD_POLICIES = ("eta_A", "peft", "paper")  # or a number
+
+SPEC_VERSION = 1  # part of every trial_id: raised only when the meaning of a field changes
+
+
+def round_rate(rate: float) -> float:
+    """Return a learning rate rounded to 12 significant digits.
+
+    3e-4 * 10 != 3e-3 in floats, and the difference would split a heatmap column: a rate is rounded when it enters.
+    """
+    return float(f"{rate:.12g}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainBudget:
+    """How a trial is trained, the same for every member of a pack."""
+
+    max_steps: int
+    batch_size: int = 32
+    max_length: int = 128  # tokens; longer texts are cut, shorter ones are never padded to it
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.0  # decoupled; never on biases and norms
+    lr_scheduler_type: Schedule = "linear"
+    warmup_steps: int = 0
+    max_grad_norm: float | None = 1.0  # per trial; None: no clipping
+    precision: Precision = "fp32"
+    eval_steps: int  # the curve has a point every eval_steps steps and at the last one
+    n_select: int = 1000  # training examples held out for choosing (10 % of train if that is fewer); 0: none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One fine-tuning run, wholly described. A field that the method does not read is None.
+
+    eta_A is the learning rate of A, and of every trained weight where there is no B; eta_B that of B. Both are
+    rounded by `round_rate`; lambda = eta_B / eta_A is derived (Hayou et al. 2024, arXiv:2402.12354).
+    """
+
+    task: str
+    model: str
+    data_hash: str
+    model_hash: str
+    method: str
+    seed: int
+    eta_A: float
+    eta_B: float | None = None
+    rank: int | None = None
+    lora_alpha: float | None = None
+    use_rslora: bool | None = None
+    lora_dropout: float | None = None
+    init: Init | None = None
+    target_modules: str | tuple[str, ...] | None = None
+    layers_to_transform: tuple[int, ...] | None = None
+    loraplus_lr_embedding: float | None = None
+    mora_type: int | None = None
+    mora_rounding: Literal["floor", "nearest"] | None = None
+    head_policy: str | float = "eta_A"
+    budget: TrainBudget
+
+    @property
+    def trial_id(self) -> str:
+        """16 hex digits: the hash of every setting of the resolved trial, of its data and of its base model."""
+        return _digest({"spec_version": SPEC_VERSION, **asdict(self)})
+
+    @property
+    def lr_ratio(self) -> float | None:
+        """lambda = eta_B / eta_A, for reading and drawing; None where there is no B."""
+        return None if self.eta_B is None else round_rate(self.eta_B / self.eta_A)
+
+    @property
+    def head_learning_rate(self) -> float:
+        """The rate of the newly initialised weight matrices (see head_policy)."""
+        return self.eta_A if isinstance(self.head_policy, str) else float(self.head_policy)
+
+    @property
+    def cell(self) -> tuple[Any, ...]:
+        """What the trials of one grid cell share: everything but the seed."""
+        return tuple(getattr(self, f.name) for f in fields(self) if f.name != "seed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pack:
+    """K trials trained in one forward and backward over one frozen base, in slot order."""
+
+    trials: tuple[Trial, ...]
+
+    @property
+    def pack_id(self) -> str:
+        """16 hex digits: the hash of the sorted member ids."""
+        return pack_id_of(t.trial_id for t in self.trials)
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return len(self.trials)
+
+
+def pack_id_of(trial_ids: Iterable[str]) -> str:
+    """Return the pack_id of the members with these ids, in whatever order they come."""
+    return _digest(sorted(trial_ids))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodGrid:
+    """The cells of one method: the product of its axes.
+
+    `axes` maps a Trial field (or `lr_ratio`, instead of eta_B) to the values it takes; a field that is missing takes
+    the method's default.
+    """
+
+    method: str
+    axes: tuple[tuple[str, tuple[Any, ...]], ...]
+
+    def axis(self, name: str) -> tuple[Any, ...] | None:
+        """Return the values of one axis, or None where the grid does not name it."""
+        return dict(self.axes).get(name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """A study file, read and resolved: profile applied, overrides applied, every value checked."""
+
+    name: str
+    task: str
+    model: str
+    seeds: tuple[int, ...]
+    grids: tuple[MethodGrid, ...]
+    budget: TrainBudget
+    profile: str
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    sampler: Literal["grid", "tpe"] = "grid"
+    n_trials: int | None = None  # tpe only: how many trials for each method
+    pack_size: int | None = None  # None: the planner decides
+    figure: str = ""  # what it reproduces: the comment on line 1 of the file
+    rows_from: str | None = None  # a figure study may name the study whose rows it draws
+    data_dir: str | None = field(default=None, compare=False)
+
+
+def _digest(value: object) -> str:
+    """Return 16 hex digits of sha256 over canonical JSON: sorted keys, floats by repr, tuples as lists."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
