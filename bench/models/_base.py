@@ -1,0 +1,51 @@
+"""What a model is: a registered name and where its files come from; a located one is a directory on this disk.
+
+A file in this directory defines `MODEL`, a `Model`. No torch here: `bench plan` locates and hashes models without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A registered model: either a Hub id, or a directory inside an installed package."""
+
+    name: str
+    hub_id: str | None = None
+    package: str | None = None  # import name; never imported, only looked up
+    directory: str = ""  # below the package, with /
+    extra: str | None = None  # the optional extra of this project that installs `package`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Located:
+    """A base model on disk: a directory with config.json, safetensors and tokenizer files."""
+
+    name: str  # registered name, Hub id or last part of a local directory: the `model` of a row
+    directory: Path
+    model_hash: str  # 16 hex digits over config and weights, or over the files' Hub revision
+    config: dict[str, Any] = field(hash=False)  # config.json as read
+
+    @property
+    def model_type(self) -> str:
+        """transformers' name of the architecture, such as "roberta"."""
+        return str(self.config["model_type"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """A transformers sequence classifier with its base weights, and which of its parameters are new.
+
+    `head_names` are the parameters that the checkpoint does not give: all outside the base model, and those inside it
+    that the checkpoint lacks (a pooler, say). Their values are transformers' random ones, to be drawn anew by seed.
+    """
+
+    model: PreTrainedModel
+    head_names: tuple[str, ...]

@@ -1,0 +1,30 @@
+"""The tasks: one file each, named as in studies and rows; this directory is the registry.
+
+A file defines `TASK`, a `Task` (see `_base.py`). Files whose name begins with `_` are not tasks. A name that ends in
+.toml is the path of a user's own task (see `_custom.py`). `datasets` is imported only where data comes from the Hub.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bench import registry
+from bench.tasks._base import TEXT_CLASSIFICATION, Task, TsvLayout
+
+__all__ = ["TEXT_CLASSIFICATION", "Task", "TsvLayout", "get", "names"]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all registered tasks, sorted."""
+    return registry.names(sys.modules[__name__])
+
+
+def get(name: str, *, where: str = "task") -> Task:
+    """Return the task called `name`, or described by the TOML file at that path; BadInput if there is none."""
+    if name.endswith(".toml"):
+        from bench.tasks import _custom
+
+        return _custom.read_task(Path(name), where=where)
+    task: Task = registry.load(sys.modules[__name__], name, "TASK", where=where)
+    return task

@@ -1,0 +1,77 @@
+"""What a task is: its name, labels and metric, where its data lies, and how it is read.
+
+A file in this directory defines `TASK`, a `Task`. Everything here is data; reading is in `_load.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.text import TextData
+
+TEXT_CLASSIFICATION = "text_classification"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TsvLayout:
+    """How a task's TSV files lie: which columns hold the texts and the label. Quotes never quote."""
+
+    texts: tuple[str, ...]  # one or two columns
+    label: str = "label"
+    header: tuple[str, ...] | None = None  # the columns of a file without a header line; None: line 1 names them
+    train: str = "train"  # file name without its ending
+    eval: str = "dev"
+    max_broken_rows: int = 0  # rows with too few columns that are known in the published file, and left out
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One task. `kind` is what the engine dispatches on; "text_classification" is the one defined here.
+
+    `text_columns`, `label_column` and the split names are those of the Hub data set, and of parquet, CSV and JSONL
+    files; `tsv` gives GLUE's own layout where it differs. A label is one of `labels` or its index.
+    """
+
+    name: str
+    kind: str = TEXT_CLASSIFICATION
+    labels: tuple[str, ...] = ()  # in index order; () where the task has none
+    metric: str  # a name in bench/metrics.py: the score
+    other_metrics: tuple[str, ...] = ()  # usually quoted beside it
+    default_model: str
+    hub_id: str | None = None
+    hub_config: str | None = None
+    text_columns: tuple[str, ...] = ()  # one or two
+    label_column: str = "label"
+    train_split: str = "train"
+    eval_split: str = "validation"
+    tsv: TsvLayout | None = None  # None: a header line with text_columns and label_column
+    directories: tuple[str, ...] = ()  # names looked for under the data directory, after `name`
+    read: Callable[[Path | None], TextData] | None = None  # reads the data itself: embedded and custom tasks
+
+    @property
+    def n_labels(self) -> int:
+        """How many classes there are."""
+        return len(self.labels)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger score is a better one."""
+        from bench import metrics
+
+        return metrics.higher_is_better(self.metric)
+
+    def load(self, data_dir: Path | None = None) -> TextData:
+        """Return the data of a text_classification task.
+
+        Looked for in `<data_dir>/<name>/`, then the Hugging Face cache, then the Hub; a task with `read` reads its own.
+
+        Raises:
+            BadInput: where the data is missing, malformed or out of reach.
+        """
+        if self.read is not None:
+            return self.read(data_dir)
+        from bench.tasks import _load
+
+        return _load.load(self, data_dir)
