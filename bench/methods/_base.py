@@ -1,0 +1,135 @@
+"""What a method is: which settings it reads, the parameters it adds to a layer, and one linear map of them.
+
+A method is data plus one map. The merged weight is that map applied to the identity, so a forward pass and a merge
+cannot disagree. Parameters of K trials are stacked along a leading axis, shape suffixes say how: K trials, N rows
+(tokens), I inputs, O outputs, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from bench.spec import Trial
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Role(StrEnum):
+    """What a trained parameter is; its learning rate follows from it (see `rate_of`)."""
+
+    A = "A"
+    B = "B"
+    M = "M"
+    EMBEDDING_A = "embedding_A"
+    EMBEDDING_B = "embedding_B"
+    BIAS = "bias"  # 1-D, added to a layer
+    BASE = "base"  # a pretrained weight
+    HEAD_WEIGHT = "head_weight"  # 2-D, newly initialised
+    HEAD_BIAS = "head_bias"  # 1-D, newly initialised
+    FROZEN_HEAD = "frozen_head"  # newly initialised and, under head_policy "paper", never trained
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerShape:
+    """The shape of one layer that can be adapted; `path` is its dotted name in the model."""
+
+    path: str
+    in_features: int  # rows of the table, for an embedding
+    out_features: int
+    kind: Literal["linear", "conv1d", "embedding"] = "linear"
+
+
+class Method:
+    """A way of fine-tuning. A subclass in its own file is a new method; the class attributes describe it.
+
+    `reads` names the fields of Trial, beside eta_A, seed and head_policy, that the method uses: every other method
+    field of its trials is None.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]  # on figures
+    reads: ClassVar[frozenset[str]]
+    trains_base: ClassVar[bool] = False  # pretrained weights are trained, one trial at a time
+    adapts_embeddings: ClassVar[bool] = False
+
+    def problem(self, trial: Trial, shape: LayerShape) -> str | None:
+        """Return the rule that `trial` breaks at a layer of this shape, with what was got, or None."""
+        return None
+
+    def n_trainable(self, trial: Trial, shape: LayerShape) -> int:
+        """Return how many parameters the method adds to a layer of this shape."""
+        return 0
+
+    def pack_key(self, trial: Trial) -> Hashable:
+        """Return what two trials of one pack must share; the rest of their method settings may differ."""
+        return (self.name, trial.target_modules, trial.layers_to_transform, trial.lora_dropout)
+
+    def roles(self, shape: LayerShape) -> dict[str, Role]:
+        """Return the role of each parameter that the method adds to a layer of this shape, by name."""
+        return {}
+
+    def init(self, trial: Trial, shape: LayerShape, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return one trial's initial parameters, float32, at the trial's own shapes."""
+        return {}
+
+    def stack(self, per_trial: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the parameters of K trials stacked along a leading axis."""
+        import torch
+
+        return {name: torch.stack([params[name] for params in per_trial]) for name in per_trial[0]}
+
+    def constants(self, trials: Sequence[Trial], shape: LayerShape) -> dict[str, Tensor | int]:
+        """Return what the map needs beside its parameters; tensors in float64, with leading axis K or none."""
+        return {}
+
+    def delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], x_KxNxI: Tensor) -> Tensor:
+        """Return what the adapter adds to the layer's output: [K, N, O].
+
+        For an embedding `x_KxNxI` holds the N ids, [N] or [K, N].
+        """
+        raise NotImplementedError(f"{self.name} adds nothing to a layer")
+
+    def unstack(self, trial: Trial, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return one trial's parameters at its own shapes, given its slice of the stacked ones."""
+        return dict(params)
+
+    def weight_delta(
+        self, params: Mapping[str, Tensor], constants: Mapping[str, Any], shape: LayerShape
+    ) -> Tensor:
+        """Return what merging adds to the weight: [K, O, I] (for an embedding [K, rows, O]); `delta` of the identity."""
+        import torch
+
+        some = next(iter(params.values()))
+        if shape.kind == "embedding":
+            return self.delta(params, constants, torch.arange(shape.in_features, device=some.device))
+        eye_KxIxI = torch.eye(shape.in_features, dtype=some.dtype, device=some.device).expand(some.shape[0], -1, -1)
+        return self.delta(params, constants, eye_KxIxI).transpose(1, 2)
+
+
+def rate_of(role: Role, trial: Trial) -> float | None:
+    """Return the learning rate of a parameter with this role in this trial; None: it is not trained.
+
+    eta_B = lambda * eta_A (Hayou et al. 2024, arXiv:2402.12354, section 2). Under head_policy "peft" and "paper" a
+    newly initialised 1-D parameter has B's rate, as in PEFT's and the paper's create_loraplus_optimizer.
+    """
+    eta_B = trial.eta_A if trial.eta_B is None else trial.eta_B
+    match role:
+        case Role.A | Role.M | Role.BASE | Role.BIAS:
+            return trial.eta_A
+        case Role.B:
+            return eta_B
+        case Role.EMBEDDING_A:
+            return trial.eta_A if trial.loraplus_lr_embedding is None else trial.loraplus_lr_embedding
+        case Role.EMBEDDING_B:
+            return eta_B if trial.loraplus_lr_embedding is None else trial.loraplus_lr_embedding
+        case Role.HEAD_WEIGHT:
+            return trial.head_learning_rate
+        case Role.HEAD_BIAS:
+            return eta_B if trial.head_policy in ("peft", "paper") else trial.head_learning_rate
+        case Role.FROZEN_HEAD:
+            return None
