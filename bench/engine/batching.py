@@ -1,0 +1,119 @@
+"""Which examples a step sees, and how its batch is cut into length-sorted chunks whose gradients accumulate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bench.seeds import derive
+from bench.text import Encoded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """Some examples of one batch or split, as a token stream: example i's tokens are neighbours, in order.
+
+    b examples, N tokens, T the longest. Nothing is padded here; `padded` lays the stream out as [b, T].
+    """
+
+    ids_N: Tensor
+    type_ids_N: Tensor | None
+    row_N: Tensor  # example of each token, 0 .. b - 1
+    position_N: Tensor  # 0, 1, ... within the example
+    first_b: Tensor  # where each example begins in the stream
+    labels_b: Tensor
+    example_b: Tensor  # the example's place in its source file
+    place_b: Tensor  # the example's place in the split
+    n_examples: int
+    n_tokens: int
+    longest: int
+
+    def padded(self, values_N: Tensor, fill: int) -> Tensor:
+        """Return stream values as [b, T], `fill` where there is no token."""
+        grid = values_N.new_full((self.n_examples, self.longest), fill)
+        grid[self.row_N, self.position_N] = values_N
+        return grid
+
+
+class Batches:
+    """One split on one device, and the order in which a seed goes through it.
+
+    An epoch is a permutation keyed by (seed, epoch); its last batch may be short, as with PyTorch's DataLoader.
+    """
+
+    def __init__(self, split: Encoded, *, device: torch.device) -> None:
+        self.device = device
+        self.n = len(split)
+        self.lengths = split.lengths
+        self._ids = torch.from_numpy(split.ids).to(device, torch.int64)
+        self._type_ids = None if split.type_ids is None else torch.from_numpy(split.type_ids).to(device, torch.int64)
+        self._offsets = split.offsets
+        self._labels = torch.from_numpy(split.labels).to(device)
+        self._index = torch.from_numpy(split.index).to(device)
+
+    def order(self, *, seed: int, batch_size: int, max_steps: int) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the examples of each of max_steps batches, as places in the split."""
+        step, epoch = 0, 0
+        while step < max_steps:
+            shuffled = np.random.Generator(np.random.Philox(derive("order", seed, epoch))).permutation(self.n)
+            for start in range(0, self.n, batch_size):
+                if step == max_steps:
+                    return
+                yield shuffled[start : start + batch_size]
+                step += 1
+            epoch += 1
+
+    def chunks(self, places: npt.NDArray[np.int64], n_chunks: int) -> list[Chunk]:
+        """Return the batch cut into at most n_chunks chunks of about equally many tokens, short examples first."""
+        by_length = places[np.argsort(self.lengths[places], kind="stable")]
+        return [self.chunk(part) for part in _cut(by_length, self.lengths, n_chunks)]
+
+    def chunks_of(self, max_tokens: int) -> Iterator[Chunk]:
+        """Yield the whole split, sorted by length, in chunks of at most max_tokens padded tokens."""
+        by_length = np.argsort(self.lengths, kind="stable")
+        start = 0
+        while start < self.n:
+            stop = start + 1
+            while stop < self.n and (stop + 1 - start) * int(self.lengths[by_length[stop]]) <= max_tokens:
+                stop += 1
+            yield self.chunk(by_length[start:stop])
+            start = stop
+
+    def chunk(self, places: npt.NDArray[np.int64]) -> Chunk:
+        """Return these examples as one chunk. Index arithmetic is done on the host, ids stay on the device."""
+        lengths = self.lengths[places]
+        n_tokens, first = int(lengths.sum()), np.cumsum(lengths) - lengths
+        row = np.repeat(np.arange(len(places)), lengths)
+        position = np.arange(n_tokens) - first[row]
+        source = self._to(self._offsets[places][row] + position)
+        where = self._to(places)
+        return Chunk(
+            ids_N=self._ids[source],
+            type_ids_N=None if self._type_ids is None else self._type_ids[source],
+            row_N=self._to(row),
+            position_N=self._to(position),
+            first_b=self._to(first),
+            labels_b=self._labels[where],
+            example_b=self._index[where],
+            place_b=where,
+            n_examples=len(places),
+            n_tokens=n_tokens,
+            longest=int(lengths.max()),
+        )
+
+    def _to(self, array: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+
+def _cut(
+    places: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], n_chunks: int
+) -> list[npt.NDArray[np.int64]]:
+    """Return `places` in at most n_chunks runs of about equally many tokens, none empty."""
+    tokens = np.cumsum(lengths[places])
+    bounds = np.searchsorted(tokens, tokens[-1] * np.arange(1, n_chunks) / n_chunks, side="left") + 1
+    return [part for part in np.split(places, np.unique(bounds)) if len(part)]

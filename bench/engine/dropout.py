@@ -1,0 +1,121 @@
+"""Dropout whose mask depends on nothing but its key: (seed, step, module, example, position, feature).
+
+So chunking, pack size and engine path never change a mask, and all trials of a pack share it: their cells are paired
+and the mask is drawn once. The uniform numbers are a counter-based hash (the finaliser of splitmix64, Steele, Lea and
+Flood 2014, "Fast splittable pseudorandom number generators", applied to the key), the same on every device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.seeds import derive
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number, splitmix64's increment
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+_LEVELS = 1 << 16  # a probability is rounded to 1/65536: four uniform numbers come out of one hash
+
+
+class MaskKeys:
+    """Whose masks are drawn now: the seed, the step, and the example and position of each row of the chunk in hand.
+
+    `training` is False while evaluating: then no mask is drawn. `token_key` is set by the engine's path for each
+    chunk: one 64-bit number for each token of the chunk, in the path's own layout ([b, T] padded, [N] unpadded).
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.step = 0
+        self.training = False
+        self.token_key: Tensor | None = None
+        self.first_key: Tensor | None = None  # [b]: the keys of the first tokens
+        self._calls: dict[str, int] = {}
+
+    def start_chunk(self, token_key: Tensor, first_key: Tensor) -> None:
+        """Set the rows of the chunk in hand; modules that are called twice in it get two different masks."""
+        self.token_key, self.first_key = token_key, first_key
+        self._calls = {}
+
+    def mask(self, path: str, p: float, key: Tensor, n_features: int, dtype: torch.dtype) -> Tensor:
+        """Return the mask of the module at `path`: 0 or 1 / (1 - p), [*key.shape, n_features].
+
+        A feature's number does not depend on n_features, so a wider mask begins with the narrower one.
+        """
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
+        salt = derive("dropout", self.seed, self.step, path, call)
+        return keyed_mask(salt, p, key, n_features, dtype)
+
+
+def token_key(example: Tensor, position: Tensor) -> Tensor:
+    """Return one 64-bit number for each (example, position), whose shapes broadcast."""
+    return _mix(example * _GOLDEN + _mix(position + 1))
+
+
+def keyed_mask(salt: int, p: float, key: Tensor, n_features: int, dtype: torch.dtype) -> Tensor:
+    """Return 0 with probability p, else 1 / (1 - p), for each key and feature: [*key.shape, n_features]."""
+    n_words = -(-n_features // 4)
+    word = torch.arange(1, n_words + 1, device=key.device, dtype=torch.int64) * _GOLDEN
+    hashed = _mix(_mix(key + salt)[..., None] + word)
+    uniform = hashed.view(torch.int16)[..., :n_features]
+    dropped = round(p * _LEVELS)
+    return (uniform >= dropped - _LEVELS // 2).to(dtype).mul_(_LEVELS / (_LEVELS - dropped))
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Return splitmix64's finaliser of each 64-bit number."""
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, n: int) -> Tensor:
+    """Return x >> n as unsigned numbers: torch's shift of int64 drags the sign along."""
+    return (x >> n) & ((1 << (64 - n)) - 1)
+
+
+class KeyedDropout(nn.Module):
+    """Stands in for nn.Dropout in a model whose rows are K trials times the chunk's examples.
+
+    Takes [K*b, d] (rows of first tokens), [K*b, T, d] (padded tokens) or [K*b, H, T, T] (attention weights).
+    """
+
+    def __init__(self, p: float, path: str, keys: MaskKeys) -> None:
+        super().__init__()
+        self.p, self.path, self.keys = p, path, keys
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x times its mask while training, x otherwise."""
+        if not self.keys.training or self.p == 0:
+            return x
+        return drop_rows(x, self.p, self.path, self.keys)
+
+
+def drop_rows(x: Tensor, p: float, path: str, keys: MaskKeys) -> Tensor:
+    """Return x [K*b, ...] times the mask of its b examples, the same for each of the K trials."""
+    token, first = keys.token_key, keys.first_key
+    if token is None or first is None:
+        raise RuntimeError("start_chunk comes before the forward pass")
+    b = first.shape[0]
+    if x.ndim == 2:
+        mask = keys.mask(path, p, first, x.shape[-1], x.dtype)
+    elif x.ndim == 3:
+        mask = keys.mask(path, p, token, x.shape[-1], x.dtype)
+    elif x.ndim == 4:
+        mask = attention_mask_of(keys, path, p, token, n_heads=x.shape[1], n_keys=x.shape[3], dtype=x.dtype)
+    else:
+        raise ValueError(f"dropout on {x.ndim} dimensions at {path}: 2, 3 and 4 are known")
+    return (x.unflatten(0, (-1, b)) * mask).flatten(0, 1)
+
+
+def attention_mask_of(
+    keys: MaskKeys, path: str, p: float, query_key: Tensor, *, n_heads: int, n_keys: int, dtype: torch.dtype
+) -> Tensor:
+    """Return the dropout mask of attention weights: [b, H, Q, n_keys] for query keys [b, Q].
+
+    The feature of (head h, key position j) is j * H + h, so that padding, which adds key positions, changes nothing.
+    """
+    flat = keys.mask(path, p, query_key, n_keys * n_heads, dtype)
+    return flat.unflatten(-1, (n_keys, n_heads)).permute(0, 3, 1, 2)
