@@ -66,8 +66,10 @@ def _peft_targets(model: Any, targets: Any, layers: list[int] | None = None) -> 
     """The modules that PEFT itself gives an adapter."""
     from peft import LoraConfig, TaskType, get_peft_model
 
-    # What lies outside the base model is trained in full: PEFT must be told of DistilBERT's and DeBERTa's extra layer.
-    head = [name for name, _ in model.named_children() if name != model.base_model_prefix]
+    # PEFT trains classifier and score in full by itself, but must be told of DistilBERT's and DeBERTa's further layer.
+    by_itself = (model.base_model_prefix, "classifier", "score")
+    children = [(name, child) for name, child in model.named_children() if name not in by_itself]
+    head = [name for name, child in children if list(child.parameters())] or None
     config = LoraConfig(
         r=2, target_modules=targets, layers_to_transform=layers, task_type=TaskType.SEQ_CLS, modules_to_save=head
     )
