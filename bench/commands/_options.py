@@ -1,0 +1,88 @@
+"""The options that say which study is meant, the same for every command that works on one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench import devices
+from bench.overrides import OPTIONS
+from bench.spec import Study
+
+RESULTS_DIR = "results"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """What the options chose: overrides as text, and the directories."""
+
+    overrides: Mapping[str, str]
+    data_dir: Path | None
+    results_dir: Path
+
+    def study(self) -> Study:
+        """Return the study that is meant; BadInput if there is none or it breaks a rule."""
+        from bench import study
+
+        device = self.overrides.get("device", "auto")
+        data_dir = None if self.data_dir is None else str(self.data_dir)
+        profile = devices.default_profile(device)
+        return study.load(overrides=self.overrides, profile=profile, data_dir=data_dir)
+
+    def directory(self, study: Study) -> Path:
+        """Return the study's own directory below the results directory."""
+        return self.results_dir / study.name
+
+
+def study_command(run: Callable[..., int]) -> Callable[..., int]:
+    """Return `run` as a command that has every option of a study and gets them as `selection`.
+
+    Its own parameters become options beside them, as typer makes them.
+    """
+
+    @functools.wraps(run)
+    def command(**given: Any) -> int:
+        texts = {option.key: given.pop(option.key) for option in OPTIONS}
+        data_dir, results_dir = given.pop("data_dir"), given.pop("results_dir")
+        selection = Selection(
+            overrides={key: text for key, text in texts.items() if text is not None},
+            data_dir=_directory(data_dir, "--data-dir"),
+            results_dir=_directory(results_dir, "--results-dir") or Path(RESULTS_DIR),
+        )
+        return run(selection=selection, **given)
+
+    own = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.name != "selection"]
+    command.__signature__ = inspect.Signature([*_parameters(), *own])  # type: ignore[attr-defined]
+    command.__annotations__ = {}
+    return command
+
+
+def _parameters() -> list[inspect.Parameter]:
+    named = [(option.key, option.flags, option.help, None) for option in OPTIONS]
+    named.append(("data_dir", ("--data-dir",), "where <task>/train.tsv and others lie", "LORASWEEP_DATA"))
+    named.append(("results_dir", ("--results-dir",), "where results go [default: results]", None))
+    return [
+        inspect.Parameter(
+            key,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(*flags, help=text, envvar=variable, show_default=False)],
+        )
+        for key, flags, text, variable in named
+    ]
+
+
+def _directory(text: str | None, flag: str) -> Path | None:
+    from bench.errors import BadInput
+
+    if text is None:
+        return None
+    if not text.strip() or "\0" in text:
+        raise BadInput(flag, "must name a directory", got=repr(text), way_out=f"give one or leave {flag} out")
+    return Path(text).expanduser()
