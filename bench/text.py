@@ -1,14 +1,29 @@
 """Text on its way to the engine: Split (texts and labels) -> Encoded (token ids), and the part of train held out.
 
-numpy only. The engine sees nothing but `EncodedData`.
+numpy only; the tokenizer comes from transformers, imported where texts are not in the cache yet. The engine sees
+nothing but `EncodedData`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from bench import cache
+from bench.errors import BadInput
+
+if TYPE_CHECKING:
+    from bench.models import Located
+
+ENCODING_VERSION = 1  # part of the cache key: raised when the same texts are encoded in another way
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,3 +76,162 @@ class EncodedData:
     n_labels: int
     metric: str  # a name in bench/metrics.py
     data_hash: str
+
+
+def hash_data(train: Split, evaluation: Split) -> str:
+    """Return 16 hex digits over the texts, the labels and the order of both splits."""
+    digest = hashlib.sha256()
+    for split in (train, evaluation):
+        _update_texts(digest, split)
+        digest.update(np.ascontiguousarray(split.labels, dtype="<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def split_off_select(train: Split, n_select: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the places in `train` of the examples to train on and of those held out for choosing, both sorted.
+
+    Held out are the `n_select` examples (10 % of train, rounded down, if that is fewer) whose texts have the smallest
+    hashes: neither the order of the file nor a seed matters. Examples with the same texts stay on one side, so that
+    none is seen in training; where the last group does not fit, fewer are held out.
+    """
+    wanted = min(n_select, len(train) // 10)
+    groups: dict[bytes, list[int]] = {}
+    for place, texts in enumerate(_pairs(train)):
+        key = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).digest()
+        groups.setdefault(key, []).append(place)
+    held: list[int] = []
+    for key in sorted(groups):
+        if len(held) == wanted:
+            break
+        if len(held) + len(groups[key]) <= wanted:
+            held += groups[key]
+    select = np.array(sorted(held), dtype=np.int64)
+    return np.setdiff1d(np.arange(len(train), dtype=np.int64), select), select
+
+
+def encode(
+    data: TextData,
+    located: Located,
+    *,
+    n_labels: int,
+    metric: str,
+    max_length: int,
+    n_select: int,
+    cache_dir: Path | None = None,
+) -> EncodedData:
+    """Return the data as token ids of the model's own fast tokenizer, without padding, cut to `max_length` tokens.
+
+    Token ids are cached below `cache_dir` (default: `cache.cache_dir()`) by the hash of texts and tokenizer, so that a
+    second sweep does not tokenise.
+
+    Raises:
+        BadInput: where the model cannot take `max_length` tokens or has no fast tokenizer.
+    """
+    _check_length(located, max_length)
+    train, evaluation = (
+        _encode_split(split, located, max_length, cache_dir or cache.cache_dir()) for split in (data.train, data.eval)
+    )
+    kept, held = split_off_select(data.train, n_select)
+    return EncodedData(
+        train=take(train, kept),
+        select=take(train, held) if len(held) else None,
+        eval=evaluation,
+        n_labels=n_labels,
+        metric=metric,
+        data_hash=data.data_hash,
+    )
+
+
+def take(encoded: Encoded, places: npt.NDArray[np.int64]) -> Encoded:
+    """Return the examples at `places`, [m], in that order; `index` goes with them."""
+    lengths = encoded.lengths[places]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    # Token t of the result, in example i, is token t - offsets[i] of that example in the source.
+    source = np.arange(offsets[-1]) + np.repeat(encoded.offsets[:-1][places] - offsets[:-1], lengths)
+    return Encoded(
+        ids=encoded.ids[source],
+        type_ids=None if encoded.type_ids is None else encoded.type_ids[source],
+        offsets=offsets,
+        labels=encoded.labels[places],
+        index=encoded.index[places],
+    )
+
+
+def _encode_split(split: Split, located: Located, max_length: int, cache_dir: Path) -> Encoded:
+    path = cache_dir / "tokens" / f"{_token_key(split, located, max_length)}.npz"
+    arrays = _read_arrays(path, len(split))
+    if arrays is None:
+        arrays = _tokenise(split, located, max_length)
+        _write_arrays(path, arrays)
+    return Encoded(
+        ids=arrays["ids"],
+        type_ids=arrays.get("type_ids"),
+        offsets=arrays["offsets"],
+        labels=split.labels,
+        index=np.arange(len(split), dtype=np.int64),
+    )
+
+
+def _tokenise(split: Split, located: Located, max_length: int) -> dict[str, npt.NDArray[Any]]:
+    from bench.models import load_tokenizer
+
+    tokenizer = load_tokenizer(located)
+    texts: list[Sequence[str]] = [list(split.texts)] if split.pairs is None else [list(split.texts), list(split.pairs)]
+    coded = tokenizer(*texts, truncation=True, max_length=max_length, padding=False, return_attention_mask=False)
+    lengths = np.fromiter((len(ids) for ids in coded["input_ids"]), dtype=np.int64, count=len(split))
+    if not lengths.all():
+        got = f"none for example {int(np.argmin(lengths))}: {split.texts[int(np.argmin(lengths))]!r}"
+        rule = "every text must give at least one token"
+        raise BadInput(f"tokenizer of {located.name}", rule, got=got, way_out="take the example out of the data")
+    arrays = {"ids": _flat(coded["input_ids"], np.int32), "offsets": np.concatenate([[0], np.cumsum(lengths)])}
+    if located.n_token_types > 1 and "token_type_ids" in coded:
+        arrays["type_ids"] = _flat(coded["token_type_ids"], np.int8)
+    return arrays
+
+
+def _flat(rows: Sequence[Sequence[int]], dtype: type) -> npt.NDArray[Any]:
+    return np.fromiter((token for row in rows for token in row), dtype=dtype)
+
+
+def _check_length(located: Located, max_length: int) -> None:
+    limit = located.max_tokens
+    if limit is not None and max_length > limit:
+        rule = f"must be <= {limit}, the most that {located.name} takes"
+        raise BadInput("max_length", rule, got=max_length, way_out=f"set max_length = {limit} or less")
+
+
+def _token_key(split: Split, located: Located, max_length: int) -> str:
+    digest = hashlib.sha256(f"{ENCODING_VERSION} {located.tokenizer_hash} {max_length} ".encode())
+    _update_texts(digest, split)
+    return digest.hexdigest()[:32]
+
+
+def _read_arrays(path: Path, n: int) -> dict[str, npt.NDArray[Any]] | None:
+    """Return the cached arrays, or None where there are none or they are not whole."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        whole = len(arrays["offsets"]) == n + 1 and arrays["offsets"][-1] == len(arrays["ids"])
+        return arrays if whole else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs the next sweep the tokenising, no more
+        cache.write_atomic(path, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
+
+
+def _pairs(split: Split) -> Sequence[tuple[str, ...]]:
+    if split.pairs is None:
+        return [(text,) for text in split.texts]
+    return list(zip(split.texts, split.pairs, strict=True))
+
+
+def _update_texts(digest: Any, split: Split) -> None:
+    """Feed the texts to a hash, each with its length before it, so that no two splits give the same bytes."""
+    digest.update(f"{len(split)} {split.pairs is not None} ".encode())
+    for column in (split.texts, split.pairs or ()):
+        for text in column:
+            raw = text.encode("utf-8", "surrogatepass")
+            digest.update(b"%d " % len(raw) + raw)

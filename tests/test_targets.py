@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.errors import BadInput
-from bench.models.targets import DEFAULT_TARGETS, Candidate, candidates, default_targets, match_targets
+from bench.targets import DEFAULT_TARGETS, Candidate, candidates, default_targets, match_targets
 
 # PEFT's own chatter on transformers 5 and Conv1D; warnings are errors here.
 pytestmark = [

@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# The key of config.json that bounds the length, for architectures with a table of absolute positions.
+_POSITIONS = {
+    **dict.fromkeys(("albert", "bert", "distilbert", "electra", "roberta", "xlm-roberta"), "max_position_embeddings"),
+    "gpt2": "n_positions",
+    "opt": "max_position_embeddings",
+}
+_OFFSET_BY_PADDING = ("roberta", "xlm-roberta")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
@@ -30,13 +38,31 @@ class Located:
 
     name: str  # registered name, Hub id or last part of a local directory: the `model` of a row
     directory: Path
-    model_hash: str  # 16 hex digits over config and weights, or over the files' Hub revision
+    model_hash: str  # 16 hex digits over config.json and the weights
+    revision: str | None = None  # the commit of a Hub model
+    tokenizer_hash: str  # 16 hex digits over the tokenizer files: part of the key of cached token ids
     config: dict[str, Any] = field(hash=False)  # config.json as read
 
     @property
     def model_type(self) -> str:
         """transformers' name of the architecture, such as "roberta"."""
         return str(self.config["model_type"])
+
+    @property
+    def n_token_types(self) -> int:
+        """How many token types the model embeds; 0 where it has none."""
+        usual = 2 if self.model_type in ("albert", "bert", "electra") else 0  # transformers' defaults
+        return int(self.config.get("type_vocab_size", usual))
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest input that the position embeddings allow; None where they set no limit."""
+        key = _POSITIONS.get(self.model_type)
+        if key is None or key not in self.config:
+            return None
+        # RoBERTa counts positions from pad_token_id + 1.
+        used = int(self.config.get("pad_token_id", 1)) + 1 if self.model_type in _OFFSET_BY_PADDING else 0
+        return int(self.config[key]) - used
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

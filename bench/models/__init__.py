@@ -1,0 +1,45 @@
+"""The models: a registered name, a local directory or a Hub id becomes a directory on this disk.
+
+A file here whose name does not begin with `_` defines `MODEL`, a `Model` (see `_base.py`); this directory is the
+registry. Nothing here imports torch before `load_model`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from bench import registry, targets
+from bench.models._base import LoadedModel, Located, Model
+from bench.models._locate import locate
+
+__all__ = ["LoadedModel", "Located", "Model", "get", "load_model", "load_tokenizer", "locate", "names", "targets"]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all registered models, sorted."""
+    return registry.names(sys.modules[__name__])
+
+
+def get(name: str, *, where: str = "model") -> Model:
+    """Return the registered model called `name`; BadInput if there is none."""
+    model: Model = registry.load(sys.modules[__name__], name, "MODEL", where=where)
+    return model
+
+
+def load_model(located: Located, n_labels: int, dtype: Any = None) -> LoadedModel:
+    """Return the model as a sequence classifier of `n_labels` classes, in `dtype` (default torch.float32), on the CPU.
+
+    Raises:
+        BadInput: where transformers has no sequence classifier for it or the files are not whole.
+    """
+    from bench.models import _load
+
+    return _load.load_model(located, n_labels, dtype)
+
+
+def load_tokenizer(located: Located) -> Any:
+    """Return the model's fast tokenizer, as transformers' AutoTokenizer gives it."""
+    from bench.models import _load
+
+    return _load.load_tokenizer(located)

@@ -1,0 +1,89 @@
+"""From a located model to a transformers classifier and tokenizer: nothing but files on disk, no code of theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from bench.errors import BadInput, one_line
+from bench.models._base import LoadedModel, Located
+
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+def load_model(located: Located, n_labels: int, dtype: Any) -> LoadedModel:
+    """Return the classifier and the names of its newly initialised parameters (see `models.load_model`)."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    with _quiet(), _one_error(located, "must load as a sequence classifier"):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            located.directory,
+            num_labels=n_labels,
+            dtype=torch.float32 if dtype is None else dtype,
+            use_safetensors=True,
+            weights_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **_LOCAL,
+        )
+    return LoadedModel(model=model, head_names=_head_names(located, model, info))
+
+
+def load_tokenizer(located: Located) -> Any:
+    """Return the fast tokenizer (see `models.load_tokenizer`)."""
+    from transformers import AutoTokenizer
+
+    with _quiet(), _one_error(located, "must have a fast tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(located.directory, use_fast=True, **_LOCAL)
+    if not tokenizer.is_fast:
+        rule = "must have a fast tokenizer"
+        raise BadInput(
+            f"model {located.name}", rule, got=type(tokenizer).__name__, way_out="save a tokenizer.json with it"
+        )
+    return tokenizer
+
+
+def _head_names(located: Located, model: Any, info: dict[str, Any]) -> tuple[str, ...]:
+    """Return the parameters outside the base model, and a pooler inside it that the checkpoint lacks.
+
+    Anything else of the base model must be in the checkpoint, in the right shape: a base that is random in part would
+    make every result of it meaningless.
+    """
+    lacking = set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
+    base = f"{model.base_model_prefix}."
+    names = [name for name, _ in model.named_parameters()]
+    broken = [n for n in names if n in lacking and n.startswith(base) and not n.startswith(f"{base}pooler.")]
+    if broken:
+        rule, way_out = "the checkpoint must hold the base model", "check that config.json and weights belong together"
+        got = f"{len(broken)} parameters missing or of another shape, such as {broken[0]}"
+        raise BadInput(f"model {located.name}", rule, got=got, way_out=way_out)
+    return tuple(name for name in names if not name.startswith(base) or name in lacking)
+
+
+@contextlib.contextmanager
+def _one_error(located: Located, rule: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        got = one_line(f"{type(error).__name__}: {error}")[:300]
+        way_out = "use a model that this version of transformers knows, saved with save_pretrained"
+        raise BadInput(f"model {located.name}", rule, got=got, way_out=way_out) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' loading report and progress bar: new head weights are the point here, not a mishap."""
+    from transformers.utils import logging as chatter
+
+    level, bar = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity(logging.ERROR)
+    chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        chatter.set_verbosity(level)
+        if bar:
+            chatter.enable_progress_bar()
