@@ -32,7 +32,7 @@ def easy_documents(seed: int, n: int) -> list[str]:
 def unseen_reviews(seed: int, n: int, *, exclude: Collection[str] = ()) -> list[tuple[str, str, str]]:
     """Return n triples (review with a `{}` in its verdict, the right word, the word of the other polarity)."""
     draw = Draw(seed)
-    out = []
+    out: list[tuple[str, str, str]] = []
     while len(out) < n:
         polarity = _polarity(draw)
         body = review(draw, polarity)
@@ -41,6 +41,12 @@ def unseen_reviews(seed: int, n: int, *, exclude: Collection[str] = ()) -> list[
             right, wrong = (up, down) if polarity == 1 else (down, up)
             out.append((f"{body} {form} .", right, wrong))
     return out
+
+
+def without_verdict(document: str) -> str:
+    """Return the document without the verdict it ends in, if it ends in one."""
+    body, _, last = document.removesuffix(" .").rpartition(" . ")
+    return f"{body} ." if words.VERDICT_WORDS & set(last.split()) else document
 
 
 def _document(draw: Draw, kind: str, exclude: Collection[str]) -> str:

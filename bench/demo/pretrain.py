@@ -181,13 +181,15 @@ def verdict_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return [one[0] for one in ids]
 
 
+def probe_reviews(documents: Sequence[str], n: int = N_PROBE) -> list[tuple[str, str, str]]:
+    """Return n reviews with a hole for their verdict that stand neither in `documents` nor in the task."""
+    seen = task_texts() | {corpus.without_verdict(document) for document in documents}
+    return corpus.unseen_reviews(PROBE_SEED, n, exclude=seen)
+
+
 @torch.no_grad()
-def probe(model: Any, tokenizer: Any, n: int = N_PROBE) -> float:
-    """Return how often the right verdict word is likelier than its opposite, over n reviews outside both the task
-    and the pretraining text."""
-    seen = set(corpus.documents(n=corpus.N_DOCUMENTS))
-    reviews = corpus.unseen_reviews(PROBE_SEED, n, exclude=task_texts())
-    reviews = [r for r in reviews if not any(r[0].format(w) in seen for w in r[1:])]
+def probe(model: Any, tokenizer: Any, reviews: Sequence[tuple[str, str, str]]) -> float:
+    """Return how often the right verdict word is likelier than its opposite, 0 .. 1; guessing gives 0.5."""
     right = 0
     model.eval()
     for start in range(0, len(reviews), 100):
@@ -196,7 +198,7 @@ def probe(model: Any, tokenizer: Any, n: int = N_PROBE) -> float:
         ids = torch.from_numpy(pad(tokenizer(texts)["input_ids"], tokenizer.pad_token_id))
         logits = model(input_ids=ids, attention_mask=ids != tokenizer.pad_token_id).logits
         at_mask = logits[ids == tokenizer.mask_token_id]  # [reviews, vocabulary]
-        pairs = [[tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in r[1:]] for r in part]
+        pairs = [[tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in review[1:]] for review in part]
         scores = at_mask.gather(1, torch.tensor(pairs))
         right += int((scores[:, 0] > scores[:, 1]).sum())
     model.train()
@@ -222,7 +224,7 @@ def _update(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
-    loss.backward()
+    torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     optimizer.step()
 
@@ -240,10 +242,11 @@ def main() -> None:
     documents = corpus.documents(n=settings.n_documents, exclude=task_texts())
     tokenizer = train_tokenizer(documents)
     model = new_model(tokenizer, settings.seed)
+    reviews = probe_reviews(documents)
     print(f"{len(documents)} documents, {len(tokenizer)} tokens, {model.num_parameters()} parameters", flush=True)
     for step, loss in train(model, tokenizer, documents, settings):
         if step % options.report_every == 0 or step == settings.steps:
-            line = f"step {step}: loss {loss:.3f}, verdict filled {probe(model, tokenizer):.3f}"
+            line = f"step {step}: loss {loss:.3f}, verdict filled {probe(model, tokenizer, reviews):.3f}"
             print(f"{line}, {time.perf_counter() - started:.0f} s", flush=True)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
