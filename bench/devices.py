@@ -35,7 +35,9 @@ def default_profile(device: str) -> str:
         index = int(device.partition(":")[2] or 0) if device.partition(":")[2].isdecimal() or ":" not in device else 0
         if index >= found:
             way_out = "use --device cpu, or install a torch built for this GPU"
-            raise BadInput("--device", "must be a device of this machine", got=f"{device!r} ({found} found)", way_out=way_out)
+            raise BadInput(
+                "--device", "must be a device of this machine", got=f"{device!r} ({found} found)", way_out=way_out
+            )
     return "full" if found else "quick"
 
 

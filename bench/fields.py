@@ -28,10 +28,16 @@ def plain_name(name: str, where: str) -> str:
         raise BadInput(
             where,
             "a name must be 1 to 100 characters out of a-z 0-9 . _ + -, beginning with a letter or digit",
-            got=repr(name),
+            got=shown(name),
             way_out="choose another name",
         )
     return name
+
+
+def shown(value: object) -> str:
+    """Return a value as an error shows it: its repr, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def whole(low: int) -> Check:
@@ -39,7 +45,7 @@ def whole(low: int) -> Check:
 
     def check(value: Any, where: str) -> int:
         if type(value) is not int or not low <= value <= MAX_WHOLE:
-            raise BadInput(where, f"must be a whole number >= {low}", got=repr(value), way_out="write one")
+            raise BadInput(where, f"must be a whole number >= {low}", got=shown(value), way_out="write one")
         return value
 
     return check
@@ -52,7 +58,7 @@ def number(low: float, high: float = math.inf, *, open_low: bool = False) -> Che
     def check(value: Any, where: str) -> float:
         given = _as_float(value)
         if given is None or not (given > low if open_low else given >= low) or not given < high:
-            raise BadInput(where, f"must be a finite number {bound}", got=repr(value), way_out="write one, as in 3e-4")
+            raise BadInput(where, f"must be a finite number {bound}", got=shown(value), way_out="write one, as in 3e-4")
         return given
 
     return check
@@ -69,7 +75,7 @@ def choice(*options: object) -> Check:
     def check(value: Any, where: str) -> Any:
         if not any(type(value) is type(option) and value == option for option in options):
             known = ", ".join(str(option) for option in options)
-            raise BadInput(where, "must be one of the known values", got=repr(value), way_out=f"known: {known}")
+            raise BadInput(where, "must be one of the known values", got=shown(value), way_out=f"known: {known}")
         return value
 
     return check
@@ -78,14 +84,14 @@ def choice(*options: object) -> Check:
 def flag(value: Any, where: str) -> bool:
     """Return true or false."""
     if not isinstance(value, bool):
-        raise BadInput(where, "must be true or false", got=repr(value), way_out="write true or false, without quotes")
+        raise BadInput(where, "must be true or false", got=shown(value), way_out="write true or false, without quotes")
     return value
 
 
 def word(value: Any, where: str) -> str:
     """Return a text that is not empty, without white space at its ends and control characters."""
     if not isinstance(value, str) or not value or value != value.strip() or not value.isprintable():
-        raise BadInput(where, "must be a text that is not empty", got=repr(value), way_out="write one in quotes")
+        raise BadInput(where, "must be a text that is not empty", got=shown(value), way_out="write one in quotes")
     return value
 
 
@@ -196,7 +202,9 @@ def _check_items(values: tuple[Any, ...], where: str) -> None:
         raise BadInput(where, "a list must not be empty", way_out="give it a value or leave the key out")
     twice = [value for i, value in enumerate(values) if value in values[:i]]
     if twice:
-        raise BadInput(where, "a list must not hold a value twice", got=f"{twice[0]!r} again", way_out="remove one")
+        raise BadInput(
+            where, "a list must not hold a value twice", got=f"{shown(twice[0])} again", way_out="remove one"
+        )
 
 
 def _as_float(value: Any) -> float | None:

@@ -51,7 +51,7 @@ def read_grid(name: str, axes: object, where: str) -> Axes:
     allowed = grid_keys(name, where)
     if not isinstance(axes, dict):
         raise BadInput(
-            where, "must be a table", got=repr(axes), way_out=f"write [{grid_table(name)}] and its keys below"
+            where, "must be a table", got=fields.shown(axes), way_out=f"write [{grid_table(name)}] and its keys below"
         )
     if "eta_B" in axes and "lr_ratio" in axes:
         raise BadInput(where, "must give eta_B or lr_ratio, not both", way_out="remove one: eta_B = lr_ratio * eta_A")
@@ -97,7 +97,9 @@ def _values(raw: object, read_one: Callable[..., Any], keys: Mapping[str, Any], 
     """Return every key's value, checked; `where` is what stands before a key in an error."""
     place = where.rstrip(". ")
     if not isinstance(raw, dict):
-        raise BadInput(place, "must be a table", got=repr(raw), way_out="write it as [table] with its keys below")
+        raise BadInput(
+            place, "must be a table", got=fields.shown(raw), way_out="write it as [table] with its keys below"
+        )
     _check_names(raw, tuple(keys), place, "key")
     return {key: read_one(key, value, where + key) for key, value in raw.items()}
 
@@ -109,4 +111,6 @@ def _train(key: str, value: Any, where: str) -> Any:
 def _check_names(given: Mapping[str, Any], known: tuple[str, ...], where: str, kind: str) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise BadInput(where, f"must hold known {kind}s only", got=repr(unknown[0]), way_out=f"known: {one_of(known)}")
+        raise BadInput(
+            where, f"must hold known {kind}s only", got=fields.shown(unknown[0]), way_out=f"known: {one_of(known)}"
+        )

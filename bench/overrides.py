@@ -129,7 +129,7 @@ class CommandLine:
             methods.get(name, where="--methods")
             if name not in base.grids:
                 rule = "must have a grid in the study"
-                raise BadInput("--methods", rule, got=repr(name), way_out=f"grids here: {one_of(base.grids)}")
+                raise BadInput("--methods", rule, got=fields.shown(name), way_out=f"grids here: {one_of(base.grids)}")
         return {name: base.grids[name] for name in self.methods}
 
     def _axes_of(self, method: str) -> Axes:
@@ -189,7 +189,7 @@ def _choice(option: Option, text: str) -> Any:
         case "device":
             if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
                 raise BadInput(
-                    where, "must be a known device", got=repr(text), way_out="known: auto, cpu, cuda, cuda:N"
+                    where, "must be a known device", got=fields.shown(text), way_out="known: auto, cpu, cuda, cuda:N"
                 )
             return text
     return fields.word(text, where)
@@ -210,5 +210,5 @@ def scalar(text: str) -> Any:
 def _split(text: str, where: str) -> list[str]:
     items = [item.strip() for item in text.split(",")]
     if not all(items):
-        raise BadInput(where, "a list must not have an empty item", got=repr(text), way_out="write it as a,b,c")
+        raise BadInput(where, "a list must not have an empty item", got=fields.shown(text), way_out="write it as a,b,c")
     return items

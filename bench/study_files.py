@@ -31,7 +31,7 @@ def find(path_or_name: str | Path | None, task: str | None, studies_dir: Path) -
     path = studies_dir / f"{given}.toml"
     if not path.is_file():
         way_out = f"known: {one_of(names(studies_dir))}; or give the path of a .toml file"
-        raise BadInput("--study", "must be a study", got=repr(given), way_out=way_out)
+        raise BadInput("--study", "must be a study", got=fields.shown(given), way_out=way_out)
     return path
 
 
@@ -60,13 +60,13 @@ def _reason(error: Exception) -> str:
 def profiles(raw: object, shown: str) -> Mapping[str, Mapping[str, Any]]:
     if not isinstance(raw, dict):
         raise BadInput(
-            f"{shown} profile", "must be tables", got=repr(raw), way_out="write [profile.quick] and keys below"
+            f"{shown} profile", "must be tables", got=fields.shown(raw), way_out="write [profile.quick] and keys below"
         )
     for name, table in raw.items():
         fields.choice(*fields.PROFILES)(name, f"{shown} [profile]")
         if not isinstance(table, dict):
             raise BadInput(
-                f"{shown} [profile].{name}", "must be a table", got=repr(table), way_out="write [profile.quick]"
+                f"{shown} [profile].{name}", "must be a table", got=fields.shown(table), way_out="write [profile.quick]"
             )
     return raw
 

@@ -20,7 +20,9 @@ def command(
     for name in study.names():
         loaded = study.load(name, profile=profile)
         planned = study.expand(loaded, data_hash="", model_hash="", default_targets=())
-        rows.append((name, loaded.task, loaded.model, str(len(planned)), str(n_rows(results_dir / loaded.name)), loaded.figure))
+        rows.append(
+            (name, loaded.task, loaded.model, str(len(planned)), str(n_rows(results_dir / loaded.name)), loaded.figure)
+        )
     print(_text.table(("study", "task", "model", "trials", "rows", "reproduces"), rows))
     return 0
 
