@@ -1,0 +1,187 @@
+"""Reading one split out of a TSV, CSV, JSONL or parquet file, each example checked where it stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.errors import BadInput, one_of
+from bench.tasks._base import TsvLayout
+from bench.text import Split
+
+Row = tuple[int, tuple[Any, ...]]  # line (or row, in parquet) from 1, and the values of the wanted columns
+MAX_FIELD = 1 << 24  # characters of one CSV field
+
+
+def read_split(path: Path, layout: TsvLayout, plain: TsvLayout, labels: tuple[str, ...]) -> Split:
+    """Return the examples of one file, in its order.
+
+    `layout` is how a TSV file lies; `plain` names the columns of the other formats, and of a TSV with those columns
+    in its header line.
+
+    Raises:
+        BadInput: with file and line, for a malformed row, a missing column, a label outside `labels`, or no row.
+    """
+    unit = "row" if path.suffix == ".parquet" else "line"
+    rows = _rows(path, layout, plain)
+    return to_split(rows, len(plain.texts), labels, lambda line: f"{path} {unit} {line}" if line else str(path))
+
+
+def to_split(rows: Iterable[Row], n_texts: int, labels: tuple[str, ...], place: Callable[[int], str]) -> Split:
+    """Return checked examples as a Split; each row holds `n_texts` texts and the label, `place` names its source."""
+    index_of = label_indices(labels)
+    texts: list[tuple[str, ...]] = []
+    found: list[int] = []
+    for line, (*row_texts, label) in rows:
+        for text in row_texts:
+            if not isinstance(text, str) or not _encodable(text):
+                got = repr(text)[:80]
+                raise BadInput(place(line), "a text must be a string", got=got, way_out="mend the row or leave it out")
+        known = index_of.get(str(label)) if isinstance(label, str | int) and not isinstance(label, bool) else None
+        if known is None:
+            raise BadInput(place(line), f"label must be one of {', '.join(index_of)}", got=repr(label), way_out=_MEND)
+        texts.append(tuple(row_texts))
+        found.append(known)
+    if not found:
+        raise BadInput(place(0), "must hold at least one example", got="none", way_out="give a split with examples")
+    columns = tuple(zip(*texts, strict=True))
+    pairs = columns[1] if n_texts == 2 else None
+    return Split(texts=columns[0], pairs=pairs, labels=np.array(found, dtype=np.int64))
+
+
+_MEND = "mend the row, or the task's labels"
+
+
+def label_indices(labels: tuple[str, ...]) -> Mapping[str, int]:
+    """Return what may stand for each label: its name, and its index unless the names are numbers themselves."""
+    by_name = {name: index for index, name in enumerate(labels)}
+    if any(name.lstrip("-").isdecimal() for name in labels):
+        return by_name
+    return {**by_name, **{str(index): index for index in range(len(labels))}}
+
+
+def _encodable(text: str) -> bool:
+    """Whether the text can be written as UTF-8: JSON may hold half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _rows(path: Path, layout: TsvLayout, plain: TsvLayout) -> Iterator[Row]:
+    wanted = (*plain.texts, plain.label)
+    match path.suffix:
+        case ".tsv":
+            return _read_tsv(path, layout, plain)
+        case ".csv":
+            return _read_csv(path, wanted)
+        case ".jsonl":
+            return _read_jsonl(path, wanted)
+        case ".parquet":
+            return _read_parquet(path, wanted)
+        case _:
+            rule = "must end in .tsv, .csv, .jsonl or .parquet"
+            raise BadInput(str(path), rule, got=path.suffix or "no ending", way_out="rename or convert it")
+
+
+def _read_tsv(path: Path, layout: TsvLayout, plain: TsvLayout) -> Iterator[Row]:
+    """Yield the rows of a TSV as GLUE writes them: a tab always separates, a quote is a character like any other."""
+    # Not splitlines: it also breaks at characters that occur inside texts, such as U+2028 and U+0085.
+    lines = _text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    first = lines[0].rstrip("\r").split("\t") if lines else []
+    if {*plain.texts, plain.label} <= set(first):
+        layout = TsvLayout(texts=plain.texts, label=plain.label)
+    header = layout.header if layout.header is not None else tuple(first)
+    places = _places(path, header, (*layout.texts, layout.label))
+    broken = 0
+    for number, line in enumerate(lines, start=1):
+        if number == 1 and layout.header is None:
+            continue
+        values = line.rstrip("\r").split("\t")
+        if len(values) < len(header) and broken < layout.max_broken_rows:
+            broken += 1
+            continue
+        if len(values) != len(header):
+            rule = f"must have {len(header)} tab-separated fields ({', '.join(header)})"
+            raise BadInput(f"{path} line {number}", rule, got=len(values), way_out="mend the row or leave it out")
+        yield number, tuple(values[place] for place in places)
+
+
+def _read_csv(path: Path, wanted: tuple[str, ...]) -> Iterator[Row]:
+    csv.field_size_limit(MAX_FIELD)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    line = 1
+    try:
+        header = tuple(next(reader, ()))
+        places = _places(path, header, wanted)
+        line = reader.line_num + 1
+        for values in reader:
+            if len(values) != len(header):
+                rule = f"must have {len(header)} comma-separated fields ({', '.join(header)})"
+                raise BadInput(f"{path} line {line}", rule, got=len(values), way_out="mend the row or leave it out")
+            yield line, tuple(values[place] for place in places)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise BadInput(f"{path} line {line}", "must be CSV", got=str(error), way_out="mend the quotes") from None
+
+
+def _read_jsonl(path: Path, wanted: tuple[str, ...]) -> Iterator[Row]:
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise BadInput(where, "must be a JSON object", got=str(error), way_out="mend the line") from None
+        if not isinstance(value, dict):
+            raise BadInput(where, "must be a JSON object", got=type(value).__name__, way_out="mend the line")
+        _places(Path(where), tuple(value), wanted)
+        yield number, tuple(value[name] for name in wanted)
+
+
+def _read_parquet(path: Path, wanted: tuple[str, ...]) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _places(path, tuple(file.schema_arrow.names), wanted)
+            table = file.read(columns=list(wanted))
+    except (OSError, pa.ArrowException) as error:
+        raise BadInput(str(path), "must be a parquet file", got=str(error), way_out="write it again") from None
+    columns = [table[name].to_pylist() for name in wanted]
+    return ((number, values) for number, values in enumerate(zip(*columns, strict=True), start=1))
+
+
+def _places(path: Path, header: tuple[str, ...], wanted: tuple[str, ...]) -> list[int]:
+    missing = [name for name in wanted if name not in header]
+    if missing:
+        got = f"only {one_of(header)}" if any(header) else "no columns"
+        way_out = "name the columns as the task does, or describe the file in a task TOML"
+        raise BadInput(str(path), f"must have a column {missing[0]}", got=got[:300], way_out=way_out)
+    return [header.index(name) for name in wanted]
+
+
+def _text(path: Path) -> str:
+    """Return the file's text, without a byte-order mark."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadInput(str(path), "must be readable", got=error.strerror, way_out="check the path") from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise BadInput(
+            f"{path} line {line}", "must be UTF-8", got=error.reason, way_out="convert the file to UTF-8"
+        ) from None
