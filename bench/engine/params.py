@@ -1,11 +1,12 @@
-"""Every trained number of K trials in one [K, P] buffer, cut into parameters by role.
+"""Every trained number of K trials in one flat buffer, cut into parameters by role.
 
-One buffer makes a step few operations: the gradient norm of each trial is one row norm, AdamW a handful of operations
-on the rows. A parameter is a view of its columns, with the trial axis leading.
+One buffer makes an update few operations, whatever the number of adapted layers. A parameter is a contiguous part of
+it, [K, ...], with the trial axis leading: autograd accumulates into such parts in place.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,16 +33,23 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """Neighbouring columns [start, stop) with one role, so one learning rate for each trial, and one decay rule."""
+    """A run [start, stop) of the buffer with one role and one decay rule: parameters of widths[i] numbers a trial."""
 
     role: Role
     decays: bool
     start: int
     stop: int
+    widths: tuple[int, ...]
+
+    def spread(self, per_trial_K: Tensor) -> Tensor:
+        """Return one number for each of the segment's, given one for each trial: [stop - start], or [1] if K = 1."""
+        if per_trial_K.shape[0] == 1:
+            return per_trial_K
+        return torch.cat([per_trial_K.repeat_interleave(width) for width in self.widths])
 
 
 class ParamBank:
-    """The values and gradients of all trained parameters, [K, P] each, and the parameters as views of them.
+    """The values and gradients of all trained parameters, flat, and the parameters as parts of them.
 
     Parameters with role FROZEN_HEAD have a place outside the buffer and no gradient. Every other parameter has exactly
     one role and one place.
@@ -54,15 +62,16 @@ class ParamBank:
         self.n_trials = n_trials
         self.frozen = {s.name: s.values.to(device, dtype) for s in slots if s.role is Role.FROZEN_HEAD}
         trained = sorted((s for s in slots if s.role is not Role.FROZEN_HEAD), key=lambda s: (s.role, s.decays))
-        width = sum(_width(slot) for slot in trained)
-        self.values_KxP = torch.zeros(n_trials, width, device=device, dtype=dtype)
-        self.grads_KxP = torch.zeros_like(self.values_KxP)
         self.segments = _segments(trained)
+        size = sum(slot.values.numel() for slot in trained)
+        self.values = torch.zeros(size, device=device, dtype=dtype)
+        self.grads = torch.zeros_like(self.values)
         self._parameters: dict[str, nn.Parameter] = {}
         start = 0
         for slot in trained:
             self._parameters[slot.name] = self._place(slot, start)
-            start += _width(slot)
+            start += slot.values.numel()
+        self._grads_by_trial = [p.grad.flatten(1) for p in self._parameters.values() if p.grad is not None]
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the parameter called `name`, [K, ...]."""
@@ -77,31 +86,34 @@ class ParamBank:
         return self._parameters[name]
 
     def zero_grad(self) -> None:
-        """Set all gradients to zero, in place: the parameters' .grad are views and must stay so."""
-        self.grads_KxP.zero_()
+        """Set all gradients to zero, in place: the parameters' .grad are parts of the buffer and must stay so."""
+        self.grads.zero_()
+
+    def grad_norm(self) -> Tensor:
+        """Return the norm of each trial's whole gradient: [K]."""
+        norms_PxK = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in self._grads_by_trial])
+        return torch.linalg.vector_norm(norms_PxK, dim=0)
+
+    def scale_grads(self, scale_K: Tensor) -> None:
+        """Multiply each trial's gradient by its own number."""
+        for grad_Kxn in self._grads_by_trial:
+            grad_Kxn.mul_(scale_K[:, None])
 
     def _place(self, slot: Slot, start: int) -> nn.Parameter:
-        shape = slot.values.shape
-        columns = slice(start, start + _width(slot))
-        self.values_KxP[:, columns] = slot.values.flatten(1).to(self.values_KxP)
-        parameter = nn.Parameter(self.values_KxP[:, columns].unflatten(1, shape[1:]))
-        parameter.grad = self.grads_KxP[:, columns].unflatten(1, shape[1:])
+        part = slice(start, start + slot.values.numel())
+        self.values[part] = slot.values.flatten().to(self.values)
+        parameter = nn.Parameter(self.values[part].view(slot.values.shape))
+        parameter.grad = self.grads[part].view(slot.values.shape)
         return parameter
-
-
-def _width(slot: Slot) -> int:
-    return math.prod(slot.values.shape[1:])
 
 
 def _segments(slots: Sequence[Slot]) -> tuple[Segment, ...]:
     segments: list[Segment] = []
     start = 0
-    for slot in slots:
-        stop = start + _width(slot)
-        last = segments[-1] if segments else None
-        if last is not None and (last.role, last.decays) == (slot.role, slot.decays):
-            segments[-1] = Segment(role=last.role, decays=last.decays, start=last.start, stop=stop)
-        else:
-            segments.append(Segment(role=slot.role, decays=slot.decays, start=start, stop=stop))
+    for (role, decays), group in itertools.groupby(slots, key=lambda slot: (slot.role, slot.decays)):
+        members = list(group)
+        widths = tuple(math.prod(slot.values.shape[1:]) for slot in members)
+        stop = start + sum(slot.values.numel() for slot in members)
+        segments.append(Segment(role=role, decays=decays, start=start, stop=stop, widths=widths))
         start = stop
     return tuple(segments)

@@ -1,0 +1,352 @@
+"""A Hugging Face model whose adapted layers and head hold K trials' parameters, over one frozen base.
+
+The modules are copied, the frozen weights are not. Rows are K * b: trial k's are the k-th block of b.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
+
+from bench.engine.dropout import KeyedDropout, MaskKeys, drop_rows
+from bench.engine.params import ParamBank, Slot
+from bench.errors import BadInput
+from bench.methods._base import LayerShape, Method, Role
+from bench.models import targets
+from bench.models._base import LoadedModel
+from bench.seeds import derive
+from bench.spec import Trial
+
+ATTENTION = "lorasweep_keyed"
+
+
+class Bank:
+    """The model of a pack: `model` with K trials' parameters, which `params` owns, and the keys of its dropout masks."""
+
+    def __init__(
+        self, loaded: LoadedModel, trials: Sequence[Trial], method: Method, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.trials, self.method, self.n_trials = tuple(trials), method, len(trials)
+        self.keys = MaskKeys(trials[0].seed)
+        self.model = _copy(loaded.model, share=not method.trains_base).to(device)
+        self.n_base = sum(p.numel() for p in self.model.parameters())
+        self.shapes = () if method.trains_base else adapted_layers(self.model, trials[0], loaded.head_names)
+        _check(trials, method, self.shapes)
+        head = {name: self.model.get_parameter(name) for name in loaded.head_names}
+        slots = [*_head_slots(head, self.model, trials), *_adapter_slots(self.shapes, method, trials)]
+        if method.trains_base:
+            slots += _base_slots(self.model, set(loaded.head_names))
+        self.params = ParamBank(slots, n_trials=self.n_trials, device=device, dtype=_at_least_fp32(dtype))
+        self.model.requires_grad_(False)
+        self._install(loaded.head_names)
+
+    def _install(self, head_names: Sequence[str]) -> None:
+        for shape in self.shapes:
+            layer = self.model.get_submodule(shape.path)
+            weights = {name: self.params[f"{shape.path}.{name}"] for name in self.method.roles(shape)}
+            constants = self.method.constants(self.trials, shape)
+            dropout = self.trials[0].lora_dropout or 0.0
+            kind = AdaptedEmbedding if shape.kind == "embedding" else AdaptedLayer
+            _put(self.model, shape.path, kind(layer, shape, self.method, weights, constants, dropout, self.keys))
+        for path in sorted({name.rpartition(".")[0] for name in head_names}):
+            _put(self.model, path, _stacked(self.model.get_submodule(path), path, self.params))
+        for name, module in list(self.model.named_modules()):
+            if isinstance(module, nn.Dropout):
+                _put(self.model, name, KeyedDropout(module.p, name, self.keys))
+            module._keyed_path = name  # type: ignore[assignment]
+        if self.method.trains_base:
+            _train_base(self.model, self.params)
+        _use_keyed_attention(self.model, self.keys)
+
+    def n_trainable(self, trial: Trial) -> int:
+        """Return how many numbers are trained in one trial, head included, padding of shorter ranks excluded."""
+        adapters = sum(self.method.n_trainable(trial, shape) for shape in self.shapes)
+        own = [n for n in self.params.names() if not self._is_adapter(n)]
+        return adapters + sum(self.params.trained(name)[0].numel() for name in own)
+
+    def n_total(self, trial: Trial) -> int:
+        """Return all parameters of one trial's model: base, head and adapters."""
+        return self.n_base + sum(self.method.n_trainable(trial, shape) for shape in self.shapes)
+
+    def adapters(self, k: int) -> dict[str, dict[str, Tensor]]:
+        """Return trial k's adapter parameters at its own shapes, by layer path."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for shape in self.shapes:
+            mine = {name: self.params[f"{shape.path}.{name}"][k].detach() for name in self.method.roles(shape)}
+            found[shape.path] = self.method.unstack(self.trials[k], mine)
+        return found
+
+    def _is_adapter(self, name: str) -> bool:
+        return any(name.startswith(f"{shape.path}.") for shape in self.shapes)
+
+
+class AdaptedLayer(nn.Module):
+    """A frozen Linear, Conv1D or Embedding plus what the method adds for each trial."""
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        shape: LayerShape,
+        method: Method,
+        weights: Mapping[str, Tensor],
+        constants: Mapping[str, Tensor | int],
+        dropout: float,
+        keys: MaskKeys,
+    ) -> None:
+        super().__init__()
+        self.layer, self.shape, self.method, self.dropout, self.keys = layer, shape, method, dropout, keys
+        self.weights = dict(weights)
+        first = next(iter(weights.values()))
+        self.constants = {k: _like(v, first) if isinstance(v, Tensor) else v for k, v in constants.items()}
+        self.n_trials = first.shape[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, for models that ask a layer for its dtype."""
+        return self.layer.weight  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output with the adapters' added, for x with K * b leading rows."""
+        h = self.layer(x)
+        dropped = drop_rows(x, self.dropout, f"{self.shape.path}.lora_dropout", self.keys) if self._drops else x
+        delta_KxNxO = self.delta(dropped.reshape(self.n_trials, -1, *x.shape[-1:]))
+        return h + delta_KxNxO.view_as(h)
+
+    def delta(self, x_KxNxI: Tensor) -> Tensor:
+        """Return the adapters' part for each trial, [K, N, O], in x's dtype; x may be shared, [1, N, I]."""
+        weights = {name: weight.to(x_KxNxI.dtype) for name, weight in self.weights.items()}
+        return self.method.delta(weights, self.constants, x_KxNxI)
+
+    @property
+    def _drops(self) -> bool:
+        return self.dropout > 0 and self.keys.training
+
+
+class AdaptedEmbedding(AdaptedLayer):
+    """A frozen Embedding plus what the method adds for each trial; there is no dropout on ids."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the embedding with the adapters' added, for ids [K * b, T]."""
+        h = self.layer(ids)
+        return h + self.delta_of(ids.reshape(self.n_trials, -1)).view_as(h)
+
+    def delta_of(self, ids_KxN: Tensor) -> Tensor:
+        """Return the adapters' part for each trial, [K, N, O]."""
+        return self.method.delta(self.weights, self.constants, ids_KxN)
+
+
+class StackedLinear(nn.Module):
+    """K Linears of their own, for a new head: rows are K * b."""
+
+    def __init__(self, weight_KxOxI: Tensor, bias_KxO: Tensor | None, path: str) -> None:
+        super().__init__()
+        self.weight_KxOxI, self.bias_KxO, self.path = weight_KxOxI, bias_KxO, path
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W_k^T + b_k for each trial's rows, in at least float32."""
+        n_trials, n_out, n_in = self.weight_KxOxI.shape
+        x_KxNxI = x.reshape(n_trials, -1, n_in).to(self.weight_KxOxI.dtype)
+        y_KxNxO = torch.bmm(x_KxNxI, self.weight_KxOxI.transpose(1, 2))
+        if self.bias_KxO is not None:
+            y_KxNxO = y_KxNxO + self.bias_KxO[:, None]
+        return y_KxNxO.reshape(*x.shape[:-1], n_out)
+
+
+class StackedLayerNorm(nn.Module):
+    """K LayerNorms of their own, for a new head: rows are K * b."""
+
+    def __init__(self, weight_KxD: Tensor, bias_KxD: Tensor, eps: float) -> None:
+        super().__init__()
+        self.weight_KxD, self.bias_KxD, self.eps = weight_KxD, bias_KxD, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised rows scaled and shifted by each trial's own weight and bias."""
+        n_trials, width = self.weight_KxD.shape
+        x_KxNxD = x.reshape(n_trials, -1, width).to(self.weight_KxD.dtype)
+        y_KxNxD = torch.nn.functional.layer_norm(x_KxNxD, (width,), eps=self.eps)
+        return (y_KxNxD * self.weight_KxD[:, None] + self.bias_KxD[:, None]).view_as(x)
+
+
+def adapted_layers(model: PreTrainedModel, trial: Trial, head_names: Sequence[str]) -> tuple[LayerShape, ...]:
+    """Return the layers that the trial's target_modules and layers_to_transform name; BadInput where there are none."""
+    if trial.target_modules is None:
+        return ()
+    found = targets.candidates(model, head_names)
+    chosen = targets.match_targets(found, trial.target_modules, trial.layers_to_transform)
+    return tuple(_shape(path, model.get_submodule(path)) for path in chosen)
+
+
+def _shape(path: str, module: nn.Module) -> LayerShape:
+    if isinstance(module, nn.Embedding):
+        n_in, n_out = module.weight.shape
+        return LayerShape(path=path, in_features=n_in, out_features=n_out, kind="embedding")
+    if isinstance(module, Conv1D):
+        n_in, n_out = module.weight.shape
+        return LayerShape(path=path, in_features=n_in, out_features=n_out, kind="conv1d")
+    n_out, n_in = module.weight.shape  # type: ignore[union-attr,misc]
+    return LayerShape(path=path, in_features=int(n_in), out_features=int(n_out))
+
+
+def _check(trials: Sequence[Trial], method: Method, shapes: Sequence[LayerShape]) -> None:
+    for trial in trials:
+        for shape in shapes:
+            if shape.kind == "embedding" and not method.adapts_embeddings:
+                raise BadInput("target_modules", f"{method.name} adapts Linears only", got=shape.path, way_out="leave it out")
+            problem = method.problem(trial, shape)
+            if problem is not None:
+                raise BadInput(f"method {trial.method}", problem, way_out="choose a smaller rank or other target_modules")
+
+
+def _copy(model: PreTrainedModel, *, share: bool) -> PreTrainedModel:
+    """Return a copy of the modules; with `share`, the weights are the same tensors as in the original."""
+    memo: dict[int, Any] = {}
+    if share:
+        memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    copied: PreTrainedModel = copy.deepcopy(model, memo).eval()
+    return copied
+
+
+def _head_slots(head: Mapping[str, nn.Parameter], model: PreTrainedModel, trials: Sequence[Trial]) -> list[Slot]:
+    """Return the new modules' parameters, drawn anew for each seed: N(0, initializer_range) weights, zero biases.
+
+    Keyed by (seed, path, role, shape), so that every method and cell of a seed begins with the same head. It is the
+    distribution of transformers' own _init_weights.
+    """
+    std = float(getattr(model.config, "initializer_range", 0.02))
+    slots = []
+    for name, parameter in head.items():
+        role = _head_role(name, parameter, trials[0])
+        module = model.get_submodule(name.rpartition(".")[0])
+        values = torch.stack([_head_value(t.seed, name, role, parameter, module, std) for t in trials])
+        slots.append(Slot(name=name, role=role, values=values))
+    return slots
+
+
+def _head_role(name: str, parameter: nn.Parameter, trial: Trial) -> Role:
+    """head_policy "paper" leaves RoBERTa's classifier.dense at its random values (run_glue.py of the LoRA+ code)."""
+    if trial.head_policy == "paper" and name.startswith("classifier.dense."):
+        return Role.FROZEN_HEAD
+    return Role.HEAD_WEIGHT if parameter.ndim > 1 else Role.HEAD_BIAS
+
+
+def _head_value(seed: int, name: str, role: Role, parameter: nn.Parameter, module: nn.Module, std: float) -> Tensor:
+    if parameter.ndim > 1:
+        # the role is written as HEAD_WEIGHT also where it is frozen: head_policy must not change the values
+        generator = _generator(seed, name, Role.HEAD_WEIGHT, tuple(parameter.shape))
+        return torch.empty(parameter.shape, dtype=torch.float32).normal_(0, std, generator=generator)
+    is_norm_weight = isinstance(module, nn.LayerNorm) and name.endswith(".weight")
+    return torch.full(parameter.shape, float(is_norm_weight))
+
+
+def _adapter_slots(shapes: Sequence[LayerShape], method: Method, trials: Sequence[Trial]) -> list[Slot]:
+    slots = []
+    for shape in shapes:
+        size = (shape.out_features, shape.in_features)
+        inits = [method.init(t, shape, _generator(t.seed, shape.path, "adapter", size)) for t in trials]
+        stacked = method.stack(inits)
+        roles = method.roles(shape)
+        if set(stacked) != set(roles):
+            raise ValueError(f"{method.name}: each parameter has exactly one role, got {set(stacked)} and {set(roles)}")
+        slots += [Slot(name=f"{shape.path}.{name}", role=roles[name], values=stacked[name]) for name in roles]
+    return slots
+
+
+def _base_slots(model: PreTrainedModel, head_names: set[str]) -> list[Slot]:
+    named = model.named_parameters()
+    return [Slot(name=n, role=Role.BASE, values=p.detach()[None]) for n, p in named if n not in head_names]
+
+
+def _generator(seed: int, path: str, role: str, shape: tuple[int, ...]) -> torch.Generator:
+    return torch.Generator().manual_seed(derive("init", seed, path, role, shape))
+
+
+def _train_base(model: PreTrainedModel, params: ParamBank) -> None:
+    """Make every pretrained weight a view of the buffer: K is 1, so a [1, ...] parameter is the weight itself."""
+    for name in params.names():
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        if leaf in module._parameters:
+            stacked = params.trained(name)
+            weight = nn.Parameter(stacked.detach()[0])
+            weight.grad = None if stacked.grad is None else stacked.grad[0]
+            module._parameters[leaf] = weight
+
+
+def _stacked(module: nn.Module, path: str, params: ParamBank) -> nn.Module:
+    if isinstance(module, nn.Linear):
+        return StackedLinear(params[f"{path}.weight"], None if module.bias is None else params[f"{path}.bias"], path)
+    if isinstance(module, nn.LayerNorm):
+        return StackedLayerNorm(params[f"{path}.weight"], params[f"{path}.bias"], module.eps)
+    raise BadInput(
+        "model", "a newly initialised module must be a Linear or a LayerNorm", got=f"{type(module).__name__} at {path}",
+        way_out="use a checkpoint that brings this module's weights",
+    )  # fmt: skip
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    return tensor.to(other.device, other.dtype if tensor.is_floating_point() else tensor.dtype)
+
+
+def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _use_keyed_attention(model: PreTrainedModel, keys: MaskKeys) -> None:
+    """Route attention through `keyed_attention` where the model has transformers' attention interface."""
+    for module in model.modules():
+        module._mask_keys = keys  # type: ignore[assignment]
+    if model.config._attn_implementation in ("sdpa", "eager"):
+        model.config._attn_implementation = ATTENTION
+
+
+def keyed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    dropout: float = 0.0, scaling: float | None = None, is_causal: bool | None = None, **kwargs: object,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attend as transformers' own functions do, [K*b, H, T, d] in, [K*b, T, H, d] out, with keyed dropout."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    causal = bool(is_causal if is_causal is not None else getattr(module, "is_causal", False))
+    causal = causal and attention_mask is None and query.shape[2] > 1
+    keys: MaskKeys = module._mask_keys  # type: ignore[assignment]
+    if not keys.training or dropout == 0:
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scaling, is_causal=causal
+        )
+        return out.transpose(1, 2).contiguous(), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query, key.transpose(2, 3)) * scale
+    if causal:
+        attention_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attention_mask is not None:
+        scores = _masked(scores, attention_mask)
+    weights = drop_rows(scores.softmax(dim=-1), dropout, f"{module._keyed_path}.attention", keys)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+
+
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+
+
+def _register() -> None:
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, keyed_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
+
+
+_register()

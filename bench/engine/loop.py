@@ -1,0 +1,132 @@
+"""The training loop of a pack: for each step, chunks whose gradients accumulate, then one clipped update of K trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bench.clock import Clock
+from bench.engine.bank import Bank
+from bench.engine.batching import Batches
+from bench.engine.evaluate import summed_loss
+from bench.engine.optim import Optimizer
+from bench.engine.paths import Path
+from bench.record import CurvePoint
+from bench.spec import TrainBudget
+
+
+@dataclass(kw_only=True)
+class Training:
+    """What the loop has done so far. Times are the whole pack's; `diverged_step_K` is 0 for a trial that is alive."""
+
+    diverged_step_K: npt.NDArray[np.int64]
+    losses_SxK: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    norms_SxK: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    curves: list[list[CurvePoint]]
+    steps_done: int = 0
+    tokens: int = 0
+    examples: int = 0
+
+
+class Loop:
+    """Trains one pack. `evaluate` returns each trial's metric at a curve point, [K]; it runs outside train time."""
+
+    def __init__(
+        self, bank: Bank, path: Path, split: Batches, budget: TrainBudget, *, n_chunks: int, clock: Clock,
+        evaluate: Callable[[], npt.NDArray[np.float64]], on_steps: Callable[[int], None] = lambda n: None,
+    ) -> None:  # fmt: skip
+        self.bank, self.path, self.split, self.budget = bank, path, split, budget
+        self.n_chunks, self.clock, self.evaluate, self.on_steps = n_chunks, clock, evaluate, on_steps
+        self.optimizer = Optimizer(bank.params, bank.trials, budget)
+        self.alive_K = torch.ones(bank.n_trials, dtype=torch.bool, device=split.device)
+        self.all_alive = True
+        self.state = Training(
+            diverged_step_K=np.zeros(bank.n_trials, dtype=np.int64), curves=[[] for _ in bank.trials]
+        )
+
+    def run(self) -> Training:
+        """Train max_steps steps, or until every trial has diverged."""
+        budget, state = self.budget, self.state
+        batches = self.split.order(
+            seed=self.bank.trials[0].seed, batch_size=budget.batch_size, max_steps=budget.max_steps
+        )
+        since: list[tuple[Tensor, Tensor]] = []
+        for places in batches:
+            with self.clock.phase("train"):
+                since.append(self.step(places))
+                at_point = state.steps_done % budget.eval_steps == 0 or state.steps_done == budget.max_steps
+                if at_point:
+                    self._look(since)
+            if at_point:
+                self._add_points(len(since))
+                since = []
+                self.on_steps(state.steps_done)
+                if not self.alive_K.any():
+                    break
+        return state
+
+    def step(self, places: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Do one step; return each trial's mean loss and gradient norm before clipping, [K] each, on the device."""
+        self.bank.keys.step = self.state.steps_done
+        self.bank.params.zero_grad()
+        loss_K = self._accumulate(places)
+        norm_K = self.optimizer.clip()
+        self._mark(loss_K, norm_K)
+        self.optimizer.step(self.alive_K, all_alive=self.all_alive)
+        self.state.steps_done += 1
+        self.state.examples += len(places)
+        self.state.tokens += int(self.split.lengths[places].sum())
+        return loss_K, norm_K
+
+    def _accumulate(self, places: npt.NDArray[np.int64]) -> Tensor:
+        """Add up the gradients of the batch's chunks: the mean over the batch for each trial, then the sum of trials.
+
+        A mean over all rows would divide each trial's gradient by K, which AdamW hides but clipping and eps do not.
+        """
+        loss_K = torch.zeros(self.bank.n_trials, dtype=torch.float64, device=self.split.device)
+        self.bank.keys.training = True
+        self.bank.model.train()
+        for chunk in self.split.chunks(places, self.n_chunks):
+            chunk_loss_K = summed_loss(self.path.logits(chunk), chunk.labels_b) / len(places)
+            chunk_loss_K.sum().backward()
+            loss_K += chunk_loss_K.detach()
+        self.bank.keys.training = False
+        self.bank.model.eval()
+        return loss_K
+
+    def _mark(self, loss_K: Tensor, norm_K: Tensor) -> None:
+        """Switch off trials whose loss or gradient is not finite, before they are updated."""
+        self.alive_K &= torch.isfinite(loss_K) & torch.isfinite(norm_K)
+        if self.split.device.type == "cpu":  # elsewhere the host would have to wait for the device
+            self.all_alive = bool(self.alive_K.all())
+        else:
+            self.all_alive = False
+
+    def _look(self, since: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Bring losses and norms to the host and find where trials diverged."""
+        losses = torch.stack([loss for loss, _ in since]).double().cpu().numpy()
+        norms = torch.stack([norm for _, norm in since]).double().cpu().numpy()
+        first_step = self.state.steps_done - len(since) + 1
+        for offset, (loss_K, norm_K) in enumerate(zip(losses, norms, strict=True)):
+            broken = ~(np.isfinite(loss_K) & np.isfinite(norm_K)) & (self.state.diverged_step_K == 0)
+            self.state.diverged_step_K[broken] = first_step + offset
+        self.state.losses_SxK += list(losses)
+        self.state.norms_SxK += list(norms)
+
+    def _add_points(self, n_steps: int) -> None:
+        """Add a point to the curve of every trial that is alive."""
+        metric_K = self.evaluate()
+        mean_K = np.stack(self.state.losses_SxK[-n_steps:]).mean(axis=0)
+        seconds = (self.clock.seconds("train") or 0.0) / self.bank.n_trials
+        for k, curve in enumerate(self.state.curves):
+            if self.state.diverged_step_K[k] == 0:
+                point = CurvePoint(
+                    step=self.state.steps_done, train_seconds=seconds, train_loss=float(mean_K[k]),
+                    metric_value=float(metric_K[k]),
+                )  # fmt: skip
+                curve.append(point)

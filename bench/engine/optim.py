@@ -1,0 +1,94 @@
+"""AdamW and SGD over K trials at once, with a learning rate for each trial and role, and clipping for each trial.
+
+torch.optim takes no vector of learning rates. The update is torch.optim.AdamW's, operation for operation (Loshchilov
+and Hutter 2019, arXiv:1711.05101, algorithm 2, with the bias corrections applied as torch does).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.engine.params import ParamBank, Segment
+from bench.methods._base import rate_of
+from bench.spec import TrainBudget, Trial
+
+
+def schedule_factor(step: int, budget: TrainBudget) -> float:
+    """Return what the rate is multiplied by in the update after `step` updates, as transformers' get_*_schedule do.
+
+    Linear warm-up over warmup_steps, then: linear, a straight line to 0 at max_steps; cosine, half a cosine to 0;
+    constant, 1.
+    """
+    if step < budget.warmup_steps:
+        return step / max(1, budget.warmup_steps)
+    if budget.lr_scheduler_type == "constant":
+        return 1.0
+    left = max(1, budget.max_steps - budget.warmup_steps)
+    if budget.lr_scheduler_type == "linear":
+        return max(0.0, (budget.max_steps - step) / left)
+    progress = (step - budget.warmup_steps) / left
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class Optimizer:
+    """The state of K optimizers over one ParamBank.
+
+    A trial whose loss or gradient is not finite is switched off in `alive` and its parameters stay as they are; no
+    value of one trial ever enters another's row.
+    """
+
+    def __init__(self, bank: ParamBank, trials: Sequence[Trial], budget: TrainBudget) -> None:
+        self.bank, self.budget, self.steps_done = bank, budget, 0
+        self.rates = [segment.spread(_rates(segment, trials, bank.values)) for segment in bank.segments]
+        if budget.optimizer == "adamw":
+            self.mean, self.square = torch.zeros_like(bank.values), torch.zeros_like(bank.values)
+
+    @torch.no_grad()
+    def clip(self) -> Tensor:
+        """Scale each trial's gradient to norm max_grad_norm at most, as clip_grad_norm_ does; return the norms, [K]."""
+        norm_K = self.bank.grad_norm()
+        if self.budget.max_grad_norm is not None:
+            self.bank.scale_grads((self.budget.max_grad_norm / (norm_K + 1e-6)).clamp(max=1.0))
+        return norm_K
+
+    @torch.no_grad()
+    def step(self, alive_K: Tensor, *, all_alive: bool) -> None:
+        """Update every trial that is alive. `all_alive` says, where the host knows it, that no trial is dead."""
+        factor = schedule_factor(self.steps_done, self.budget)
+        self.steps_done += 1
+        for segment, rate in zip(self.bank.segments, self.rates, strict=True):
+            part = slice(segment.start, segment.stop)
+            self._update(part, rate * factor, None if all_alive else segment.spread(alive_K), decays=segment.decays)
+
+    def _update(self, part: slice, rate: Tensor, alive: Tensor | None, *, decays: bool) -> None:
+        values = self.bank.values[part]
+        change = self._direction(part).mul_(rate)
+        if decays and self.budget.weight_decay:
+            change.add_(values * (rate * self.budget.weight_decay))
+        if alive is not None:  # 0 * nan is nan: a dead trial's change is replaced, not multiplied away
+            change = torch.where(alive, change, 0)
+        values.sub_(change)
+
+    def _direction(self, part: slice) -> Tensor:
+        """Return what the rate multiplies, a new tensor: the gradient, or AdamW's mean / (sqrt(square) + eps)."""
+        budget, grads = self.budget, self.bank.grads[part]
+        if budget.optimizer == "sgd":
+            return grads.clone()
+        mean, square = self.mean[part], self.square[part]
+        mean.lerp_(grads, 1 - budget.adam_beta1)
+        square.mul_(budget.adam_beta2).addcmul_(grads, grads, value=1 - budget.adam_beta2)
+        correction = 1 - budget.adam_beta1**self.steps_done
+        root = (1 - budget.adam_beta2**self.steps_done) ** 0.5
+        return mean.div(correction).div_(square.sqrt().div_(root).add_(budget.adam_eps))
+
+
+def _rates(segment: Segment, trials: Sequence[Trial], like: Tensor) -> Tensor:
+    """Return each trial's learning rate of this segment's role: [K]."""
+    rates = [rate_of(segment.role, trial) for trial in trials]
+    if any(rate is None for rate in rates):
+        raise ValueError(f"role {segment.role} is trained, so it has a learning rate")
+    return torch.tensor(rates, dtype=torch.float64).to(like)

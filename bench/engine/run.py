@@ -1,0 +1,167 @@
+"""`run_pack`: a pack, its data and its model in; one Outcome for each trial out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
+import torch
+
+from bench import methods
+from bench.clock import Clock
+from bench.engine import unpadded
+from bench.engine.bank import Bank
+from bench.engine.batching import Batches
+from bench.engine.evaluate import Evaluation, evaluate
+from bench.engine.loop import Loop, Training
+from bench.engine.paths import BankPath, Path
+from bench.methods.mora import r_hat
+from bench.models._base import LoadedModel
+from bench.record import Outcome, Status
+from bench.spec import Pack, Precision, Trial
+from bench.text import EncodedData
+
+DTYPES: dict[Precision, torch.dtype] = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
+CHUNK_ROWS = 1024  # tokens of all trials in a chunk that a CPU's caches still hold
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """How a pack is run, without effect on what comes out (up to float order)."""
+
+    device: torch.device
+    path: Literal["auto", "bank", "unpadded"] = "auto"
+    n_chunks: int | None = None  # None: chosen by the number of tokens
+    isolated: bool = False  # the device does nothing else: times may be compared
+
+
+def run_pack(
+    pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineOptions,
+    *, clock: Clock, on_steps: Callable[[int], None] = lambda n: None,
+) -> list[Outcome]:  # fmt: skip
+    """Train and evaluate the trials of a pack together; return their outcomes in slot order.
+
+    Raises:
+        BadInput: before anything trains, where a setting does not fit the model.
+        torch.OutOfMemoryError, RuntimeError: out of memory is the caller's to handle: it halves the pack.
+    """
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    trial, device = pack.trials[0], options.device
+    with clock.phase("setup"):
+        method = methods.get(trial.method)
+        bank = Bank(loaded, pack.trials, method, device=device, dtype=DTYPES[trial.budget.precision])
+        path = choose_path(bank, options.path)
+        train, dev = Batches(data.train, device=device), Batches(data.eval, device=device)
+        select = None if data.select is None else Batches(data.select, device=device)
+    latest: list[Evaluation] = []
+
+    def measure() -> np.ndarray:
+        with clock.phase("eval"):
+            latest[:] = [evaluate(path, dev, data.eval.labels, n_trials=pack.size)]
+        return latest[0].score(data.metric)[0]
+
+    n_chunks = options.n_chunks or default_chunks(data, pack)
+    loop = Loop(bank, path, train, trial.budget, n_chunks=n_chunks, clock=clock, evaluate=measure, on_steps=on_steps)
+    training = loop.run()
+    chosen: Evaluation | None = None
+    if select is not None and data.select is not None:
+        with clock.phase("eval"):
+            chosen = evaluate(path, select, data.select.labels, n_trials=pack.size)
+    shared = _Shared(data=data, bank=bank, path=path, training=training, clock=clock, started_at=started_at,
+                     isolated=options.isolated and pack.size == 1, dev=latest[0], select=chosen)  # fmt: skip
+    return [_outcome(k, shared) for k in range(pack.size)]
+
+
+def choose_path(bank: Bank, wanted: str) -> Path:
+    """Return the unpadded path where the model allows it and it is not refused, else the bank path."""
+    reason = unpadded.problem(bank)
+    if wanted == "unpadded" and reason is not None:
+        raise ValueError(f"path unpadded: {reason}")
+    return BankPath(bank) if wanted == "bank" or reason is not None else unpadded.UnpaddedPath(bank)
+
+
+def default_chunks(data: EncodedData, pack: Pack) -> int:
+    """Return into how many chunks a batch is cut: about CHUNK_ROWS tokens of all trials in each, 8 at the most."""
+    tokens = data.train.lengths.mean() * pack.trials[0].budget.batch_size * pack.size
+    return int(min(8, max(2, round(tokens / CHUNK_ROWS))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    """What the outcomes of one pack are made from."""
+
+    data: EncodedData
+    bank: Bank
+    path: Path
+    training: Training
+    clock: Clock
+    started_at: str
+    isolated: bool
+    dev: Evaluation
+    select: Evaluation | None
+
+
+def _outcome(k: int, pack: _Shared) -> Outcome:
+    trial, bank, training = pack.bank.trials[k], pack.bank, pack.training
+    share = pack.bank.n_trials
+    train_seconds = (pack.clock.seconds("train") or 0.0) / share
+    eval_seconds, setup_seconds = pack.clock.seconds("eval"), pack.clock.seconds("setup")
+    diverged = int(training.diverged_step_K[k]) or None
+    finite = diverged is None and math.isfinite(float(pack.dev.loss_K[k]))
+    if diverged is None and not finite:
+        diverged = training.steps_done
+    curve = training.curves[k]
+    return Outcome(
+        status=Status.OK if finite else Status.DIVERGED,
+        reason=None if finite else f"loss or gradient not finite at step {diverged}",
+        metric_name=pack.data.metric,
+        steps_done=training.steps_done if diverged is None else diverged - 1,
+        diverged_step=diverged,
+        mora_r_hat=_r_hat(trial, bank),
+        n_trainable=bank.n_trainable(trial),
+        n_total=bank.n_total(trial),
+        setup_seconds=_divide(setup_seconds, share),
+        compile_seconds=_divide(pack.clock.seconds("compile"), share),
+        train_seconds=train_seconds,
+        eval_seconds=_divide(eval_seconds, share),
+        timing_mode="isolated" if pack.isolated else "pack_share",
+        engine_path=pack.path.name,
+        examples_per_second=training.examples / train_seconds,
+        tokens_per_second=training.tokens / train_seconds,
+        curve=tuple(curve),
+        started_at=pack.started_at,
+        **(_scores(k, pack) if finite else {"n_eval": len(pack.dev.labels_N)}),
+    )
+
+
+def _scores(k: int, pack: _Shared) -> dict[str, object]:
+    """Return the columns that only a trial with finite logits has."""
+    value, stderr = (x[k] for x in pack.dev.score(pack.data.metric))
+    accuracy = pack.dev.score("accuracy")[0][k]
+    train_loss = pack.training.curves[k][-1].train_loss
+    chance = math.log(pack.data.n_labels)
+    collapsed = len(np.unique(pack.dev.predicted_KxN[k])) == 1 or (train_loss or 0.0) > chance
+    return {
+        "collapsed": bool(collapsed),
+        "metric_value": float(value),
+        "metric_stderr": float(stderr) if math.isfinite(stderr) else None,
+        "accuracy": float(accuracy),
+        "select_metric": None if pack.select is None else float(pack.select.score(pack.data.metric)[0][k]),
+        "best_metric": max(p.metric_value for p in pack.training.curves[k] if p.metric_value is not None),
+        "n_eval": len(pack.dev.labels_N),
+        "eval_correct": np.packbits(pack.dev.correct(k)).tobytes(),
+        "train_loss": train_loss,
+        "eval_loss": float(pack.dev.loss_K[k]),
+    }
+
+
+def _r_hat(trial: Trial, bank: Bank) -> int | None:
+    return r_hat(trial, bank.shapes[0]) if trial.mora_type is not None else None
+
+
+def _divide(seconds: float | None, n: int) -> float | None:
+    return None if seconds is None else seconds / n

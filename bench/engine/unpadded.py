@@ -1,0 +1,213 @@
+"""BERT and RoBERTa encoders as a token stream: no padding outside attention, shared work done once.
+
+Exact, up to float order, with three savings over the model's own forward pass:
+- everything before the first adapted module is the same for all K trials and computed once, without a trial axis;
+- no gradient flows below the first adapted layer's adapters, since nothing there is trained;
+- in the last layer only the first token's row is needed past the keys and values.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+
+from bench.engine.bank import AdaptedEmbedding, AdaptedLayer, Bank
+from bench.engine.batching import Chunk
+from bench.engine.dropout import MaskKeys, attention_mask_of, token_key
+
+MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
+
+
+class UnpaddedPath:
+    """Forward pass over [S, N, d] streams, S = 1 while all trials agree and K from the first adapter on."""
+
+    name = "unpadded"
+
+    def __init__(self, bank: Bank) -> None:
+        self.bank, self.keys = bank, bank.keys
+        self.encoder = bank.model.base_model
+        self.config = bank.model.config
+        self.n_heads = int(self.config.num_attention_heads)
+        # RoBERTa numbers positions from padding_idx + 1 (fairseq's convention), BERT from 0
+        self.first_position = 0 if self.config.model_type == "bert" else int(self.config.pad_token_id) + 1
+
+    def logits(self, chunk: Chunk) -> Tensor:
+        """Return [K, b, n_labels]."""
+        key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)
+        self.keys.start_chunk(key_N, key_N[chunk.first_b])
+        layout = Layout(chunk, key_N)
+        x_SxNxD = self._embed(chunk)
+        layers = self.encoder.encoder.layer
+        for layer in layers[:-1]:
+            x_SxNxD = self._layer(layer, x_SxNxD, layout, first_only=False)
+        first_SxbxD = self._layer(layers[-1], x_SxNxD, layout, first_only=True)
+        first_KxbxD = first_SxbxD.expand(self.bank.n_trials, -1, -1)
+        return self._classify(first_KxbxD.flatten(0, 1)).unflatten(0, (self.bank.n_trials, chunk.n_examples))
+
+    def _embed(self, chunk: Chunk) -> Tensor:
+        parts = self.encoder.embeddings
+        type_ids = torch.zeros_like(chunk.ids_N) if chunk.type_ids_N is None else chunk.type_ids_N
+        x_SxNxD = (
+            _look_up(parts.word_embeddings, chunk.ids_N)
+            + _look_up(parts.token_type_embeddings, type_ids)
+            + _look_up(parts.position_embeddings, chunk.position_N + self.first_position)
+        )
+        return self._drop(_norm(parts.LayerNorm, x_SxNxD), parts.dropout, self.keys.token_key)
+
+    def _layer(self, layer: nn.Module, x_SxNxD: Tensor, layout: Layout, *, first_only: bool) -> Tensor:
+        """Return the layer's output, of all tokens or of each example's first: [S, N, d] or [S, b, d]."""
+        attention, keys = layer.attention, self.keys.token_key
+        if first_only:
+            keys = self.keys.first_key
+        mixed, x = self._attend(attention.self, x_SxNxD, layout, first_only=first_only)
+        out = self._drop(_apply(attention.output.dense, mixed, self.keys, keys), attention.output.dropout, keys)
+        x = _norm(attention.output.LayerNorm, _add(out, x))
+        inner = layer.intermediate.intermediate_act_fn(_apply(layer.intermediate.dense, x, self.keys, keys))
+        out = self._drop(_apply(layer.output.dense, inner, self.keys, keys), layer.output.dropout, keys)
+        return _norm(layer.output.LayerNorm, _add(out, x))
+
+    def _attend(
+        self, module: nn.Module, x_SxNxD: Tensor, layout: Layout, *, first_only: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return attention's output and its input on the rows that go on: all, or each example's first."""
+        token_key = self.keys.token_key
+        rows, row_key = x_SxNxD, token_key
+        if first_only:
+            rows, row_key = x_SxNxD[:, layout.first_b], self.keys.first_key
+        q = _apply(module.query, rows, self.keys, row_key)
+        k = layout.pad(_apply(module.key, x_SxNxD, self.keys, token_key))
+        v = layout.pad(_apply(module.value, x_SxNxD, self.keys, token_key))
+        q = q[:, :, None] if first_only else layout.pad(q)  # [S, b, Q, d]
+        n_streams = max(q.shape[0], k.shape[0], v.shape[0])
+        heads = [self._heads(t.expand(n_streams, -1, -1, -1)) for t in (q, k, v)]
+        mixed = self._mix(*heads, module, layout, layout.first_query_key if first_only else layout.query_key)
+        mixed = mixed.transpose(1, 2).flatten(2).unflatten(0, (n_streams, layout.n_examples))  # [S, b, Q, d]
+        return (mixed[:, :, 0] if first_only else layout.unpad(mixed)), rows
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, module: nn.Module, layout: Layout, query_key: Tensor) -> Tensor:
+        """Return softmax(q k^T / sqrt(d)) v over [S*b, H, ., d_head], with the keyed dropout of the weights."""
+        p = float(module.dropout.p)
+        if not self.keys.training or p == 0:
+            mask = None if layout.mask_bx1x1xT is None else layout.mask_bx1x1xT.repeat(q.shape[0] // layout.n_examples, 1, 1, 1)
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3)).unflatten(0, (-1, layout.n_examples))
+        if layout.mask_bx1x1xT is not None:
+            scores = scores.masked_fill(~layout.mask_bx1x1xT, -torch.inf)
+        dropped = attention_mask_of(
+            self.keys, f"{module._keyed_path}.attention", p, query_key,
+            n_heads=self.n_heads, n_keys=k.shape[2], dtype=scores.dtype,
+        )  # fmt: skip
+        return torch.matmul((scores.softmax(dim=-1) * dropped).flatten(0, 1), v)
+
+    def _heads(self, x_SxbxTxD: Tensor) -> Tensor:
+        """[S, b, T, d] -> [S*b, H, T, d_head]."""
+        return x_SxbxTxD.flatten(0, 1).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+
+    def _drop(self, x: Tensor, dropout: nn.Module, key: Tensor | None) -> Tensor:
+        return drop_stream(x, float(dropout.p), dropout.path, self.keys, key)  # type: ignore[arg-type]
+
+    def _classify(self, first_KbxD: Tensor) -> Tensor:
+        """Return the logits that the model's own pooler and head make of the first tokens: [K*b, n_labels]."""
+        model = self.bank.model
+        if self.config.model_type == "bert":
+            pooled = model.bert.pooler(first_KbxD[:, None])
+            logits: Tensor = model.classifier(model.dropout(pooled))
+            return logits
+        logits = model.classifier(first_KbxD[:, None])
+        return logits
+
+
+class Layout:
+    """Where a chunk's tokens stand when attention lays them out as [b, T]."""
+
+    def __init__(self, chunk: Chunk, key_N: Tensor) -> None:
+        self.n_examples, self.longest, self.first_b = chunk.n_examples, chunk.longest, chunk.first_b
+        self.slot_N = chunk.row_N * chunk.longest + chunk.position_N
+        self.ragged = chunk.n_tokens < chunk.n_examples * chunk.longest
+        self.mask_bx1x1xT: Tensor | None = None
+        if self.ragged:
+            self.mask_bx1x1xT = chunk.padded(torch.ones_like(chunk.ids_N), 0).bool()[:, None, None]
+        self.query_key = chunk.padded(key_N, 0) if self.ragged else key_N.unflatten(0, (self.n_examples, -1))
+        self.first_query_key = key_N[chunk.first_b][:, None]
+
+    def pad(self, x_SxNxD: Tensor) -> Tensor:
+        """[S, N, d] -> [S, b, T, d], zero where there is no token."""
+        if self.ragged:
+            x_SxNxD = _Scatter.apply(x_SxNxD, self.slot_N, self.n_examples * self.longest)  # type: ignore[no-untyped-call]
+        return x_SxNxD.unflatten(1, (self.n_examples, self.longest))
+
+    def unpad(self, x_SxbxTxD: Tensor) -> Tensor:
+        """[S, b, T, d] -> [S, N, d]."""
+        flat = x_SxbxTxD.flatten(1, 2)
+        return _Gather.apply(flat, self.slot_N) if self.ragged else flat  # type: ignore[no-untyped-call]
+
+
+class _Scatter(torch.autograd.Function):
+    """Rows to distinct slots. autograd's own backward of index_select adds up rows that cannot coincide here."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, slot: Tensor, n_slots: int) -> Tensor:
+        ctx.slot = slot  # type: ignore[attr-defined]
+        return x.new_zeros(x.shape[0], n_slots, x.shape[2]).index_copy_(1, slot, x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return grad.index_select(1, ctx.slot), None, None  # type: ignore[attr-defined]
+
+
+class _Gather(torch.autograd.Function):
+    """The inverse of _Scatter."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, slot: Tensor) -> Tensor:
+        ctx.slot, ctx.n_slots = slot, x.shape[1]  # type: ignore[attr-defined]
+        return x.index_select(1, slot)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        zeros = grad.new_zeros(grad.shape[0], ctx.n_slots, grad.shape[2])  # type: ignore[attr-defined]
+        return zeros.index_copy_(1, ctx.slot, grad), None  # type: ignore[attr-defined]
+
+
+def drop_stream(x_SxNxD: Tensor, p: float, path: str, keys: MaskKeys, key_N: Tensor | None) -> Tensor:
+    """Return x times the mask of its rows, the same for each trial."""
+    if not keys.training or p == 0 or key_N is None:
+        return x_SxNxD
+    return x_SxNxD * keys.mask(path, p, key_N, x_SxNxD.shape[-1], x_SxNxD.dtype)
+
+
+def _look_up(table: nn.Module, ids_N: Tensor) -> Tensor:
+    """Return embeddings as a stream: [1, N, d], or [K, N, d] where they are adapted."""
+    if not isinstance(table, AdaptedEmbedding):
+        rows: Tensor = table(ids_N)
+        return rows[None]
+    return table.layer(ids_N)[None] + table.delta_of(ids_N)
+
+
+def _apply(layer: nn.Module, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) -> Tensor:
+    """Return the layer's output; the base product is done once for a shared stream."""
+    if not isinstance(layer, AdaptedLayer):
+        return linear(x_SxNxI, layer.weight, layer.bias)  # type: ignore[arg-type]
+    h = linear(x_SxNxI, layer.layer.weight, layer.layer.bias)  # type: ignore[arg-type]
+    dropped = drop_stream(x_SxNxI, layer.dropout, f"{layer.shape.path}.lora_dropout", keys, key_N)
+    return h + layer.delta(dropped)
+
+
+def _norm(module: nn.Module, x: Tensor) -> Tensor:
+    return layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)  # type: ignore[arg-type]
+
+
+def _add(out_SxNxD: Tensor, x_SxNxD: Tensor) -> Tensor:
+    return out_SxNxD + x_SxNxD
+
+
+def problem(bank: Bank) -> str | None:
+    """Return why this model cannot take the unpadded path, or None."""
+    config = bank.model.config
+    if config.model_type not in MODEL_TYPES:
+        return f"{config.model_type} is neither BERT nor RoBERTa"
+    if getattr(config, "is_decoder", False) or getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return "only encoders with absolute positions"
+    return None
