@@ -64,6 +64,7 @@ def study_command(run: Callable[..., int]) -> Callable[..., int]:
 
 
 def _parameters() -> list[inspect.Parameter]:
+    named: list[tuple[str, tuple[str, ...], str, str | None]]
     named = [(option.key, option.flags, option.help, None) for option in OPTIONS]
     named.append(("data_dir", ("--data-dir",), "where <task>/train.tsv and others lie", "LORASWEEP_DATA"))
     named.append(("results_dir", ("--results-dir",), "where results go [default: results]", None))
