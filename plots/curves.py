@@ -1,0 +1,102 @@
+"""The metric over training steps, for the best cell of each method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plots import lines, rank, style
+from plots import tidy as cells_of
+from plots.settings import fixed_text
+from plots.tidy import MIN_SEEDS_FOR_SPREAD, CellTable, StudyInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurveTable:
+    """The best cell of each series and its curve.
+
+    `points` has one row per cell and step: `cell` (the first trial_id of a row of best.cells), `step`, `mean`, `low`,
+    `high`, `n_seeds`. Low and high are one standard error over seeds from the mean where there are at least 3 seeds,
+    else the lowest and the highest seed. A step that not every seed of the cell has reached is left out.
+    """
+
+    best: CellTable
+    points: pd.DataFrame
+
+
+def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> CurveTable:
+    """Return the curves of the best cell of each method over all its ranks, chosen as in `plots.rank`."""
+    best = rank.best_of(cells_of.tidy(df, study), by=("series",))
+    curves = dict(zip(df["trial_id"], df["curve"], strict=True))
+    points = [point for ids in best.cells["trial_ids"] for point in _points([(i, curves.get(i)) for i in ids])]
+    columns = ["cell", "step", "mean", "low", "high", "n_seeds"]
+    return CurveTable(best=best, points=pd.DataFrame(points, columns=columns))
+
+
+def draw(table: CurveTable, ax: Axes | None = None) -> Figure:
+    """Draw mean and band over seeds for each method's best cell, over training steps."""
+    best = table.best
+    spread = f"± 1 standard error over seeds ({MIN_SEEDS_FOR_SPREAD} or more), else lowest to highest seed"
+    text = style.caption(
+        best.facts, fixed_text(best), rank.choice_text(best.cells),
+        f"lines: mean {style.metric_label(best)} over seeds; bands: {spread}",
+    )  # fmt: skip
+
+    def panel(ax: Axes, one: CellTable) -> None:
+        _panel(ax, one, table.points)
+
+    return lines.draw_panels(best, ax, panel, within=rank.WITHIN, text=text, legend=_legend(best.cells))
+
+
+def _points(curves: Sequence[tuple[str, Any]]) -> list[dict[str, float | str]]:
+    """Return the points of one cell, given its trials' ids and stored curves (None or empty: a trial without one)."""
+    drawn = [{p["step"]: p["metric_value"] for p in curve} for _, curve in curves if curve is not None and len(curve)]
+    steps = sorted(set.intersection(*(set(curve) for curve in drawn))) if drawn else []
+    return [
+        {"cell": curves[0][0], "step": step, **_spread([curve[step] for curve in drawn])}
+        for step in steps
+        if all(curve[step] is not None and np.isfinite(curve[step]) for curve in drawn)
+    ]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    mean, n = float(np.mean(values)), len(values)
+    if n < MIN_SEEDS_FOR_SPREAD:
+        return {"mean": mean, "low": min(values), "high": max(values), "n_seeds": n}
+    stderr = float(np.std(values, ddof=1)) / n**0.5
+    return {"mean": mean, "low": mean - stderr, "high": mean + stderr, "n_seeds": n}
+
+
+def _legend(cells: pd.DataFrame) -> list[Line2D]:
+    """Return one entry per series; where it has one cell on the whole figure, with that cell's rank and rates."""
+    entries = []
+    for series in lines.series_in(cells):
+        own = cells[cells["series"] == series]
+        entries.append(lines.handle(series, f"{style.label(series)}{_settings(own.iloc[0]) if len(own) == 1 else ''}"))
+    return entries
+
+
+def _settings(cell: pd.Series[Any]) -> str:
+    rank_text = "" if pd.isna(cell["rank"]) else f"rank {cell['rank']:g}, "
+    ratio = "" if pd.isna(cell["lr_ratio"]) else f", λ {style.ratio(cell['lr_ratio'])}"
+    seeds = "" if cell["n_ok"] == cell["n_expected"] else f", {cell['n_ok']}/{cell['n_expected']} seeds"
+    return f" ({rank_text}{style.ETA_A} {style.rate(cell['eta_A'])}{ratio}{seeds})"
+
+
+def _panel(ax: Axes, panel: CellTable, points: pd.DataFrame) -> None:
+    for series in lines.series_in(panel.cells):
+        for ids in panel.cells.loc[panel.cells["series"] == series, "trial_ids"]:
+            curve, look = points[points["cell"] == ids[0]], style.look(series)
+            step, mean, low, high = (curve[name].to_numpy(float) for name in ("step", "mean", "low", "high"))
+            ax.plot(step, mean, color=look.color, marker=look.marker, markersize=4, gid=f"line {series}")
+            ax.fill_between(
+                step, low, high, color=look.color, alpha=0.2, linewidth=0, gid=f"band {series}",
+            )  # fmt: skip
+    ax.set_xlabel("training step")

@@ -1,0 +1,82 @@
+"""Every figure that a study's rows can give, by name; `python -m bench plot` saves them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from plots import curves, heatmap, rank, rates
+from plots.grid import View
+from plots.tidy import CellTable, StudyInfo, rows_of_study
+
+_LEAST_FILLED = 0.1  # share of the positions of a heatmap
+_VIEWS: tuple[View, ...] = ("eta_B", "lr_ratio")
+
+
+def all_figures(df: pd.DataFrame, study: StudyInfo | None = None) -> dict[str, Figure]:
+    """Return the figures of the rows in `df` (columns of bench.record.SCHEMA), by file name without ending.
+
+    `heatmap_eta_B_<init>` and `heatmap_lr_ratio_<init>` where LoRA's and LoRA+'s cells are a grid (the rates of
+    an adaptive search are not), `rates` where a method with one rate has several, `rank` where there are several ranks, `curves` where curves are stored.
+    Several tasks or models make a set each, its names begun with them. No finished row of the study: no figures.
+    """
+    study = study or StudyInfo()
+    rows, _ = rows_of_study(df, study)
+    groups = sorted(set(zip(rows["task"], rows["model"], strict=True)))
+    figures: dict[str, Figure] = {}
+    for task, model in groups:
+        prefix = f"{_file_name(task)}_{_file_name(model)}_" if len(groups) > 1 else ""
+        one_df, one_study = _only(df, study, task, model)
+        if one_df["status"].isin(("ok", "diverged")).any():
+            figures |= {prefix + name: figure for name, figure in _of_one(one_df, one_study)}
+    return figures
+
+
+def _of_one(df: pd.DataFrame, study: StudyInfo) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures of one task and model."""
+    pairs = heatmap.tidy(df, study)
+    for init in sorted(pairs.cells["init"].dropna().unique()):
+        table = pairs.where(pairs.cells["init"] == init)
+        for view in _VIEWS:
+            if _is_grid(table, view):
+                yield f"heatmap_{view}_{_file_name(init)}", heatmap.draw(table, view=view)
+    single = rates.tidy(df, study)
+    if _several_rates(single):
+        yield "rates", rates.draw(single)
+    best = rank.tidy(df, study)
+    if best.cells["rank"].nunique() > 1:
+        yield "rank", rank.draw(best)
+    trained = curves.tidy(df, study)
+    if len(trained.points):
+        yield "curves", curves.draw(trained)
+
+
+def _is_grid(table: CellTable, view: View) -> bool:
+    """Return whether the cells are a grid worth a heatmap: several rates on both axes, few positions between them.
+
+    The sheared view of a grid fills a fifth of its positions or more; n cells of a search fill one n-th.
+    """
+    nx, ny = table.cells["eta_A"].nunique(), table.cells[view].nunique()
+    distinct = len(table.cells[["eta_A", view]].drop_duplicates())
+    return nx > 1 and table.cells["lr_ratio"].nunique() > 1 and distinct >= _LEAST_FILLED * nx * ny
+
+
+def _several_rates(table: CellTable) -> bool:
+    return len(table.cells) > 0 and bool((table.cells.groupby("series")["eta_A"].nunique() > 1).any())
+
+
+def _only(df: pd.DataFrame, study: StudyInfo, task: str, model: str) -> tuple[pd.DataFrame, StudyInfo]:
+    """Return rows and trials of one task and model; rows of no planned trial stay, to be counted in the caption."""
+    if study.trials is None:
+        return df[(df["task"] == task) & (df["model"] == model)], study
+    trials = tuple(t for t in study.trials if (t.task, t.model) == (task, model))
+    elsewhere = {t.trial_id for t in study.trials} - {t.trial_id for t in trials}
+    return df[~df["trial_id"].isin(elsewhere)], replace(study, trials=trials)
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", text) if text not in ("zero_B", "zero_A") else text

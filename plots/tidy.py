@@ -1,0 +1,263 @@
+"""Rows -> cells: what every plot draws is a table with one row per grid cell, made here from rows of bench.record.
+
+Means are over seeds. A cell whose seeds did not all end ok says so in its counts, and every plot marks it: an average
+is never silently over fewer seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import BadInput
+from bench.record import Status
+from bench.spec import Study, TrainBudget, Trial, round_rate
+
+# What a cell is: every setting of a trial but its seed. Derived columns (lr_ratio, head_learning_rate) are left out.
+SETTINGS: tuple[str, ...] = (
+    *(f.name for f in fields(Trial) if f.name not in ("seed", "budget")),
+    *(f.name for f in fields(TrainBudget) if f.name not in ("eval_steps", "n_select")),
+)
+MIN_SEEDS_FOR_SPREAD = 3  # fewer seeds say too little about their own spread
+LOSSES = frozenset({"eval_loss", "train_loss", "loss", "perplexity"})
+Measure = Literal["metric_value", "accuracy", "best_metric", "eval_loss", "train_loss"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyInfo:
+    """What the plots know about a study beside its rows.
+
+    With `trials`, exactly these are drawn: those without a row are missing, other rows are counted in the caption.
+    Without, every row is drawn, and a cell is expected to have `seeds` (where empty: all seeds that occur).
+    `higher_is_better` None: decided by the name of the metric, losses and perplexity being better when low.
+    """
+
+    name: str | None = None
+    seeds: tuple[int, ...] = ()
+    trials: tuple[Trial, ...] | None = None
+    higher_is_better: bool | None = None
+
+    @classmethod
+    def of(cls, study: Study, trials: tuple[Trial, ...], *, higher_is_better: bool | None = None) -> StudyInfo:
+        """Return what the plots need of a resolved study and its expanded trials."""
+        return cls(name=study.name, seeds=study.seeds, trials=trials, higher_is_better=higher_is_better)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What the caption tells about the rows behind a figure."""
+
+    study: str
+    rows_of: str | None  # another study whose rows are drawn
+    tasks: tuple[str, ...]
+    models: tuple[str, ...]
+    n_seeds: int
+    devices: tuple[str, ...]
+    commits: tuple[str, ...]  # short, with "+" where the work tree was dirty
+    n_sources: int  # versions of the harness's source among the rows
+    n_other_rows: int  # rows of the directory that are not of the study
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellTable:
+    """Cells as a DataFrame, and how to read them.
+
+    Columns of `cells`: SETTINGS, `lr_ratio`, `series` (see `series_of`), `mean`, `stderr`, `stderr_kind` ("seeds",
+    "examples" or None), `select` (mean of select_metric), `n_expected`, `n_ok`, `n_diverged`, `n_collapsed`,
+    `n_missing`, `trial_ids`. `mean` is over the n_ok seeds that ended with a value.
+    """
+
+    cells: pd.DataFrame
+    metric_name: str
+    higher_is_better: bool
+    facts: Facts
+
+    def where(self, mask: pd.Series[bool]) -> CellTable:
+        """Return the table with the cells of `mask` only."""
+        return replace(self, cells=self.cells[mask].reset_index(drop=True))
+
+
+def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, measure: Measure = "metric_value") -> CellTable:
+    """Return the cells of the rows in `df` (columns of bench.record.SCHEMA), `measure` averaged over seeds."""
+    study = study or StudyInfo()
+    rows, n_other = rows_of_study(df, study)
+    metric_name = _metric_name(rows, measure)
+    better = _higher_is_better(study, metric_name, measure)
+    n_seeds = len(study.seeds) or int(rows["seed"].nunique())
+    cells = _cells(_flag(rows, measure), n_seeds=None if study.trials is not None else n_seeds)
+    facts = _facts(rows, study, n_seeds, n_other)
+    return CellTable(cells=cells, metric_name=metric_name, higher_is_better=better, facts=facts)
+
+
+def rows_of_study(df: pd.DataFrame, study: StudyInfo) -> tuple[pd.DataFrame, int]:
+    """Return one row for each trial of the study (without outcome where it is missing), and how many other rows are."""
+    if df["trial_id"].duplicated().any():
+        twice = df.loc[df["trial_id"].duplicated(), "trial_id"].iloc[0]
+        raise BadInput("rows", "a trial must occur once", got=f"{twice} twice", way_out="consolidate the study's rows")
+    if study.trials is None:
+        return df, 0
+    planned = pd.DataFrame([_planned_row(trial) for trial in study.trials]).set_index("trial_id")
+    outcomes = df.set_index("trial_id")
+    n_other = int((~outcomes.index.isin(planned.index)).sum())
+    outcomes = outcomes[[name for name in outcomes.columns if name not in planned.columns]]
+    return planned.join(outcomes, how="left").reset_index(), n_other
+
+
+def series_of(method: str, mora_type: float | None) -> str:
+    """Return the name under which cells are compared: the method, and for MoRA its type too (`mora-6`)."""
+    return method if mora_type is None or np.isnan(mora_type) else f"{method}-{int(mora_type)}"
+
+
+def complete(cells: pd.DataFrame) -> pd.Series[bool]:
+    """Return which cells have a value from every seed that they should have."""
+    return (cells["n_ok"] == cells["n_expected"]) & (cells["n_ok"] > 0)
+
+
+def choose(table: CellTable, *, by: Literal["mean", "select"] = "mean") -> pd.Series[Any] | None:
+    """Return the best cell, or None where no cell has a value.
+
+    A cell with a diverged or missing seed is passed over as long as a complete one exists: its mean is over the
+    survivors. `by="select"` compares means of select_metric, and falls to `mean` only where no cell has one.
+    """
+    cells = table.cells[table.cells["n_ok"] > 0]
+    cells = cells[complete(cells)] if complete(cells).any() else cells
+    key = cells["select"] if by == "select" and cells["select"].notna().any() else cells["mean"]
+    if key.notna().sum() == 0:
+        return None
+    # select_metric is the task's metric, so it points the same way as metric_value
+    order = key.to_numpy(float) * (1 if table.higher_is_better else -1)
+    return cells.iloc[int(np.nanargmax(order))]
+
+
+def shortfall(table: CellTable, best: float) -> pd.Series[float]:
+    """Return by how much each cell's mean is worse than `best`, in the metric's unit (negative: better)."""
+    return best - table.cells["mean"] if table.higher_is_better else table.cells["mean"] - best
+
+
+def _planned_row(trial: Trial) -> dict[str, Any]:
+    """Return the settings of a trial, spelled as bench.record.to_row spells them."""
+    row = {name: getattr(trial.budget if hasattr(trial.budget, name) else trial, name) for name in SETTINGS}
+    for name in ("target_modules", "layers_to_transform"):
+        row[name] = None if row[name] is None else json.dumps(row[name])
+    return row | {"trial_id": trial.trial_id, "seed": trial.seed, "head_policy": str(trial.head_policy)}
+
+
+def _flag(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    value = pd.to_numeric(rows[measure], errors="coerce").astype(float)
+    ok = rows["status"].eq(Status.OK.value) & np.isfinite(value)
+    stderr = pd.to_numeric(rows["metric_stderr"]).astype(float) if measure == "metric_value" else np.nan
+    return rows.assign(
+        _value=value.where(ok),
+        _variance=(stderr**2 if measure == "metric_value" else pd.Series(np.nan, index=rows.index)),
+        _select=pd.to_numeric(rows["select_metric"]).astype(float).where(ok),
+        _ok=ok,
+        _diverged=rows["status"].eq(Status.DIVERGED.value),
+        _collapsed=ok & rows["collapsed"].eq(True),
+    )
+
+
+def _cells(rows: pd.DataFrame, *, n_seeds: int | None) -> pd.DataFrame:
+    """Return one row per cell; `n_seeds` None: every seed of a cell has a row already."""
+    rows = _one_embedding_rate(rows)
+    if rows.duplicated([*SETTINGS, "seed"]).any():
+        way_out = "name the study's trials: these rows differ in a setting that rows do not hold (eval_steps, n_select)"
+        raise BadInput("rows", "a cell must have one row for each seed", got="two of one seed", way_out=way_out)
+    cells = (
+        rows.groupby(list(SETTINGS), dropna=False, sort=False)
+        .agg(
+            mean=("_value", "mean"),
+            _sd=("_value", "std"),
+            _variance=("_variance", "mean"),
+            select=("_select", "mean"),
+            n_expected=("seed", "size"),
+            n_ok=("_ok", "sum"),
+            n_diverged=("_diverged", "sum"),
+            n_collapsed=("_collapsed", "sum"),
+            trial_ids=("trial_id", tuple),
+        )
+        .reset_index()
+    )
+    if n_seeds is not None:
+        cells["n_expected"] = cells["n_expected"].clip(lower=n_seeds)
+    cells["n_missing"] = cells["n_expected"] - cells["n_ok"] - cells["n_diverged"]
+    cells["lr_ratio"] = [_ratio(a, b) for a, b in zip(cells["eta_A"], cells["eta_B"], strict=True)]
+    cells["series"] = [series_of(m, t) for m, t in zip(cells["method"], _numbers(cells["mora_type"]), strict=True)]
+    return _with_stderr(cells)
+
+
+def _with_stderr(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add `stderr` and `stderr_kind`: over seeds where there are at least 3, else over the evaluation examples.
+
+    The seeds of a cell are scored on the same examples, so the binomial standard error does not shrink with their
+    number: it is the root mean square of metric_stderr.
+    """
+    by_seeds = cells["n_ok"] >= MIN_SEEDS_FOR_SPREAD
+    stderr = np.where(by_seeds, cells["_sd"] / np.sqrt(cells["n_ok"].clip(lower=1)), np.sqrt(cells["_variance"]))
+    stderr = np.where(cells["n_ok"] > 0, stderr, np.nan)
+    kind = np.where(np.isnan(stderr), None, np.where(by_seeds, "seeds", "examples"))  # type: ignore[call-overload]
+    return cells.assign(stderr=stderr, stderr_kind=kind).drop(columns=["_sd", "_variance"])
+
+
+def _one_embedding_rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """Give LoRA's rows LoRA+'s embedding rate where there is but one, so that both lie in one grid.
+
+    LoRA does not read the field; its null would otherwise make it a grid of its own.
+    """
+    rates = rows["loraplus_lr_embedding"].dropna().unique()
+    if len(rates) != 1:
+        return rows
+    column = pd.to_numeric(rows["loraplus_lr_embedding"]).astype(float)
+    return rows.assign(loraplus_lr_embedding=column.where(~rows["method"].isin(("lora", "lora+")), float(rates[0])))
+
+
+def _numbers(column: pd.Series[Any]) -> pd.Series[float]:
+    return pd.to_numeric(column).astype(float)
+
+
+def _ratio(eta_A: float, eta_B: float | None) -> float:
+    return float("nan") if eta_B is None or np.isnan(eta_B) else round_rate(eta_B / eta_A)
+
+
+def _metric_name(rows: pd.DataFrame, measure: Measure) -> str:
+    names = sorted(rows["metric_name"].dropna().unique())
+    if len(names) > 1:
+        raise BadInput("rows", "a figure must show one metric", got=", ".join(names), way_out="draw one task at a time")
+    if measure in ("metric_value", "best_metric"):
+        return str(names[0]) if names else measure
+    return measure
+
+
+def _higher_is_better(study: StudyInfo, metric_name: str, measure: Measure) -> bool:
+    if measure in ("metric_value", "best_metric") and study.higher_is_better is not None:
+        return study.higher_is_better
+    return metric_name not in LOSSES
+
+
+def _facts(rows: pd.DataFrame, study: StudyInfo, n_seeds: int, n_other: int) -> Facts:
+    ran = rows[rows["status"].notna()]
+    studies = _values(ran, "study")
+    name = study.name or ", ".join(studies)
+    commits = {
+        str(commit)[:7] + ("+" if dirty is True or dirty == 1 else "")
+        for commit, dirty in zip(ran["git_commit"], ran["git_dirty"], strict=True)
+        if isinstance(commit, str)
+    }
+    return Facts(
+        study=name,
+        rows_of=None if not studies or studies == (name,) or study.name is None else ", ".join(studies),
+        tasks=_values(rows, "task"),
+        models=_values(rows, "model"),
+        n_seeds=n_seeds,
+        devices=_values(ran, "device"),
+        commits=tuple(sorted(commits)),
+        n_sources=int(ran["source_hash"].nunique()),
+        n_other_rows=n_other,
+    )
+
+
+def _values(rows: pd.DataFrame, name: str) -> tuple[str, ...]:
+    return tuple(sorted(str(value) for value in rows[name].dropna().unique()))
