@@ -209,7 +209,8 @@ def _token_key(split: Split, located: Located, max_length: int) -> str:
 def _read_arrays(path: Path, n: int) -> dict[str, npt.NDArray[Any]] | None:
     """Return the cached arrays, or None where there are none or they are not whole."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # numpy leaves a file open that it opened itself and cannot read
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = dict(stored)
         whole = len(arrays["offsets"]) == n + 1 and arrays["offsets"][-1] == len(arrays["ids"])
         return arrays if whole else None

@@ -50,7 +50,7 @@ def locate(name: str, *, where: str = "model") -> Located:
             return _located(name, _in_package(registered, where), where)
         return _from_hub(name, str(registered.hub_id), where)
     directory = Path(name).expanduser()
-    if directory.is_dir():
+    if name and directory.is_dir():
         return _located(directory.resolve().name, directory, where)
     if name.startswith((".", "/", "~")) or directory.exists() or not _HUB_ID.fullmatch(name):
         rule = "must be a registered name, a local directory or a Hub id"
