@@ -1,0 +1,86 @@
+"""One sweep at a time on a study directory, and proof that it can be written to before anything trains."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.errors import BadInput
+
+LOCK_NAME = ".lock"
+ID_NAME = ".id"
+PROBE_BYTES = 1 << 16  # about the largest part of a small pack
+
+
+@contextmanager
+def hold(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock while inside. It is flock, so the end of the process frees it, kill -9 included.
+
+    Raises:
+        BadInput: if another process holds it (named), or the directory cannot be made or locked.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+    try:
+        _take(handle, directory)
+        yield
+    finally:
+        os.close(handle)  # the file stays: removing it would let two processes lock two files of one name
+
+
+def _take(handle: int, directory: Path) -> None:
+    rule, way_out = "one sweep at a time on a study directory", "wait for it, stop it, or give another study name"
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        raise BadInput(str(directory), rule, got=f"process {holder} at work on it", way_out=way_out) from None
+    except OSError as error:
+        rule, way_out = "results must lie on a file system with locks (flock)", "use a local --results-dir"
+        raise BadInput(str(directory), rule, got=error.strerror, way_out=way_out) from error
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+
+
+def prove_writable(*directories: Path) -> None:
+    """Make each directory and write a file of PROBE_BYTES through to its disk.
+
+    Raises:
+        BadInput: where that fails: a full disk, a read-only file system, no permission, a file in the way.
+    """
+    for directory in directories:
+        probe = directory / f".probe-{os.getpid()}"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(probe, "wb") as stream:
+                    stream.write(secrets.token_bytes(PROBE_BYTES))  # random: nothing to compress away
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(directory, error) from error
+
+
+def directory_id(directory: Path) -> str:
+    """Return the directory's own random id, made on the first call: it tells apart two that share an Optuna storage."""
+    path = directory / ID_NAME
+    try:
+        with open(path, "x", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(8))
+    except FileExistsError:
+        pass
+    return path.read_text(encoding="ascii").strip()
+
+
+def _unwritable(directory: Path, error: OSError) -> BadInput:
+    way_out = "free space, change its permissions, or give another --results-dir"
+    return BadInput(str(directory), "the results directory must be writable", got=error.strerror, way_out=way_out)
