@@ -1,0 +1,7 @@
+"""Where packs run: a pack in, records out (see `_base.py`)."""
+
+from __future__ import annotations
+
+from bench.executors._base import AbstractExecutor
+
+__all__ = ["AbstractExecutor"]

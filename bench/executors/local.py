@@ -1,0 +1,134 @@
+"""Runs packs in this process: loads what a pack needs once, halves a pack that does not fit into memory."""
+
+from __future__ import annotations
+
+import gc
+import re
+import traceback
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from bench.errors import BadInput, one_line
+from bench.executors._base import AbstractExecutor
+from bench.record import Outcome, Provenance, Record, Status
+from bench.spec import Pack, Trial
+
+Loaded = TypeVar("Loaded")
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|cannot allocate memory", re.I)
+REASON_LENGTH = 300  # characters; the whole traceback is in the log
+
+
+class LocalExecutor(AbstractExecutor, Generic[Loaded]):
+    """Runs each pack on this machine's device.
+
+    `load` returns what trials of one task, model, data and length need (data and model); it is called once for them.
+    `train` trains and evaluates a pack and returns its outcomes in slot order; `free` gives unused device memory back.
+    """
+
+    def __init__(
+        self,
+        *,
+        load: Callable[[Trial], Loaded],
+        train: Callable[[Pack, Loaded], Sequence[Outcome]],
+        provenance: Provenance,
+        metric_name: str,
+        log_dir: Path | None = None,
+        free: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._load, self._train, self._free = load, train, free
+        self._provenance, self._metric_name, self._log_dir = provenance, metric_name, log_dir
+        self._loaded: dict[Hashable, Loaded] = {}
+        self._fits: dict[Hashable, int] = {}  # the largest size that is not known to be too large
+
+    def stream(self, pack: Pack, *, study: str) -> Iterator[list[Record]]:
+        """Yield the pack's records; in halves, and halves of halves, where it does not fit into memory."""
+        waiting = [pack]
+        while waiting:
+            part = waiting.pop(0)
+            limit = self._fits.get(_kind(part), part.size)
+            if part.size > limit:
+                waiting[:0] = _cut(part, limit)
+                continue
+            outcomes = self._attempt(part)
+            if outcomes is not None:
+                yield self._records(part, outcomes, study)
+            elif part.size == 1:
+                reason = "out of memory, alone in its pack; use a shorter max_length, a smaller batch_size or model"
+                yield self._records(part, [self._outcome(Status.OOM, reason)], study)
+            else:
+                self._fits[_kind(part)] = (part.size + 1) // 2
+                waiting.insert(0, part)
+
+    def _attempt(self, pack: Pack) -> Sequence[Outcome] | None:
+        """Return the pack's outcomes, failed ones if it raised; None if it ran out of memory."""
+        try:
+            outcomes = self._train(pack, self._loaded_for(pack.trials[0]))
+            if len(outcomes) != pack.size:
+                raise RuntimeError(f"{pack.size} trials went in, {len(outcomes)} outcomes came out")
+            return outcomes
+        except BadInput:
+            raise
+        except Exception as error:
+            if not is_out_of_memory(error):
+                self._log(pack, traceback.format_exc())
+                reason = one_line(f"{type(error).__name__}: {error}")[:REASON_LENGTH]
+                return [self._outcome(Status.FAILED, reason)] * pack.size
+        # Out of the except block: the traceback, whose frames hold the pack's tensors, is gone by now.
+        gc.collect()
+        self._free()
+        return None
+
+    def _loaded_for(self, trial: Trial) -> Loaded:
+        budget = trial.budget
+        key = (trial.task, trial.model, trial.data_hash, trial.model_hash, budget.max_length, budget.n_select)
+        if key not in self._loaded:
+            self._loaded[key] = self._load(trial)
+        return self._loaded[key]
+
+    def _records(self, pack: Pack, outcomes: Sequence[Outcome], study: str) -> list[Record]:
+        return [
+            Record(
+                study=study,
+                trial=trial,
+                pack_id=pack.pack_id,
+                pack_size=pack.size,
+                outcome=outcome,
+                provenance=self._provenance,
+            )
+            for trial, outcome in zip(pack.trials, outcomes, strict=True)
+        ]
+
+    def _outcome(self, status: Status, reason: str) -> Outcome:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return Outcome(status=status, reason=reason, metric_name=self._metric_name, steps_done=0, started_at=now)
+
+    def _log(self, pack: Pack, text: str) -> None:
+        """Append a traceback to the pack's log; losing it loses no result, so a full disk does not stop anything here."""
+        if self._log_dir is None:
+            return
+        try:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+            with open(self._log_dir / f"{pack.pack_id}.log", "a", encoding="utf-8") as log:
+                log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} pack of {pack.size}\n{text}\n")
+        except OSError:
+            return
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory ran out: torch's own, Python's, or a driver's message."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def _kind(pack: Pack) -> Hashable:
+    """Return what packs that need the same memory for each trial share, nearly: the largest rank is part of it."""
+    trial = pack.trials[0]
+    return (trial.task, trial.model, trial.method, trial.budget, max(t.rank or 0 for t in pack.trials))
+
+
+def _cut(pack: Pack, limit: int) -> list[Pack]:
+    return [Pack(trials=pack.trials[i : i + limit]) for i in range(0, pack.size, limit)]
