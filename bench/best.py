@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench import study as studies
 from bench.record import Status
-from bench.spec import Study, Trial
+from bench.spec import Trial
 
-COLUMNS = ("trial_id", "status", "metric_name", "metric_value", "metric_stderr", "select_metric")
+COLUMNS = ["trial_id", "status", "metric_value", "metric_stderr", "select_metric"]
 MIN_SEEDS_FOR_SPREAD = 3  # fewer seeds say too little about their own spread
 
 Row = Mapping[str, Any]
@@ -38,11 +37,6 @@ class Best:
     stderr_of: Literal["seeds", "examples"] | None
     chosen_by: Literal["select_metric", "metric_value"]
     borders: tuple[str, ...]  # the axes on whose first or last value the cell lies
-
-
-def trials_by_method(study: Study, **hashes: Any) -> dict[str, tuple[Trial, ...]]:
-    """Return the trials of each method's grid; those that LoRA+ shares with LoRA are in both. `hashes`: see expand."""
-    return {grid.method: studies.expand(replace(study, grids=(grid,)), **hashes) for grid in study.grids}
 
 
 def best_cells(
