@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
 from bench.demo import corpus, grammar, words
 
 VOCAB_SIZE = 1_650
-SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True))  # " <mask>" is one token
 POOL_BATCHES = 50  # batches are cut from this many batches' documents sorted by length
 PROBE_SEED, N_PROBE = 99, 1_000
 
@@ -77,7 +77,7 @@ def train_tokenizer(documents: Sequence[str]) -> PreTrainedTokenizerFast:
         sep_token="</s>",
         unk_token="<unk>",
         pad_token="<pad>",
-        mask_token="<mask>",
+        mask_token=SPECIAL_TOKENS[-1],
         model_max_length=128,
     )
 
