@@ -10,8 +10,8 @@ from typing import NoReturn
 from bench.errors import BadInput
 
 # The clients retry for minutes on a silent socket; one short question first keeps the error within 10 seconds.
-ANSWER_SECONDS = 5.0
-GIVE_UP_SECONDS = 7.0  # name lookup and a slow trickle included
+ANSWER_SECONDS = 4.0
+GIVE_UP_SECONDS = 6.0  # name lookup and a slow trickle included
 
 WAYS_OUT = (
     "give data with --data-dir or LORASWEEP_DATA (<dir>/<task>/train.tsv and dev.tsv), a model as a local directory "
