@@ -20,9 +20,10 @@ _VIEWS: tuple[View, ...] = ("eta_B", "lr_ratio")
 def all_figures(df: pd.DataFrame, study: StudyInfo | None = None) -> dict[str, Figure]:
     """Return the figures of the rows in `df` (columns of bench.record.SCHEMA), by file name without ending.
 
-    `heatmap_eta_B_<init>` and `heatmap_lr_ratio_<init>` where LoRA's and LoRA+'s cells are a grid (the rates of
-    an adaptive search are not), `rates` where a method with one rate has several, `rank` where there are several ranks, `curves` where curves are stored.
-    Several tasks or models make a set each, its names begun with them. No finished row of the study: no figures.
+    `heatmap_eta_B_<init>` and `heatmap_lr_ratio_<init>` where LoRA's and LoRA+'s cells are a grid (the rates of an
+    adaptive search are not), `rates` where a method with one rate has several, `rank` where there are several ranks,
+    `curves` where curves are stored. Several tasks or models make a set each, its names begun with
+    them. No finished row of the study: no figures.
     """
     study = study or StudyInfo()
     rows, _ = rows_of_study(df, study)
@@ -31,7 +32,7 @@ def all_figures(df: pd.DataFrame, study: StudyInfo | None = None) -> dict[str, F
     for task, model in groups:
         prefix = f"{_file_name(task)}_{_file_name(model)}_" if len(groups) > 1 else ""
         one_df, one_study = _only(df, study, task, model)
-        if one_df["status"].isin(("ok", "diverged")).any():
+        if rows_of_study(one_df, one_study)[0]["status"].isin(("ok", "diverged")).any():
             figures |= {prefix + name: figure for name, figure in _of_one(one_df, one_study)}
     return figures
 

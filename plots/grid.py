@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from plots.tidy import CellTable, choose, complete, shortfall
+from plots.tidy import CellTable, choose, complete, has_select, shortfall
 
 View = Literal["eta_B", "lr_ratio"]
 Floats = npt.NDArray[np.float64]
@@ -39,6 +39,7 @@ class Grid:
     within_percent: Bools  # the best cell included
     within_stderr: Bools  # the best cell included
     best: Place | None
+    chosen: Place | None  # the cell that select_metric chooses, None where it is not known
     best_equal: Place | None  # the best cell with lambda in EQUAL_BAND
     best_cell: pd.Series[Any] | None
     best_equal_cell: pd.Series[Any] | None
@@ -47,12 +48,13 @@ class Grid:
     @property
     def planned(self) -> Bools:
         """Which positions hold a cell of the study."""
-        return np.asarray(self.n_expected > 0, dtype=np.bool_)
+        return self.n_expected > 0
 
     @property
     def missing(self) -> Bools:
         """Planned cells of which no seed has finished."""
-        return self.planned & (self.n_ok == 0) & (self.n_diverged == 0)
+        nothing: Bools = (self.n_ok == 0) & (self.n_diverged == 0)
+        return self.planned & nothing
 
     @property
     def diverged(self) -> Bools:
@@ -96,6 +98,7 @@ def grid_of(panel: CellTable, view: View) -> Grid:
         within_percent=fill(near[0], False),
         within_stderr=fill(near[1], False),
         best=_place(best, view, xs, ys),
+        chosen=_place(choose(panel, by="select"), view, xs, ys) if has_select(cells) else None,
         best_equal=_place(equal, view, xs, ys),
         best_cell=best,
         best_equal_cell=equal,
@@ -150,9 +153,12 @@ def _position(rates: Floats, ascending: Floats) -> Floats:
 
 
 def _at_edge(best: pd.Series[Any], cells: pd.DataFrame) -> bool:
-    """Return whether the best cell ends its row of eta_A, or its column of eta_B at the same eta_A."""
+    """Return whether the best cell has an extreme eta_A, or an extreme eta_B for its eta_A.
+
+    lambda = 1 is the end of LoRA+'s grid by definition, and no reason to widen it.
+    """
     column = cells.loc[cells["eta_A"] == best["eta_A"], "eta_B"]
-    axes = ((cells["eta_A"], best["eta_A"]), (column, best["eta_B"]))
+    axes = [(cells["eta_A"], best["eta_A"])] + ([] if best["lr_ratio"] == 1 else [(column, best["eta_B"])])
     return any(axis.nunique() > 1 and not axis.min() < value < axis.max() for axis, value in axes)
 
 

@@ -43,7 +43,9 @@ class Form:
 
 FULL = Form(numbers="all", near=frozenset({"percent", "stderr"}), outlines=True, equal_line="solid")
 PAPER = Form(numbers="best", near=frozenset(), outlines=False, equal_line=None)  # arXiv:2402.12354, figures 3 on
-PAPER_TOY = Form(numbers="none", near=frozenset({"percent"}), outlines=False, equal_line="dashed", tick_every=6)  # its figure 2
+PAPER_TOY = Form(  # its figure 2
+    numbers="none", near=frozenset({"percent"}), outlines=False, equal_line="dashed", tick_every=6
+)
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, measure: Measure = "metric_value") -> CellTable:

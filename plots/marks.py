@@ -27,6 +27,7 @@ _DASH = (0, (4, 2))
 
 # where a mark sits in a cell that also holds a number, from its centre, in cells
 _PERCENT_AT, _STDERR_AT, _COLLAPSED_AT, _SEEDS_AT = (0.34, -0.3), (-0.34, -0.3), (-0.34, 0.29), (0.26, 0.33)
+_CHOSEN_AT = (-0.34, 0.29)
 _CENTRE, _RIGHT, _LEFT = (0.0, 0.0), (0.2, 0.0), (-0.2, 0.0)
 
 
@@ -49,6 +50,10 @@ def draw(ax: Axes, grid: Grid, panel: CellTable, *, form: Form, scale: _Scale, r
     if "percent" in form.near:
         at = _PERCENT_AT if roomy else _RIGHT if both else _CENTRE
         _points(ax, grid.within_percent, gid="within_percent", marker="+", at=at)
+    if form.outlines and grid.chosen not in (None, grid.best):
+        where = np.zeros_like(grid.planned)
+        where[grid.chosen] = True
+        _points(ax, where, gid="chosen", marker="*", at=_CHOSEN_AT if roomy else _CENTRE)
     if form.outlines and grid.best_equal not in (None, grid.best):
         _outline(ax, grid.best_equal, gid="best_equal", linestyle=_DASH)
     if form.outlines:
@@ -65,16 +70,17 @@ def legend_entries(grids: Sequence[Grid], form: Form) -> list[Patch | Line2D]:
     """Return a legend entry for each mark that occurs in the panels."""
     apart = any(g.best_equal not in (None, g.best) for g in grids)
     exact = all(g.best_equal_cell is None or g.best_equal_cell["lr_ratio"] == 1 for g in grids)
-    low, high = EQUAL_BAND
+    band = f"best with λ in [{EQUAL_BAND[0]:g}, {EQUAL_BAND[1]:g}]"
     seeds = Line2D([], [], linestyle="", marker="$1/2$", markersize=13, markeredgewidth=0, color=style.INK)
     seeds.set_label("mean of fewer seeds")
     diverged = Patch(facecolor=style.PALE, edgecolor="white", hatch=HATCH, hatchcolor=style.GREY)
     diverged.set_label("diverged (a seed or all)")
     entries: list[tuple[bool, Patch | Line2D]] = [
         (form.outlines, _box("best cell", linestyle="-")),
-        (form.outlines and apart, _box(f"best {_EQUAL}" if exact else f"best with λ in [{low:g}, {high:g}]", linestyle=_DASH)),
+        (form.outlines and apart, _box(f"best {_EQUAL}" if exact else band, linestyle=_DASH)),
         ("percent" in form.near and _any(grids, "within_percent"), _point("within 1 % of best", "+")),
         ("stderr" in form.near and _any(grids, "within_stderr"), _point("within 1 standard error of best", "o")),
+        (form.outlines and any(g.chosen not in (None, g.best) for g in grids), _point("best on the select split", "*")),
         (form.equal_line is not None, Line2D([], [], label=_EQUAL, **_equal_look(form))),
         (_any(grids, "diverged"), diverged),
         (_any(grids, "collapsed"), _point("collapsed", "v")),
@@ -154,10 +160,10 @@ def _look(marker: str) -> dict[str, Any]:
     edge = RED if marker == "+" else style.INK
     return {
         "marker": marker,
-        "markersize": {"+": 6.5, "o": 4.5, "v": 4.5}[marker],
+        "markersize": {"+": 6.5, "o": 4.5, "v": 4.5, "*": 7.0}[marker],
         "markerfacecolor": "white" if marker == "o" else edge,
         "markeredgecolor": edge,
-        "markeredgewidth": 1.4,
+        "markeredgewidth": 0.6 if marker == "*" else 1.4,
     }
 
 

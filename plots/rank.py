@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from plots import lines, style
 from plots import tidy as cells_of
 from plots.settings import fixed_text, split
-from plots.tidy import CellTable, StudyInfo, choose
+from plots.tidy import CellTable, StudyInfo, choose, has_select
 
 WITHIN = ("rank", "lora_alpha")  # what may differ between the points of one panel
 
@@ -21,8 +21,8 @@ WITHIN = ("rank", "lora_alpha")  # what may differ between the points of one pan
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> CellTable:
     """Return the best cell of each method and rank, with a column `n_choices`: how many cells it was chosen from.
 
-    It is chosen by mean select_metric (by mean metric_value, on the very split that is shown, where no cell of the
-    method and rank has one) and shown by mean metric_value.
+    It is chosen by mean select_metric (by mean metric_value, on the very split that is shown, where the cells of
+    the method and rank have none) and shown by mean metric_value.
     """
     return best_of(cells_of.tidy(df, study), by=("series", "rank"))
 
@@ -35,7 +35,7 @@ def best_of(table: CellTable, *, by: tuple[str, ...]) -> CellTable:
             group = replace(panel, cells=members)
             best = choose(group, by="select")
             if best is not None:
-                basis = "select_metric" if group.cells["select"].notna().any() else "metric_value"
+                basis = "select_metric" if has_select(group.cells) else "metric_value"
                 chosen.append(best.to_frame().T.assign(n_choices=len(group.cells), chosen_by=basis))
     columns = [*table.cells.columns, "n_choices", "chosen_by"]
     cells = pd.concat(chosen) if chosen else pd.DataFrame(columns=columns)

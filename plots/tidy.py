@@ -121,11 +121,10 @@ def choose(table: CellTable, *, by: Literal["mean", "select"] = "mean") -> pd.Se
     """Return the best cell, or None where no cell has a value.
 
     A cell with a diverged or missing seed is passed over as long as a complete one exists: its mean is over the
-    survivors. `by="select"` compares means of select_metric, and falls to `mean` only where no cell has one.
+    survivors. `by="select"` compares means of select_metric where the candidates have one (see `has_select`).
     """
-    cells = table.cells[table.cells["n_ok"] > 0]
-    cells = cells[complete(cells)] if complete(cells).any() else cells
-    key = cells["select"] if by == "select" and cells["select"].notna().any() else cells["mean"]
+    cells = _candidates(table.cells)
+    key = cells["select"] if by == "select" and has_select(table.cells) else cells["mean"]
     if key.notna().sum() == 0:
         return None
     # select_metric is the task's metric, so it points the same way as metric_value
@@ -133,9 +132,20 @@ def choose(table: CellTable, *, by: Literal["mean", "select"] = "mean") -> pd.Se
     return cells.iloc[int(np.nanargmax(order))]
 
 
+def has_select(cells: pd.DataFrame) -> bool:
+    """Return whether every cell that could be the best one has a select_metric: otherwise metric_value decides."""
+    candidates = _candidates(cells)
+    return len(candidates) > 0 and bool(candidates["select"].notna().all())
+
+
 def shortfall(table: CellTable, best: float) -> pd.Series[float]:
     """Return by how much each cell's mean is worse than `best`, in the metric's unit (negative: better)."""
     return best - table.cells["mean"] if table.higher_is_better else table.cells["mean"] - best
+
+
+def _candidates(cells: pd.DataFrame) -> pd.DataFrame:
+    valued = cells[cells["n_ok"] > 0]
+    return valued[complete(valued)] if complete(valued).any() else valued
 
 
 def _planned_row(trial: Trial) -> dict[str, Any]:

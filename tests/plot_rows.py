@@ -19,6 +19,7 @@ from bench.spec import TrainBudget, Trial, round_rate
 BUDGET = TrainBudget(max_steps=300, eval_steps=50)
 TARGETS = ("query", "value")
 N_EVAL = 872
+CHANCE = 0.509
 PLACE = Provenance(
     git_commit="0123456789abcdef", git_dirty=False, source_hash="s0", versions="{}", device="cpu, 2 cores"
 )
@@ -65,7 +66,7 @@ def lora_grid(
 
 
 def score(t: Trial) -> float:
-    """Return the noise-free score of a cell; nan where it diverges, 0.509 where it collapses."""
+    """Return the noise-free score of a cell; nan where it diverges, CHANCE where it collapses."""
     ridge = {"zero_B": 2.75, "zero_A": 2.9}.get(t.init or "", 3.0)
     if t.method == "full":
         ridge = 4.2
@@ -77,8 +78,8 @@ def score(t: Trial) -> float:
     if away > 1.9:
         return float("nan")
     if away > 1.25:
-        return 0.509
-    return 0.509 + (top - 0.509) / (1 + math.exp(-(away + 1.6) * 4.5)) - 0.16 * max(0.0, away - 0.2) ** 2
+        return CHANCE
+    return CHANCE + (top - CHANCE) / (1 + math.exp(-(away + 1.6) * 4.5)) - 0.16 * max(0.0, away - 0.2) ** 2
 
 
 def record(
@@ -86,10 +87,10 @@ def record(
 ) -> Record:
     """Return the stored record of a trial, its outcome drawn around `surface`."""
     mean = surface(t)
-    if math.isnan(mean) or (mean == 0.509 and rng.random() < 0.3):
+    if math.isnan(mean) or (mean == CHANCE and rng.random() < 0.3):
         outcome = _outcome(t, Status.DIVERGED, None, rng)
     else:
-        value = 0.509 if mean == 0.509 else float(np.round((mean + rng.normal(0, 0.003)) * N_EVAL) / N_EVAL)
+        value = CHANCE if mean == CHANCE else float(np.round((mean + rng.normal(0, 0.003)) * N_EVAL) / N_EVAL)
         outcome = _outcome(t, Status.OK, value, rng)
     return Record(study=study, trial=t, pack_id="p0", pack_size=1, outcome=outcome, provenance=PLACE)
 
@@ -110,13 +111,13 @@ def frame(
 def _outcome(t: Trial, status: Status, value: float | None, rng: np.random.Generator) -> Outcome:
     steps = range(BUDGET.eval_steps, BUDGET.max_steps + 1, BUDGET.eval_steps)
     speed = 90 if (t.lr_ratio or 1) > 1 else 140
-    end = 0.509 if value is None else value
+    end = CHANCE if value is None else value
     curve = tuple(
         CurvePoint(
             step=step,
             train_seconds=step * 0.05,
             train_loss=0.7 - 0.4 * step / BUDGET.max_steps,
-            metric_value=end - (end - 0.509) * math.exp(-step / speed) + rng.normal(0, 0.002),
+            metric_value=end - (end - CHANCE) * math.exp(-step / speed) + rng.normal(0, 0.002),
         )
         for step in steps
         if value is not None or step <= 100
@@ -124,7 +125,7 @@ def _outcome(t: Trial, status: Status, value: float | None, rng: np.random.Gener
     return Outcome(
         status=status,
         reason=None if value is not None else "loss is nan at step 130",
-        collapsed=None if value is None else value <= 0.51,
+        collapsed=None if value is None else value == CHANCE,
         metric_name="accuracy",
         metric_value=value,
         metric_stderr=None if value is None else math.sqrt(value * (1 - value) / N_EVAL),
