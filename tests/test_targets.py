@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.errors import BadInput
+from bench.models import Located, check_targets
+from bench.models._outline import outline
+from bench.spec import TrainBudget, Trial
 from bench.targets import DEFAULT_TARGETS, Candidate, candidates, default_targets, match_targets
 
 # PEFT's own chatter on transformers 5 and Conv1D; warnings are errors here.
@@ -190,3 +195,52 @@ def test_the_table_is_peft_s() -> None:
         name: PEFT[name] for name in DEFAULT_TARGETS if name in PEFT
     }
     assert set(DEFAULT_TARGETS) - set(PEFT) == {"albert", "distilbert"}
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_the_outline_without_torch_is_the_model_s(model_type: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    base = AutoModel.from_config(AutoConfig.for_model(model_type, **CONFIGS[model_type]))
+    base.save_pretrained(tmp_path / "bare")
+    classifier = _model(model_type).to_empty(device="cpu")
+    classifier.save_pretrained(tmp_path / "whole")
+    expected = {m.name: m.kind for m in candidates(classifier) if m.name.startswith(f"{classifier.base_model_prefix}.")}
+    for directory in ("bare", "whole"):
+        located = Located(
+            name="tiny",
+            directory=tmp_path / directory,
+            model_hash="",
+            tokenizer_hash="",
+            config={"model_type": model_type},
+        )
+        found = outline(located)
+        assert found is not None
+        assert {m.name: m.kind for m in found} == expected
+
+
+def test_trials_with_targets_that_the_model_lacks_are_refused_before_it_is_built(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    AutoModel.from_config(AutoConfig.for_model("bert", **CONFIGS["bert"])).save_pretrained(tmp_path)
+    located = Located(name="t", directory=tmp_path, model_hash="", tokenizer_hash="", config={"model_type": "bert"})
+    trial = Trial(
+        task="t",
+        model="t",
+        data_hash="",
+        model_hash="",
+        method="lora",
+        seed=0,
+        eta_A=1e-3,
+        target_modules=("query",),
+        budget=TrainBudget(max_steps=1, eval_steps=1),
+    )
+    check_targets(located, [trial, replace(trial, target_modules=None)])
+    with pytest.raises(BadInput, match="must name modules of the model, but got 'q_proj'; known: dense, key, pos"):
+        check_targets(located, [trial, replace(trial, target_modules=("q_proj",))])
+    with pytest.raises(BadInput, match=r"layers_to_transform must be in 0 .. 2, but got 3"):
+        check_targets(located, [replace(trial, layers_to_transform=(3,))])
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(BadInput, match=r"model\.safetensors must be whole: \d+ bytes, but got \d+"):
+        check_targets(located, [trial])

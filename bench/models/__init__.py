@@ -12,8 +12,20 @@ from typing import Any
 from bench import registry, targets
 from bench.models._base import LoadedModel, Located, Model
 from bench.models._locate import locate
+from bench.models._outline import check_targets
 
-__all__ = ["LoadedModel", "Located", "Model", "get", "load_model", "load_tokenizer", "locate", "names", "targets"]
+__all__ = [
+    "LoadedModel",
+    "Located",
+    "Model",
+    "check_targets",
+    "get",
+    "load_model",
+    "load_tokenizer",
+    "locate",
+    "names",
+    "targets",
+]
 
 
 def names() -> tuple[str, ...]:

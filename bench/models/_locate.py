@@ -91,7 +91,7 @@ def _located(name: str, directory: Path, where: str) -> Located:
         got, way_out = problem
         raise BadInput(where, "a model is config.json, safetensors and tokenizer files", got=got, way_out=way_out)
     config = _read_config(directory, where)
-    weights = _weights(directory)
+    weights = weight_files(directory)
     return Located(
         name=name,
         directory=directory,
@@ -101,7 +101,7 @@ def _located(name: str, directory: Path, where: str) -> Located:
     )
 
 
-def _weights(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
     single = directory / "model.safetensors"
     return [single] if single.is_file() else sorted(directory.glob("model-*.safetensors"))
 
@@ -112,7 +112,7 @@ def _problem(directory: Path) -> tuple[str, str] | None:
         return f"no config.json in {directory}", "point at the directory that save_pretrained wrote"
     if (directory / "adapter_config.json").is_file():
         return f"a PEFT adapter in {directory}", "merge it into its base model and save that"
-    if not _weights(directory):
+    if not weight_files(directory):
         if list(directory.glob("pytorch_model*.bin")):
             way_out = "load it once in a place you trust and save it with save_pretrained, which writes safetensors"
             return f"pickled weights (pytorch_model.bin) in {directory}, which are never read", way_out
