@@ -47,12 +47,14 @@ def resolve(chosen: Study) -> Resolved:
     """Return the trials of a study, with the data and the base model they are about.
 
     Raises:
-        BadInput: where the data or the model is missing, malformed or out of reach.
+        BadInput: where the data or the model is missing, malformed or out of reach, or lacks a module to adapt.
     """
     task = tasks.get(chosen.task)
     data = task.load(None if chosen.data_dir is None else Path(chosen.data_dir))
     located = models.locate(chosen.model)
-    return Resolved(study=chosen, task=task, data=data, located=located, trials=_expand(chosen, task, data, located))
+    trials = _expand(chosen, task, data, located)
+    models.check_targets(located, trials)
+    return Resolved(study=chosen, task=task, data=data, located=located, trials=trials)
 
 
 def _expand(chosen: Study, task: Task, data: TextData, located: Located) -> tuple[Trial, ...]:
