@@ -31,7 +31,7 @@ def all_figures(df: pd.DataFrame, study: StudyInfo | None = None) -> dict[str, F
     figures: dict[str, Figure] = {}
     for task, model in groups:
         prefix = f"{_file_name(task)}_{_file_name(model)}_" if len(groups) > 1 else ""
-        one_df, one_study = _only(df, study, task, model)
+        one_df, one_study = _only(df, study, task, model) if len(groups) > 1 else (df, study)
         if rows_of_study(one_df, one_study)[0]["status"].isin(("ok", "diverged")).any():
             figures |= {prefix + name: figure for name, figure in _of_one(one_df, one_study)}
     return figures

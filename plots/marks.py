@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 HATCH = "////"
 RED = "#c00000"
 _EQUAL = f"{style.ETA_A} = {style.ETA_B}"
-_HALO = [effects.withStroke(linewidth=2.2, foreground="white")]
 _DASH = (0, (4, 2))
 
 # where a mark sits in a cell that also holds a number, from its centre, in cells
@@ -139,8 +138,12 @@ def _text(
     box = None if ground is None else {"boxstyle": "square,pad=0.12", "facecolor": ground, "edgecolor": "none"}
     ax.text(
         j + 0.5 + at[0], i + 0.5 + at[1], text, ha="center", va="center", fontsize=size, color=color, weight=weight,
-        gid=gid, bbox=box, path_effects=_HALO if ground is None else None, zorder=5,
+        gid=gid, bbox=box, path_effects=_halo() if ground is None else None, zorder=5,
     )  # fmt: skip
+
+
+def _halo(scale: float = 1.0) -> list[effects.AbstractPathEffect]:
+    return [effects.withStroke(linewidth=2.2 * scale, foreground="white")]
 
 
 def _ink_on(ground: Any) -> str:
@@ -152,18 +155,26 @@ def _ink_on(ground: Any) -> str:
 def _points(ax: Axes, where: Bools, *, gid: str, marker: str, at: tuple[float, float]) -> None:
     i, j = np.nonzero(where)
     if len(i):
-        x, y = j + 0.5 + at[0], i + 0.5 + at[1]
-        ax.plot(x, y, linestyle="", gid=gid, zorder=6, path_effects=_HALO, **_look(marker))
+        x, y, scale = j + 0.5 + at[0], i + 0.5 + at[1], _scale_in(ax)
+        ax.plot(x, y, linestyle="", gid=gid, zorder=6, path_effects=_halo(scale), **_look(marker, scale))
 
 
-def _look(marker: str) -> dict[str, Any]:
+def _scale_in(ax: Axes) -> float:
+    """Return the factor that keeps a mark inside its cell: 1 in cells of some size, smaller in small ones."""
+    box, (width, height) = ax.get_position(), style.figure_of(ax).get_size_inches()
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    wide, tall = box.width * width / abs(right - left), box.height * height / abs(high - low)
+    return float(min(1.0, 72 * min(wide, tall) / 10.0))
+
+
+def _look(marker: str, scale: float = 1.0) -> dict[str, Any]:
     edge = RED if marker == "+" else style.INK
     return {
         "marker": marker,
-        "markersize": {"+": 6.5, "o": 4.5, "v": 4.5, "*": 7.0}[marker],
+        "markersize": {"+": 6.5, "o": 4.5, "v": 4.5, "*": 7.0}[marker] * scale,
         "markerfacecolor": "white" if marker == "o" else edge,
         "markeredgecolor": edge,
-        "markeredgewidth": 0.6 if marker == "*" else 1.4,
+        "markeredgewidth": (0.6 if marker == "*" else 1.4) * scale,
     }
 
 

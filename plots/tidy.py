@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from bench.errors import BadInput
@@ -100,7 +102,7 @@ def rows_of_study(df: pd.DataFrame, study: StudyInfo) -> tuple[pd.DataFrame, int
         raise BadInput("rows", "a trial must occur once", got=f"{twice} twice", way_out="consolidate the study's rows")
     if study.trials is None:
         return df, 0
-    planned = pd.DataFrame([_planned_row(trial) for trial in study.trials]).set_index("trial_id")
+    planned = _planned(study.trials)
     outcomes = df.set_index("trial_id")
     n_other = int((~outcomes.index.isin(planned.index)).sum())
     outcomes = outcomes[[name for name in outcomes.columns if name not in planned.columns]]
@@ -146,6 +148,12 @@ def shortfall(table: CellTable, best: float) -> pd.Series[float]:
 def _candidates(cells: pd.DataFrame) -> pd.DataFrame:
     valued = cells[cells["n_ok"] > 0]
     return valued[complete(valued)] if complete(valued).any() else valued
+
+
+@lru_cache(maxsize=8)
+def _planned(trials: tuple[Trial, ...]) -> pd.DataFrame:
+    """Return the settings of the trials by trial_id; kept, since hashing thousands of trials takes seconds."""
+    return pd.DataFrame([_planned_row(trial) for trial in trials]).set_index("trial_id")
 
 
 def _planned_row(trial: Trial) -> dict[str, Any]:
@@ -194,7 +202,7 @@ def _cells(rows: pd.DataFrame, *, n_seeds: int | None) -> pd.DataFrame:
     if n_seeds is not None:
         cells["n_expected"] = cells["n_expected"].clip(lower=n_seeds)
     cells["n_missing"] = cells["n_expected"] - cells["n_ok"] - cells["n_diverged"]
-    cells["lr_ratio"] = [_ratio(a, b) for a, b in zip(cells["eta_A"], cells["eta_B"], strict=True)]
+    cells["lr_ratio"] = _ratios(cells["eta_A"].to_numpy(float), _numbers(cells["eta_B"]).to_numpy(np.float64))
     cells["series"] = [series_of(m, t) for m, t in zip(cells["method"], _numbers(cells["mora_type"]), strict=True)]
     return _with_stderr(cells)
 
@@ -228,8 +236,21 @@ def _numbers(column: pd.Series[Any]) -> pd.Series[float]:
     return pd.to_numeric(column).astype(float)
 
 
-def _ratio(eta_A: float, eta_B: float | None) -> float:
-    return float("nan") if eta_B is None or np.isnan(eta_B) else round_rate(eta_B / eta_A)
+def _ratios(eta_A: npt.NDArray[Any], eta_B: npt.NDArray[Any]) -> list[float]:
+    """Return eta_B / eta_A, nan where there is no B; ratios that differ by rounding only become one.
+
+    Rates have 12 significant digits, so that equal ratios of two pairs can differ in their last digits, which would
+    split a row of the (eta_A, lambda) view. The shortest spelling stands for all.
+    """
+    ratios = [round_rate(ratio) for ratio in eta_B / eta_A]
+    groups: list[list[float]] = []
+    for ratio in sorted({ratio for ratio in ratios if not np.isnan(ratio)}):
+        if groups and ratio <= groups[-1][-1] * (1 + 1e-9):
+            groups[-1].append(ratio)
+        else:
+            groups.append([ratio])
+    shortest = {ratio: min(group, key=lambda r: len(repr(r))) for group in groups for ratio in group}
+    return [shortest.get(ratio, float("nan")) for ratio in ratios]
 
 
 def _metric_name(rows: pd.DataFrame, measure: Measure) -> str:

@@ -185,6 +185,15 @@ def test_panels_are_the_settings_that_vary_and_do_not_follow_from_others() -> No
     assert titles[:2] == ["rank 2, init zero_B, lora_alpha 2", "rank 2, init zero_B, lora_alpha 32"]
 
 
+def test_ratios_that_differ_by_rounding_are_one_row() -> None:
+    etas = tuple(10 ** (-4 + k / 9) for k in range(19))
+    trials = tuple(trial("lora+", a, ratio=b / a) for a in etas for b in etas)
+    ratios = cells_of.tidy(frame(trials, surface=lambda t: 0.8), info(trials, (0,))).cells["lr_ratio"]
+    assert len({t.lr_ratio for t in trials}) > 37  # the trap
+    assert ratios.nunique() == 37
+    assert ratios.eq(1.0).sum() == 19
+
+
 # --- heatmap ---------------------------------------------------------------------------------------------------------
 
 
