@@ -6,6 +6,7 @@ The same model gives the estimate before a sweep and the time left during one. N
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from bench import methods
 from bench.cache import write_atomic
 from bench.record import Record
 from bench.spec import Pack, Trial
+
+Key = tuple[str, str, str, str]  # device, model, precision, method
 
 CALIBRATION_NAME = ".calibration.json"  # below the results directory
 # Sustained rates assumed where nothing was measured: half of what a current 2-core CPU, a tenth of what a current GPU
@@ -53,21 +56,27 @@ class Estimate:
 class Calibration:
     """Seconds and FLOP spent so far, by device, model, precision and method."""
 
-    spent: Mapping[tuple[str, str, str, str], tuple[float, float]]
+    spent: Mapping[Key, tuple[float, float]]
 
-    def rate(self, key: tuple[str, str, str, str]) -> float | None:
+    def rate(self, key: Key) -> float | None:
         """Return seconds per FLOP for a key, or None."""
         seconds, flop = self.spent.get(key, (0.0, 0.0))
         return seconds / flop if flop > 0 else None
 
-    def with_pack(self, records: Sequence[Record], workload: Workload) -> Calibration:
+    def rate_like(self, key: Key) -> float | None:
+        """Return seconds per FLOP over all methods on the key's device, model and precision, or None."""
+        like = [spent for other, spent in self.spent.items() if other[:3] == key[:3]]
+        flop = sum(f for _, f in like)
+        return sum(s for s, _ in like) / flop if flop > 0 else None
+
+    def with_pack(self, records: Sequence[Record], workload: Workload, place: Place) -> Calibration:
         """Return the calibration after these records: what each measured, whole trials only."""
         spent = dict(self.spent)
         for record in records:
             seconds = seconds_of(record)
             if seconds is None or record.outcome.steps_done < record.trial.budget.max_steps:
                 continue
-            key = _key(record.trial, record.provenance.device)
+            key = _key(record.trial, place.device)
             before = spent.get(key, (0.0, 0.0))
             spent[key] = (before[0] + seconds, before[1] + flop(record.trial, workload))
         return Calibration(spent=spent)
@@ -82,12 +91,26 @@ UNCALIBRATED = Calibration(spent={})
 
 def estimate(packs: Iterable[Pack], calibration: Calibration, workload: Workload, place: Place) -> Estimate:
     """Return how long the packs take one after another."""
-    seconds, calibrated = 0.0, True
+    return seconds_for(work_of(packs, workload, place), calibration, place)
+
+
+def work_of(packs: Iterable[Pack], workload: Workload, place: Place) -> Counter[Key]:
+    """Return the FLOP of packs, by what has a speed of its own."""
+    work: Counter[Key] = Counter()
     for pack in packs:
         for trial in pack.trials:
-            rate = calibration.rate(_key(trial, place.device))
-            calibrated = calibrated and rate is not None
-            seconds += flop(trial, workload) * (rate or 1 / NOMINAL_FLOP_PER_SECOND[place.kind])
+            work[_key(trial, place.device)] += flop(trial, workload)  # type: ignore[assignment]
+    return work
+
+
+def seconds_for(work: Mapping[Key, float], calibration: Calibration, place: Place) -> Estimate:
+    """Return how long so much work takes; a method not measured goes at the speed of those that were."""
+    seconds, calibrated = 0.0, True
+    for key, amount in work.items():
+        rate = calibration.rate(key)
+        calibrated = calibrated and rate is not None
+        rate = rate or calibration.rate_like(key) or 1 / NOMINAL_FLOP_PER_SECOND[place.kind]
+        seconds += max(0.0, amount) * rate
     return Estimate(seconds=seconds, calibrated=calibrated)
 
 
@@ -145,7 +168,7 @@ def write_calibration(results_dir: Path, calibration: Calibration) -> None:
     write_atomic(results_dir / CALIBRATION_NAME, put)
 
 
-def _key(trial: Trial, device: str) -> tuple[str, str, str, str]:
+def _key(trial: Trial, device: str) -> Key:
     method = trial.method if trial.mora_type is None else f"{trial.method}/{trial.mora_type}"
     return (device, trial.model, trial.budget.precision, method)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import methods
-from bench.spec import Pack, Trial
+from bench.spec import Pack, Study, Trial
 
 # A cap, not a tuning: beyond it a pack only makes Ctrl-C and a crash lose more. CPUs gain nothing after about 16.
 MAX_PACK_SIZE = {"cpu": 16, "cuda": 64}
@@ -37,6 +37,11 @@ class Limits:
     device_kind: str = "cpu"
     memory_bytes: int | None = None  # free on the device; None: not bounded by memory
     shape: Shape | None = None
+
+
+def limits_for(study: Study, limits: Limits) -> Limits:
+    """Return the limits with the study's own pack size, where it sets one."""
+    return limits if study.pack_size is None else replace(limits, max_pack_size=study.pack_size)
 
 
 def family_of(trial: Trial) -> Hashable:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from bench.record import SCHEMA, SCHEMA_VERSION, Record, Status, to_table
 
 TRIALS, ATTEMPTS = "trials", "attempts"
+LARGE_ROWS = 256
 TEMPORARY, TORN = ".writing-", ".torn-"
 
 _VERSION_KEY = b"lorasweep_schema_version"
@@ -79,7 +80,16 @@ def write_part(path: Path, table: pa.Table) -> None:
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
     try:
         with open(temporary, "wb") as stream:
-            pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+            # Statistics and dictionaries would be a third of a part of a few rows.
+            large = table.num_rows >= LARGE_ROWS
+            pq.write_table(
+                table,
+                stream,
+                compression="zstd",
+                write_page_checksum=True,
+                write_statistics=large,
+                use_dictionary=large,
+            )
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

@@ -106,7 +106,7 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
         return Outcome(status=status, reason=reason, metric_name=self._metric_name, steps_done=0, started_at=now)
 
     def _log(self, pack: Pack, text: str) -> None:
-        """Append a traceback to the pack's log; losing it loses no result, so a full disk does not stop anything here."""
+        """Append a traceback to the pack's log; losing it loses no result, so a full disk is no reason to stop."""
         if self._log_dir is None:
             return
         try:

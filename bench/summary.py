@@ -1,0 +1,138 @@
+"""What a sweep found: each method's best cell with its spread, and the grid borders it lies on. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from bench.record import Status
+from bench.spec import MethodGrid, Trial
+
+# What a diverged trial counts as when cells are compared, and what Optuna is told: finite, and never the best.
+WORST_SCORE, WORST_LOSS = 0.0, 1e30
+MIN_SEEDS_FOR_SPREAD = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """The part of a finished row that cells are compared by."""
+
+    trial_id: str
+    status: str
+    metric_value: float | None
+    metric_stderr: float | None
+    select_metric: float | None
+    train_seconds: float | None
+    source_hash: str | None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Score:
+        """Return the score of a row."""
+        return cls(**{name: row[name] for name in cls.__slots__})
+
+
+SCORE_COLUMNS = tuple(Score.__slots__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BestCell:
+    """The cell of a method that was chosen, and its score over n seeds.
+
+    It is chosen by the mean of select_metric where all its trials have one (`chosen_by`), and reported by metric_value.
+    """
+
+    method: str
+    trial: Trial  # one of the cell's trials: its settings, whatever its seed
+    chosen_by: Literal["select_metric", "metric_value"]
+    n: int  # finished seeds
+    n_diverged: int
+    mean: float | None  # of metric_value, over the seeds that did not diverge
+    spread: float | None  # standard error of `mean`
+    spread_of: Literal["seeds", "examples"] | None  # over seeds from 3 of them, else over the evaluation examples
+    train_seconds: float | None  # mean
+
+
+def objective(score: Score, *, higher_is_better: bool) -> float:
+    """Return the finite number that a trial is chosen by: select_metric, else metric_value, else the worst."""
+    value = score.metric_value if score.select_metric is None else score.select_metric
+    if score.status != Status.OK or value is None or not math.isfinite(value):
+        return WORST_SCORE if higher_is_better else WORST_LOSS
+    return value
+
+
+def best_cells(trials: Iterable[Trial], scores: Mapping[str, Score], *, higher_is_better: bool) -> tuple[BestCell, ...]:
+    """Return the best cell of each method that has a finished trial, in the order of `trials`.
+
+    A cell counts by its mean over seeds, a diverged seed as the worst value. Of equals the smaller rates come first.
+    """
+    cells: dict[str, dict[tuple[Any, ...], list[tuple[Trial, Score]]]] = {}
+    for trial in trials:
+        of_method = cells.setdefault(trial.method, {})
+        score = scores.get(trial.trial_id)
+        if score is not None:
+            of_method.setdefault(trial.cell, []).append((trial, score))
+    sign = 1.0 if higher_is_better else -1.0
+
+    def goodness(members: list[tuple[Trial, Score]]) -> tuple[float, float, float]:
+        mean = fmean(objective(score, higher_is_better=higher_is_better) for _, score in members)
+        return (sign * mean, -members[0][0].eta_A, -(members[0][0].eta_B or 0.0))
+
+    return tuple(_cell(max(of_method.values(), key=goodness)) for of_method in cells.values() if of_method)
+
+
+def borders(trials: Sequence[Trial], best: Iterable[BestCell], grids: Iterable[MethodGrid] = ()) -> tuple[str, ...]:
+    """Return one warning for each rate of a best cell that is the smallest or largest of its method's grid.
+
+    LoRA is LoRA+ at a ratio of 1, so its trials are part of LoRA+'s grid here.
+    """
+    by_eta_B = {grid.method for grid in grids if grid.axis("eta_B") is not None}
+    return tuple(
+        f"{cell.method}: the best {name} is the {side} of the grid ({getattr(cell.trial, name):.2g}); widen it"
+        for cell in best
+        for name in ("eta_A", "eta_B" if cell.method in by_eta_B else "lr_ratio")
+        if (side := _side(name, cell, trials)) is not None
+    )
+
+
+def _side(name: str, cell: BestCell, trials: Sequence[Trial]) -> str | None:
+    methods = {cell.method, "lora"} if cell.method == "lora+" else {cell.method}
+    values = {getattr(t, name) for t in trials if t.method in methods} - {None}
+    value = getattr(cell.trial, name)
+    if len(values) < 2 or value is None:
+        return None
+    return {min(values): "smallest", max(values): "largest"}.get(value)
+
+
+def _cell(members: list[tuple[Trial, Score]]) -> BestCell:
+    scores = [score for _, score in members]
+    good = [s for s in scores if s.status == Status.OK and s.metric_value is not None]
+    values = [s.metric_value for s in good if s.metric_value is not None]
+    spread, spread_of = _spread(values, [s.metric_stderr for s in good])
+    seconds = [s.train_seconds for s in scores if s.train_seconds is not None]
+    return BestCell(
+        method=members[0][0].method,
+        trial=members[0][0],
+        chosen_by="metric_value" if any(s.select_metric is None for s in good) else "select_metric",
+        n=len(scores),
+        n_diverged=len(scores) - len(good),
+        mean=fmean(values) if values else None,
+        spread=spread,
+        spread_of=spread_of,
+        train_seconds=fmean(seconds) if seconds else None,
+    )
+
+
+def _spread(
+    values: Sequence[float], errors: Sequence[float | None]
+) -> tuple[float | None, Literal["seeds", "examples"] | None]:
+    """Return the standard error of a mean over seeds.
+
+    The seeds share their evaluation examples, so that error does not shrink with fewer than MIN_SEEDS_FOR_SPREAD seeds.
+    """
+    if len(values) >= MIN_SEEDS_FOR_SPREAD:
+        return stdev(values) / math.sqrt(len(values)), "seeds"
+    known = [error for error in errors if error is not None]
+    return (fmean(known), "examples") if known else (None, None)

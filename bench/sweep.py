@@ -1,0 +1,88 @@
+"""Sweeping a study: `run` does the work, `preview` says what it would be. Safe to stop at any moment and start again.
+
+plan -> execute -> store -> tell: a finished pack is stored first and told to Optuna second; what is finished is read
+from the rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+
+from bench import estimate as cost
+from bench import lock, planner, store
+from bench.events import Event, Options, PackStarted, PackStored, Preview, Started, SweepSummary, Warned
+from bench.executors import AbstractExecutor
+from bench.interrupt import Guard
+from bench.spec import Study, Trial
+from bench.summary import BestCell
+
+__all__ = [
+    "BestCell",
+    "Event",
+    "Options",
+    "PackStarted",
+    "PackStored",
+    "Preview",
+    "Started",
+    "SweepSummary",
+    "Warned",
+    "preview",
+    "run",
+]
+
+
+def preview(
+    study: Study,
+    trials: Sequence[Trial],
+    *,
+    results_dir: Path,
+    options: Options | None = None,
+    family: Callable[[Trial], Hashable] = planner.family_of,
+) -> Preview:
+    """Return what `run` would do with a grid; imports no torch and no Optuna, changes nothing."""
+    options = options or Options()
+    limits = planner.limits_for(study, options.limits)
+    packs = planner.plan(trials, limits=limits, family=family)
+    finished = store.finished_ids(results_dir / study.name)
+    left = planner.pending(packs, finished, limits=limits, family=family)
+    seconds = None
+    if options.workload is not None:
+        seconds = cost.estimate(left, cost.read_calibration(results_dir), options.workload, options.place)
+    n_trials = sum(pack.size for pack in packs)
+    n_left = sum(pack.size for pack in left)
+    return Preview(packs=packs, pending=left, n_trials=n_trials, n_finished=n_trials - n_left, estimate=seconds)
+
+
+def run(
+    study: Study,
+    trials: Sequence[Trial],
+    *,
+    results_dir: Path,
+    executor: AbstractExecutor,
+    options: Options | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    family: Callable[[Trial], Hashable] = planner.family_of,
+) -> SweepSummary:
+    """Run the trials of a study that are not finished (sampler tpe: search their space), and return how it ended.
+
+    Ctrl-C and SIGTERM give up the pack at work, keep everything finished and return; so does a full disk.
+
+    Raises:
+        BadInput: before anything trains: a directory in use or not writable, a storage that does not answer.
+    """
+    from bench.sweeper import Sweeper  # and with it Optuna, which `preview` does without
+
+    directory = results_dir / study.name
+    with lock.hold(directory), Guard() as guard:
+        lock.prove_writable(directory / store.TRIALS, directory / store.ATTEMPTS)
+        return Sweeper(
+            study,
+            trials,
+            directory=directory,
+            executor=executor,
+            options=options or Options(),
+            on_event=on_event,
+            family=family,
+            guard=guard,
+        ).run()
