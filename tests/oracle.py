@@ -161,7 +161,9 @@ def train_alone(model: Any, split: Encoded, member: Trial, optimizer: torch.opti
     losses, norms = [], []
     trained = [p for p in model.parameters() if p.requires_grad]
     for places in order:
-        loss = model(**padded(split, places)).loss
+        batch = padded(split, places)
+        labels = batch.pop("labels")  # the model's own loss is float32 in DeBERTa, whatever the model's dtype
+        loss = torch.nn.functional.cross_entropy(model(**batch).logits, labels)
         optimizer.zero_grad()
         loss.backward()
         assert b.max_grad_norm is not None

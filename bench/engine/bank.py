@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
-from bench.engine.dropout import KeyedDropout, MaskKeys, drop_rows
+from bench.engine.dropout import KeyedDropout, MaskKeys, drop_rows, drop_table
 from bench.engine.params import ParamBank, Slot
+from bench.engine.relative import separate_positions
 from bench.errors import BadInput
 from bench.methods._base import LayerShape, Method, Role
 from bench.models import targets
@@ -65,6 +66,7 @@ class Bank:
         if self.method.trains_base:
             _train_base(self.model, self.params)
         _use_keyed_attention(self.model, self.keys)
+        separate_positions(self.model, self.keys, self.n_trials)
 
     def n_trainable(self, trial: Trial) -> int:
         """Return how many numbers are trained in one trial, head included, padding of shorter ranks excluded."""
@@ -116,7 +118,11 @@ class AdaptedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output with the adapters' added, for x with K * b leading rows."""
         h = self.layer(x)
-        dropped = drop_rows(x, self.dropout, f"{self.shape.path}.lora_dropout", self.keys) if self._drops else x
+        mask_path = f"{self.shape.path}.lora_dropout"
+        if self.keys.table_trial is not None:
+            k = self.keys.table_trial
+            return h + self.delta(drop_table(x, self.dropout, mask_path, self.keys))[k : k + 1]
+        dropped = drop_rows(x, self.dropout, mask_path, self.keys) if self._drops else x
         delta_KxNxO = self.delta(dropped.reshape(self.n_trials, -1, *x.shape[-1:]))
         return h + delta_KxNxO.view_as(h)
 

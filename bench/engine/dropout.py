@@ -7,6 +7,9 @@ Flood 2014, "Fast splittable pseudorandom number generators", applied to the key
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -31,12 +34,22 @@ class MaskKeys:
         self.training = False
         self.token_key: Tensor | None = None
         self.first_key: Tensor | None = None  # [b]: the keys of the first tokens
+        self.table_trial: int | None = None  # whose turn it is with a table that all rows share
         self._calls: dict[str, int] = {}
 
     def start_chunk(self, token_key: Tensor, first_key: Tensor) -> None:
         """Set the rows of the chunk in hand; modules that are called twice in it get two different masks."""
         self.token_key, self.first_key = token_key, first_key
         self._calls = {}
+
+    @contextmanager
+    def table_of(self, trial: int) -> Iterator[None]:
+        """Let adapted layers take a table [1, P, d] without rows, for one trial, instead of the rows of all."""
+        self.table_trial = trial
+        try:
+            yield
+        finally:
+            self.table_trial = None
 
     def mask(self, path: str, p: float, key: Tensor, n_features: int, dtype: torch.dtype) -> Tensor:
         """Return the mask of the module at `path`: 0 or 1 / (1 - p), [*key.shape, n_features].
@@ -108,6 +121,15 @@ def drop_rows(x: Tensor, p: float, path: str, keys: MaskKeys) -> Tensor:
     else:
         raise ValueError(f"dropout on {x.ndim} dimensions at {path}: 2, 3 and 4 are known")
     return (x.unflatten(0, (-1, b)) * mask).flatten(0, 1)
+
+
+def drop_table(x: Tensor, p: float, path: str, keys: MaskKeys) -> Tensor:
+    """Return x [..., P, d], a table that all examples share, times a mask keyed by the place in it."""
+    if not keys.training or p == 0:
+        return x
+    place = token_key(torch.tensor(-1, device=x.device), torch.arange(x.shape[-2], device=x.device))
+    salt = derive("dropout", keys.seed, keys.step, path, "table")
+    return x * keyed_mask(salt, p, place, x.shape[-1], x.dtype)
 
 
 def attention_mask_of(
