@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import devices
+from bench import devices, overrides
 from bench.overrides import OPTIONS
 from bench.spec import Study
 
@@ -30,7 +30,7 @@ class Selection:
         """Return the study that is meant; BadInput if there is none or it breaks a rule."""
         from bench import study
 
-        device = self.overrides.get("device", "auto")
+        device = overrides.read(self.overrides).device
         data_dir = None if self.data_dir is None else str(self.data_dir)
         profile = devices.default_profile(device)
         return study.load(overrides=self.overrides, profile=profile, data_dir=data_dir)
@@ -57,7 +57,8 @@ def study_command(run: Callable[..., int]) -> Callable[..., int]:
         )
         return run(selection=selection, **given)
 
-    own = [p for p in inspect.signature(run, eval_str=True).parameters.values() if p.name != "selection"]
+    parameters = inspect.signature(run, eval_str=True).parameters.values()
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters if p.name != "selection"]
     command.__signature__ = inspect.Signature([*_parameters(), *own])  # type: ignore[attr-defined]
     command.__annotations__ = {}
     return command

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from bench import methods, models, study, targets, tasks
-from bench.best import COLUMNS, Best, best_cells
+from bench import methods, models, runtime, study, targets, tasks
 from bench.models import Located
 from bench.spec import Study, Trial
+from bench.summary import SCORE_COLUMNS, BestCell, Score, best_cells, borders
+from bench.sweep import Options
 from bench.tasks import Task
 from bench.text import TextData
 
@@ -30,17 +32,23 @@ class Resolved:
         """The ids of all trials."""
         return frozenset(trial.trial_id for trial in self.trials)
 
-    def by_method(self) -> dict[str, tuple[Trial, ...]]:
-        """Return the trials of each method's grid; those that LoRA+ shares with LoRA are in both."""
-        return {grid.method: self._expand(replace(self.study, grids=(grid,))) for grid in self.study.grids}
+    def sweep_options(self, **more: Any) -> Options:
+        """Return how the study is swept on its device."""
+        budget = self.study.budget
+        workload = runtime.workload_of(self.data, self.located, budget.n_select)
+        return Options(
+            higher_is_better=self.task.higher_is_better,
+            limits=runtime.limits_of(self.study.device, self.located, workload.train_tokens),
+            workload=workload,
+            place=runtime.place_of(self.study.device),
+            **more,
+        )
 
-    def best(self, table: pa.Table) -> tuple[Best, ...]:
-        """Return the best cells among the rows of a study's directory."""
-        rows = table.select(COLUMNS).to_pylist()
-        return best_cells(self.by_method(), rows, higher_is_better=self.task.higher_is_better)
-
-    def _expand(self, chosen: Study) -> tuple[Trial, ...]:
-        return _expand(chosen, self.task, self.data, self.located)
+    def best(self, table: pa.Table) -> tuple[tuple[BestCell, ...], tuple[str, ...]]:
+        """Return the best cells among the rows of the study's directory, and the grid borders that they lie on."""
+        scores = {row["trial_id"]: Score.of_row(row) for row in table.select(list(SCORE_COLUMNS)).to_pylist()}
+        best = best_cells(self.trials, scores, higher_is_better=self.task.higher_is_better)
+        return best, borders(self.trials, best, self.study.grids)
 
 
 def resolve(chosen: Study) -> Resolved:

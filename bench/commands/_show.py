@@ -3,81 +3,137 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from bench.best import Best
 from bench.commands import _text
 from bench.commands._resolve import Resolved
+from bench.estimate import Estimate
 from bench.record import Status
-from bench.spec import Trial
+from bench.spec import Study, Trial
+from bench.summary import BestCell
+from bench.sweep import Preview
 
 
-def heading(resolved: Resolved, directory: Path) -> str:
+def heading(resolved: Resolved, directory: Path, device: str) -> str:
     """Return what is run, in a few lines: study, data, budget, profile, place."""
     study, budget = resolved.study, resolved.study.budget
     data = f"{len(resolved.data.train):,} / {len(resolved.data.eval):,} examples"
     clip = "no clipping" if budget.max_grad_norm is None else f"clipped at {budget.max_grad_norm:g}"
     lines = [
         f"{study.name}: {resolved.task.name} ({data}, {resolved.task.metric}) on {resolved.located.name}",
-        f"profile {study.profile}, device {study.device}, {budget.precision}; seeds {', '.join(map(str, study.seeds))}",
+        f"profile {study.profile}; device {device}, {budget.precision}; seeds {', '.join(map(str, study.seeds))}",
         f"{budget.max_steps} steps of {budget.batch_size}, {budget.optimizer}, {budget.lr_scheduler_type} schedule, "
-        f"{budget.warmup_steps} warm-up steps, {clip}, evaluated every {budget.eval_steps} steps",
+        f"{_text.count(budget.warmup_steps, 'warm-up step')}, {clip}, evaluated every {budget.eval_steps} steps",
         f"results in {directory}",
     ]
     return "\n".join(lines)
 
 
-def progress(by_method: Mapping[str, Sequence[Trial]], rows: Mapping[str, str], attempts: Collection[str]) -> str:
-    """Return a table of trials, finished, diverged and tried in vain for each method.
+def plan(study: Study, preview: Preview) -> str:
+    """Return a table of each method's axes, trials and packs, and the time that is left."""
+    if study.sampler == "tpe":
+        names = ", ".join(grid.method for grid in study.grids)
+        return f"sampler tpe: {study.n_trials} trials for each of {names}, chosen as the results come in"
+    header = ("method", "rank", "eta_A", "lambda", "trials", "packs")
+    methods = dict.fromkeys(trial.method for pack in preview.packs for trial in pack.trials)
+    rows = [_plan_row(method, preview) for method in methods]
+    left = sum(pack.size for pack in preview.pending)
+    summary = f"{_text.count(preview.n_trials, 'trial')} in {_text.count(len(preview.packs), 'pack')}; "
+    summary += f"{preview.n_finished:,} finished, {left:,} to run in {_text.count(len(preview.pending), 'pack')}"
+    return f"{_text.table(header, rows)}\n{summary}{_time(preview.estimate, left)}"
 
-    `rows` maps the id of each finished trial to its status, `attempts` holds the ids of those that failed. A trial
-    that LoRA+ shares with LoRA counts for LoRA, as which it is stored.
+
+def _plan_row(method: str, preview: Preview) -> tuple[str, ...]:
+    trials = [trial for pack in preview.packs for trial in pack.trials if trial.method == method]
+    n_packs = sum(any(trial.method == method for trial in pack.trials) for pack in preview.packs)
+    ranks = sorted({trial.rank for trial in trials if trial.rank is not None})
+    rates = sorted({trial.eta_A for trial in trials})
+    ratios = sorted({trial.lr_ratio for trial in trials if trial.lr_ratio is not None})
+    return (
+        method,
+        ",".join(map(str, ranks)) or "-",
+        _range([_text.rate(rate) for rate in rates]),
+        _range([f"{ratio:g}" for ratio in ratios]),
+        str(len(trials)),
+        str(n_packs),
+    )
+
+
+def _range(values: Sequence[str]) -> str:
+    """Return the ends of an axis and how many values it has."""
+    if len(values) < 2:
+        return "".join(values) or "-"
+    return f"{values[0]} .. {values[-1]} ({len(values)})"
+
+
+def _time(estimate: Estimate | None, left: int) -> str:
+    if estimate is None or not left:
+        return ""
+    return f"; about {duration(estimate)}"
+
+
+def duration(estimate: Estimate) -> str:
+    """Return an estimate in words; one that rests on no measurement says so."""
+    doubt = "" if estimate.calibrated else " (uncalibrated: nothing like it was measured on this device yet)"
+    return f"{_text.duration(estimate.seconds)}{doubt}"
+
+
+def progress(trials: Sequence[Trial], rows: Mapping[str, str], attempts: Collection[str]) -> str:
+    """Return a table of trials, finished, diverged and failed for each method.
+
+    `rows` maps the id of each finished trial to its status, `attempts` holds the ids of those that failed.
     """
     lines = []
-    for method in dict.fromkeys(t.method for trials in by_method.values() for t in trials):
-        ids = {t.trial_id for trials in by_method.values() for t in trials if t.method == method}
+    for method in dict.fromkeys(trial.method for trial in trials):
+        ids = [trial.trial_id for trial in trials if trial.method == method]
         done = Counter(rows[i] for i in ids if i in rows)
         failed = sum(1 for i in ids if i in attempts and i not in rows)
-        n_done = sum(done.values())
-        lines.append((method, str(len(ids)), str(n_done), str(done[str(Status.DIVERGED)]), str(failed)))
+        lines.append((method, str(len(ids)), str(done.total()), str(done[str(Status.DIVERGED)]), str(failed)))
     return _text.table(("method", "trials", "finished", "diverged", "failed"), lines)
 
 
-def best_table(found: Sequence[Best], metric: str) -> str:
-    """Return the best cells: where they lie, their mean over seeds, the number of seeds and the spread."""
+def best_table(best: Sequence[BestCell], metric: str, n_seeds: int) -> str:
+    """Return the best cell of each method: where it lies, its mean over seeds, its spread."""
     header = ("method", "rank", "eta_A", "lambda", metric, "+-", "seeds")
     rows = [
         (
-            best.method if best.mora_type is None else f"{best.method} type {best.mora_type}",
-            "-" if best.rank is None else str(best.rank),
-            _text.rate(best.eta_A),
-            "-" if best.lr_ratio is None else f"{best.lr_ratio:g}",
-            f"{best.mean:.4f}",
-            "-" if best.stderr is None else f"{best.stderr:.4f}",
-            str(best.n) if best.n == best.n_planned else f"{best.n} of {best.n_planned}",
+            name_of(cell.trial),
+            "-" if cell.trial.rank is None else str(cell.trial.rank),
+            _text.rate(cell.trial.eta_A),
+            "-" if cell.trial.lr_ratio is None else f"{cell.trial.lr_ratio:g}",
+            "diverged" if cell.mean is None else f"{cell.mean:.4f}",
+            "-" if cell.spread is None else f"{cell.spread:.4f}",
+            _seeds(cell, n_seeds),
         )
-        for best in found
+        for cell in best
     ]
-    return f"{_text.table(header, rows)}\n{_legend(found)}"
+    return f"{_text.table(header, rows)}\n{_legend(best)}"
 
 
-def _legend(found: Sequence[Best]) -> str:
-    kinds = sorted({best.stderr_of for best in found if best.stderr_of is not None})
-    chosen = sorted({best.chosen_by for best in found})
+def name_of(trial: Trial) -> str:
+    """Return the method, with MoRA's type."""
+    return trial.method if trial.mora_type is None else f"{trial.method} type {trial.mora_type}"
+
+
+def place_of(trial: Trial) -> str:
+    """Return where a trial lies in its grid, in words."""
+    rank = "" if trial.rank is None else f", rank {trial.rank}"
+    ratio = "" if trial.lr_ratio in (None, 1) else f", lambda {trial.lr_ratio:g}"
+    return f"{name_of(trial)}{rank}, eta_A {_text.rate(trial.eta_A)}{ratio}"
+
+
+def _seeds(cell: BestCell, n_seeds: int) -> str:
+    n_ok = cell.n - cell.n_diverged
+    return str(n_ok) if n_ok == n_seeds else f"{n_ok} of {n_seeds}"
+
+
+def _legend(best: Sequence[BestCell]) -> str:
+    kinds = sorted({cell.spread_of for cell in best if cell.spread_of is not None})
     by = {
-        "select_metric": "chosen on training examples that were held out",
-        "metric_value": "chosen on the evaluation split itself, which flatters: nothing was held out",
+        "select_metric": "chosen on training examples held out for it",
+        "metric_value": "chosen on the evaluation split itself, which flatters (n_select = 0)",
     }
+    chosen = " and ".join(by[key] for key in sorted({cell.chosen_by for cell in best}))
     spread = f"; +-: standard error over {' or '.join(kinds)}" if kinds else ""
-    return f"best cells {' and '.join(by[key] for key in chosen)}, reported on the evaluation split{spread}"
-
-
-def border_warnings(found: Sequence[Best]) -> Iterator[str]:
-    """Yield a line for each best cell that lies on its grid's border: the good region may go on beyond it."""
-    for best in found:
-        if best.borders:
-            name = best.method if best.mora_type is None else f"{best.method} type {best.mora_type}"
-            rank = "" if best.rank is None else f" at rank {best.rank}"
-            axes = " and ".join("lambda" if axis == "lr_ratio" else axis for axis in best.borders)
-            yield f"warning: the best cell of {name}{rank} lies on the border of its grid ({axes}): widen it there"
+    return f"best cells {chosen}, reported on the evaluation split{spread}"

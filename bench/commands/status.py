@@ -8,7 +8,7 @@ from bench.commands._options import Selection, study_command
 @study_command
 def command(selection: Selection) -> int:
     """Tell how far a study is: finished, diverged, failed, best cells so far."""
-    from bench import store
+    from bench import runtime, store
     from bench.commands import _resolve, _show
 
     resolved = _resolve.resolve(selection.study())
@@ -16,16 +16,13 @@ def command(selection: Selection) -> int:
     found = store.scan(directory)
     rows = dict(zip(*(found.table.column(name).to_pylist() for name in ("trial_id", "status")), strict=True))
     attempts = frozenset(store.load_attempts(directory).column("trial_id").to_pylist())
-    by_method = resolved.by_method()
-    print(_show.heading(resolved, directory))
+    print(_show.heading(resolved, directory, runtime.place_of(resolved.study.device).device))
     print()
-    print(_show.progress(by_method, rows, attempts))
-    best = resolved.best(found.table)
+    print(_show.progress(resolved.trials, rows, attempts))
+    best, on_border = resolved.best(found.table)
     if best:
         print()
-        print(_show.best_table(best, resolved.task.metric))
-        for line in _show.border_warnings(best):
-            print(line)
-    for finding in found.findings:
-        print(finding)
+        print(_show.best_table(best, resolved.task.metric, len(resolved.study.seeds)))
+    for warning in (*on_border, *found.findings):
+        print(f"warning: {warning}")
     return 0

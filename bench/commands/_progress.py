@@ -1,0 +1,131 @@
+"""While a sweep runs: a progress bar with the time left and the best cell so far; plain lines where no terminal is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bench.commands import _show, _text
+from bench.record import Record
+from bench.spec import Trial
+from bench.sweep import Event, PackStarted, PackStored, Started, Warned
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+@contextmanager
+def reporter(trials: Sequence[Trial], *, n_steps: int) -> Iterator[Plain]:
+    """Yield what a sweep reports its events to: a bar on a terminal, else one line for each pack."""
+    if not sys.stdout.isatty():
+        yield Plain(trials)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, transient=True) as progress:
+        yield Bar(trials, progress, n_steps=n_steps)
+
+
+class Plain:
+    """One line for each pack that is stored, and for each warning."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self.trials = {trial.trial_id: trial for trial in trials}
+        self.n_packs = self.index = 0
+        self.left = self.best = ""
+
+    def __call__(self, event: Event) -> None:
+        """Take one event of the sweep."""
+        match event:
+            case Started():
+                self.n_packs = event.n_packs
+                self.left = "" if event.estimate is None else f", about {_show.duration(event.estimate)} left"
+                self.begun(event)
+            case PackStarted():
+                self.index, self.n_packs = event.index, event.n_packs
+                self.trials.update({trial.trial_id: trial for trial in event.pack.trials})
+                self.pack_begun(event)
+            case PackStored():
+                self.left = "" if event.remaining is None else f", about {_text.duration(event.remaining.seconds)} left"
+                if event.best is not None and event.best[0] in self.trials:
+                    self.best = f"; best so far {event.best[1]:.4f}: {_show.place_of(self.trials[event.best[0]])}"
+                self.stored(event)
+            case Warned():
+                self.say(f"warning: {event.text}")
+
+    def steps(self, n: int) -> None:
+        """Take note that the trials of the pack have done n steps; lines do not show it."""
+
+    def begun(self, event: Started) -> None:
+        """Say nothing: the plan has just been printed."""
+
+    def pack_begun(self, event: PackStarted) -> None:
+        """Say nothing: the line comes when the pack is stored."""
+
+    def stored(self, event: PackStored) -> None:
+        """Print a line about the pack, and the reasons of trials that failed."""
+        for reason in failures(event.records):
+            self.say(reason)
+        place = f"pack {self.index + 1}/{self.n_packs}, {event.n_finished}/{event.n_trials} trials"
+        self.say(f"{place}{self.left}{self.best}")
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        print(line, flush=True)
+
+
+class Bar(Plain):
+    """A bar over trials that moves within a pack too."""
+
+    def __init__(self, trials: Sequence[Trial], progress: Progress, *, n_steps: int) -> None:
+        super().__init__(trials)
+        self.progress, self.n_steps = progress, n_steps
+        self.bar: TaskID | None = None
+        self.n_finished = self.size = 0
+
+    def begun(self, event: Started) -> None:
+        """Show the bar."""
+        self.n_finished = event.n_finished
+        self.bar = self.progress.add_task(self.text(), total=event.n_trials, completed=event.n_finished)
+
+    def pack_begun(self, event: PackStarted) -> None:
+        """Take note of the size of the pack."""
+        self.size = event.pack.size
+        self.show(self.n_finished)
+
+    def steps(self, n: int) -> None:
+        """Move the bar within the pack: n steps are done."""
+        self.show(self.n_finished + self.size * n / self.n_steps)
+
+    def stored(self, event: PackStored) -> None:
+        """Move the bar to the trials that are finished."""
+        for reason in failures(event.records):
+            self.say(reason)
+        self.n_finished, self.size = event.n_finished, 0
+        self.show(event.n_finished)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, completed: float) -> None:
+        """Draw the bar anew."""
+        if self.bar is not None:
+            self.progress.update(self.bar, completed=int(completed), description=self.text())
+
+    def text(self) -> str:
+        """Return what stands beside the bar."""
+        return f"trials{self.left}{self.best}"
+
+
+def failures(records: Sequence[Record]) -> list[str]:
+    """Return a line for each different reason why trials of these records failed."""
+    lost = [record for record in records if not record.outcome.status.finished]
+    reasons = dict.fromkeys((str(record.outcome.status), record.outcome.reason or "no reason given") for record in lost)
+    return [
+        f"{_text.count(sum(r.outcome.reason == reason for r in lost), 'trial')} {status}: {reason}"
+        for status, reason in reasons
+    ]

@@ -1,0 +1,90 @@
+"""bench sweep: plan, run what is missing, draw the figures, print the best cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands._options import Selection, study_command
+
+if TYPE_CHECKING:
+    from bench.commands._resolve import Resolved
+    from bench.sweep import SweepSummary
+
+
+@study_command
+def command(
+    selection: Selection,
+    storage: Annotated[str | None, typer.Option(help="Optuna storage URL [default: a journal beside the rows]")] = None,
+    rerun_stale: Annotated[
+        bool, typer.Option("--rerun-stale", help="repeat rows of other versions of the code")
+    ] = False,
+) -> int:
+    """Run the trials of a study that are not finished, then draw its figures."""
+    from bench import runtime, sweep
+    from bench.commands import _progress, _resolve, _show
+
+    resolved = _resolve.resolve(selection.study())
+    study, directory = resolved.study, selection.directory(resolved.study)
+    options = resolved.sweep_options(storage=storage, rerun_stale=rerun_stale)
+    preview = sweep.preview(study, resolved.trials, results_dir=selection.results_dir, options=options)
+    print(_show.heading(resolved, directory, options.place.device))
+    print()
+    print(_show.plan(study, preview), flush=True)
+    runtime.check_precision(study.budget.precision)
+    with _progress.reporter(resolved.trials, n_steps=study.budget.max_steps) as report:
+        executor = runtime.local_executor(
+            task=resolved.task,
+            data=resolved.data,
+            located=resolved.located,
+            device=study.device,
+            log_dir=directory / runtime.LOGS,
+            on_steps=report.steps,
+        )
+        done = sweep.run(
+            study,
+            resolved.trials,
+            results_dir=selection.results_dir,
+            executor=executor,
+            options=options,
+            on_event=report,
+        )
+    finish(resolved, done)
+    return done.exit_code
+
+
+def finish(resolved: Resolved, done: SweepSummary) -> None:
+    """Print what a sweep found and where it lies, and draw its figures unless it was interrupted."""
+    from bench.commands import _show, _text
+
+    print()
+    if done.best:
+        print(_show.best_table(done.best, resolved.task.metric, len(resolved.study.seeds)))
+    for warning in done.borders:
+        print(f"warning: {warning}")
+    print()
+    pace = "" if done.trials_per_minute is None else f", {done.trials_per_minute:.1f} trials per minute"
+    counts = f"{done.n_finished:,} of {done.n_trials:,} trials finished ({done.n_diverged:,} diverged)"
+    print(f"{counts}; this run: {done.n_run:,} in {_text.duration(done.seconds)}{pace}, {done.n_failed:,} failed")
+    print(f"rows: {done.directory / 'trials'}")
+    if done.stopped is not None:
+        print(f"stopped: {done.stopped}")
+    elif done.interrupted:
+        print("interrupted; everything finished is kept: the same command goes on, make plots draws what is there")
+    elif done.n_finished:
+        print(f"figures: {_draw(resolved, done.directory)}")
+    if done.n_failed:
+        print(
+            f"failed trials: {done.directory / 'attempts'}, tracebacks: {done.directory / 'logs'}; run again to retry"
+        )
+
+
+def _draw(resolved: Resolved, directory: Path) -> Path:
+    from bench import store
+    from bench.commands import plot
+
+    for _ in plot.draw(resolved, store.load(directory), directory / "figures"):
+        pass
+    return directory / "figures"

@@ -1,0 +1,159 @@
+"""What a sweep runs with on this machine: executor, pack limits, workload, place. Imports torch late."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import devices, provenance
+from bench.errors import BadInput
+from bench.estimate import Place, Workload, matmul_params
+from bench.executors.local import LocalExecutor
+from bench.models import Located
+from bench.planner import Limits, Shape
+from bench.record import Outcome
+from bench.spec import Pack, Trial
+from bench.tasks import Task
+from bench.text import Split, TextData
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from bench.models import LoadedModel
+    from bench.text import EncodedData
+
+SAMPLE = 500  # texts of a split whose tokens are counted: the standard error of their mean is about 3 %
+TOKENS_PER_WORD = 1.3  # where there is no tokenizer.json; only time estimate and pack size rest on it
+LOGS = "logs"
+
+
+def place_of(device: str) -> Place:
+    """Return where trials run: the device's name, as rows tell it, and its kind."""
+    chosen = devices.resolve(device)
+    if chosen == "cpu":
+        return Place(device=provenance.cpu_name(), kind="cpu")
+    return Place(device=devices.gpu_name(devices.index_of(chosen)), kind="cuda")
+
+
+def workload_of(data: TextData, located: Located, n_select: int) -> Workload:
+    """Return what the work of a trial depends on; tokens are counted on a sample of the texts."""
+    return Workload(
+        matmul_params=matmul_params(located.config),
+        train_tokens=mean_tokens(data.train, located),
+        n_eval=len(data.eval),
+        eval_tokens=mean_tokens(data.eval, located),
+        n_select=min(n_select, len(data.train) // 10),
+    )
+
+
+def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
+    """Return what bounds a pack on a device.
+
+    By its whole memory, not what happens to be free: a resumed sweep must form the same packs.
+    """
+    chosen = devices.resolve(device)
+    sizes = {key: int(str(located.config.get(key) or 0)) for key in ("num_hidden_layers", "n_layers", "n_layer")}
+    hidden = next(
+        (int(str(located.config[key])) for key in ("hidden_size", "dim", "n_embd") if key in located.config), 0
+    )
+    shape = Shape(n_layers=max(sizes.values()), hidden_size=hidden, train_tokens=train_tokens)
+    return Limits(
+        device_kind=chosen.partition(":")[0],
+        memory_bytes=devices.memory_bytes(chosen),
+        shape=shape if shape.n_layers and shape.hidden_size else None,
+    )
+
+
+def mean_tokens(split: Split, located: Located) -> float:
+    """Return the mean number of tokens of an example, special tokens included, from a sample of SAMPLE examples."""
+    places = range(0, len(split), max(1, len(split) // SAMPLE))
+    pairs = split.pairs
+    examples = [(split.texts[i],) if pairs is None else (split.texts[i], pairs[i]) for i in places]
+    tokenizer = _tokenizer(located.directory / "tokenizer.json")
+    if tokenizer is None:
+        return sum(2 + TOKENS_PER_WORD * len(" ".join(texts).split()) for texts in examples) / len(examples)
+    encoded = tokenizer.encode_batch([texts if len(texts) > 1 else texts[0] for texts in examples])
+    return sum(len(encoding.ids) for encoding in encoded) / len(encoded)
+
+
+def local_executor(
+    *,
+    task: Task,
+    data: TextData,
+    located: Located,
+    device: str,
+    log_dir: Path,
+    on_steps: Callable[[int], None] = lambda n: None,
+) -> LocalExecutor[Any]:
+    """Return an executor of this machine's device; tokens and model are loaded once, when the first pack runs."""
+    return LocalExecutor(
+        load=functools.partial(_load, task=task, data=data, located=located),
+        train=functools.partial(_train, device=devices.resolve(device), on_steps=on_steps),
+        provenance=provenance.collect(place_of(device).device),
+        metric_name=task.metric,
+        log_dir=log_dir,
+        free=_free,
+    )
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that the engine does not have; imports torch."""
+    from bench.engine.run import DTYPES
+
+    if precision not in DTYPES:
+        raise BadInput(
+            "--precision", "must be one the engine has", got=precision, way_out=f"known: {', '.join(DTYPES)}"
+        )
+
+
+def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tuple[EncodedData, LoadedModel]:
+    from bench import models, text
+    from bench.engine.run import DTYPES
+
+    budget = trial.budget
+    encoded = text.encode(
+        data,
+        located,
+        n_labels=task.n_labels,
+        metric=task.metric,
+        max_length=budget.max_length,
+        n_select=budget.n_select,
+    )
+    return encoded, models.load_model(located, task.n_labels, DTYPES[budget.precision])
+
+
+def _train(
+    pack: Pack, loaded: tuple[EncodedData, LoadedModel], *, device: str, on_steps: Callable[[int], None]
+) -> Sequence[Outcome]:
+    import torch
+
+    from bench.clock import Clock
+    from bench.engine.run import EngineOptions, run_pack
+
+    chosen = torch.device(device)
+    wait = functools.partial(torch.cuda.synchronize, chosen) if chosen.type == "cuda" else lambda: None
+    data, model = loaded
+    return run_pack(pack, data, model, EngineOptions(device=chosen), clock=Clock(synchronize=wait), on_steps=on_steps)
+
+
+def _free() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _tokenizer(path: Path) -> Tokenizer | None:
+    if not path.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception:  # the library raises plain Exception; the run itself names what is wrong with the file
+        return None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
