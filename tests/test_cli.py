@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -9,13 +10,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
-from bench import cli, commands, registry
-from bench.commands import _text, dictionary
+from bench import cli, commands, models, registry, runtime, study, tasks, text
+from bench.commands import _progress, _show, _text, dictionary
 from bench.errors import BadInput
+from bench.estimate import Estimate
 from bench.overrides import BY_KEY, OPTIONS
-from bench.record import SCHEMA
+from bench.record import SCHEMA, Outcome
+from bench.spec import Pack
+from bench.sweep import PackStarted, PackStored, Started
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY_COMMANDS = ("plan", "sweep", "status", "plot")
@@ -61,16 +68,18 @@ def test_no_command_shows_them_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(re.search(rf"^  {name} ", shown, re.MULTILINE) for name in registry.names(commands))
 
 
-@pytest.mark.parametrize(("error", "code"), [(BadInput("x", "y", way_out="z"), 2), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(
+    ("error", "code", "said"), [(BadInput("x", "y", way_out="z"), 2, "x: y; z\n"), (KeyboardInterrupt(), 130, "")]
+)
 def test_exit_codes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
 ) -> None:
     def fail() -> str:
         raise error
 
     monkeypatch.setattr(dictionary, "text", fail)
     assert cli.main(["dictionary", "--output", os.devnull]) == code
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err == said
 
 
 def test_the_dictionary_tells_every_column_and_is_up_to_date(tmp_path: Path) -> None:
@@ -128,3 +137,110 @@ def test_tables_are_aligned() -> None:
     assert [_text.duration(s) for s in (45, 720, 12240)] == ["45 s", "12 min", "3.4 h"]
     assert [_text.count(n, "trial") for n in (1, 2000)] == ["1 trial", "2,000 trials"]
     assert (_text.rate(1.6e-4), _text.rate(None)) == ("1.6e-04", "-")
+
+
+def test_a_sweep_from_plan_to_figures_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--methods", "lora,lora+", "--ranks", "2", "--eta-A", "1e-3,1.6e-2", "--lambda", "1,4", "--seeds", "0"]
+    options = [*chosen, "--steps", "2", "--n-select", "0", "--results-dir", str(tmp_path), "--device", "cpu"]
+    study_dir = tmp_path / "demo-tiny-roberta"
+
+    assert cli.main(["plan", *options]) == 0
+    assert "4 trials in 1 pack; 0 finished, 4 to run in 1 pack; about" in capsys.readouterr().out
+    assert not study_dir.exists()
+
+    assert cli.main(["plot", *options]) == 2
+    assert "there must be finished trials of the study" in capsys.readouterr().err
+
+    assert cli.main(["sweep", *options]) == 0
+    out = capsys.readouterr().out
+    assert "pack 1/1, 4/4 trials" in out
+    assert "chosen on the evaluation split itself" in out
+    assert re.search(r"^lora\+? +2 +1.[06]e-0\d +[14] +0\.\d{4} +0\.\d{4} +1$", out, re.MULTILINE)
+    assert {path.suffix for path in (study_dir / "figures").iterdir()} == {".png", ".pdf"}
+    rows = pd.read_parquet(study_dir / "trials")
+    assert sorted(zip(rows["method"], rows["eta_A"], rows["lr_ratio"], strict=True)) == [
+        ("lora", 1e-3, 1), ("lora", 1.6e-2, 1), ("lora+", 1e-3, 4), ("lora+", 1.6e-2, 4),
+    ]  # fmt: skip
+
+    assert cli.main(["sweep", *options]) == 0
+    assert "4 of 4 trials finished (0 diverged); this run: 0 in" in capsys.readouterr().out
+    assert pd.read_parquet(study_dir / "trials").equals(rows)
+
+    assert cli.main(["plan", *options]) == 0
+    assert "4 finished, 0 to run in 0 packs\n" in capsys.readouterr().out
+    assert cli.main(["status", *options]) == 0
+    assert re.search(r"^lora\+ +2 +2 +0 +0$", capsys.readouterr().out, re.MULTILINE)
+    assert cli.main(["plot", *options]) == 0
+    assert "heatmap_eta_B_zero_B.png" in capsys.readouterr().out
+
+
+def test_failed_trials_are_exit_code_1_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> list[Outcome]:
+        raise RuntimeError("the cable is out")
+
+    monkeypatch.setattr("bench.runtime._train", fail)
+    options = ["--methods", "full", "--eta-A", "1e-3,1e-2", "--seeds", "0", "--results-dir", str(tmp_path)]
+    assert cli.main(["sweep", *options]) == 1
+    out = capsys.readouterr().out
+    assert "1 trial failed: RuntimeError: the cable is out" in out
+    assert "0 of 2 trials finished (0 diverged); this run: 0 in 0 s, 2 failed" in out
+    assert cli.main(["status", *options]) == 0
+    assert re.search(r"^full +2 +0 +0 +2$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_an_interrupted_sweep_is_exit_code_130(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> list[Outcome]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.runtime._train", interrupt)
+    assert cli.main(["sweep", "--methods", "full", "--seeds", "0", "--results-dir", str(tmp_path)]) == 130
+    assert "interrupted; everything finished is kept" in capsys.readouterr().out
+
+
+def test_the_bar_moves_within_a_pack_and_names_the_best_cell() -> None:
+    loaded = study.load("demo", overrides={"methods": "lora+", "rank": "8"})
+    trials = study.expand(loaded, data_hash="", model_hash="", default_targets=("query",))
+    stream = io.StringIO()
+    console = Console(file=stream, width=200, force_terminal=True, color_system=None)
+    with Progress(*_progress.COLUMNS, console=console, auto_refresh=False) as progress:
+        bar = _progress.Bar(trials, progress, n_steps=10)
+        bar(Started(n_trials=8, n_finished=2, n_packs=2, estimate=Estimate(seconds=600, calibrated=True)))
+        bar(PackStarted(pack=Pack(trials=trials[:4]), index=0, n_packs=2))
+        bar.steps(5)
+        assert progress.tasks[0].completed == 4
+        best = (trials[1].trial_id, 0.75)
+        bar(PackStored(records=(), n_finished=6, n_trials=8, remaining=None, best=best))
+        assert progress.tasks[0].completed == 6
+        assert f"best so far 0.7500: {_show.place_of(trials[1])}" in progress.tasks[0].description
+
+
+def test_the_place_of_a_trial() -> None:
+    loaded = study.load("demo", overrides={"eta_A": "1.6e-4", "seeds": "0"})
+    trials = study.expand(loaded, data_hash="", model_hash="", default_targets=("query",))
+    assert [_show.place_of(trial) for trial in trials] == [
+        "lora, rank 1, eta_A 1.6e-04",
+        "lora, rank 8, eta_A 1.6e-04",
+        "lora+, rank 8, eta_A 1.6e-04, lambda 4",
+        "lora+, rank 8, eta_A 1.6e-04, lambda 16",
+        "lora+, rank 8, eta_A 1.6e-04, lambda 64",
+        "mora type 1, rank 8, eta_A 1.6e-04",
+        "mora type 6, rank 8, eta_A 1.6e-04",
+        "full, eta_A 1.6e-04",
+    ]
+
+
+def test_mean_tokens_are_those_of_the_encoded_texts() -> None:
+    task, located = tasks.get("demo"), models.locate("tiny-roberta")
+    data = task.load(None)
+    encoded = text.encode(data, located, n_labels=2, metric="accuracy", max_length=128, n_select=0)
+    assert runtime.mean_tokens(data.train, located) == pytest.approx(encoded.train.lengths.mean(), rel=0.05)
+    assert runtime.mean_tokens(data.eval, located) == pytest.approx(encoded.eval.lengths.mean(), rel=0.05)
+
+
+def test_a_precision_that_the_engine_lacks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sweep", "--precision", "fp16", "--results-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("--precision: must be one the engine has, but got fp16")

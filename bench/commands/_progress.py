@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from bench.commands import _show, _text
 from bench.record import Record
 from bench.spec import Trial
 from bench.sweep import Event, PackStarted, PackStored, Started, Warned
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+COLUMNS = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
 
 
 @contextmanager
@@ -22,10 +22,7 @@ def reporter(trials: Sequence[Trial], *, n_steps: int) -> Iterator[Plain]:
     if not sys.stdout.isatty():
         yield Plain(trials)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*COLUMNS, transient=True) as progress:
         yield Bar(trials, progress, n_steps=n_steps)
 
 

@@ -32,6 +32,11 @@ class Resolved:
         """The ids of all trials."""
         return frozenset(trial.trial_id for trial in self.trials)
 
+    @property
+    def is_search(self) -> bool:
+        """Whether trials are chosen as results come in: then `trials` only spans the space, and every row counts."""
+        return self.study.sampler == "tpe"
+
     def sweep_options(self, **more: Any) -> Options:
         """Return how the study is swept on its device."""
         budget = self.study.budget

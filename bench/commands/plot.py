@@ -26,12 +26,13 @@ def command(selection: Selection) -> int:
     # A figure study may draw another study's rows, so that no trial runs twice.
     rows_from = resolved.study.rows_from
     table = store.load(directory if rows_from is None else selection.results_dir / rows_from)
-    n_rows = sum(trial_id in resolved.ids for trial_id in table.column("trial_id").to_pylist())
+    row_ids = table.column("trial_id").to_pylist()
+    n_rows = len(row_ids) if resolved.is_search else sum(trial_id in resolved.ids for trial_id in row_ids)
     if n_rows == 0:
         way_out = f"run make sweep with the same options first, or plot another study than {resolved.study.name}"
         raise BadInput(str(directory), "there must be finished trials of the study", way_out=way_out)
     missing = len(resolved.ids) - n_rows
-    if missing:
+    if missing and not resolved.is_search:
         print(f"{missing} of {len(resolved.ids)} trials are not finished: their cells are drawn as missing")
     for path in draw(resolved, table, directory / "figures"):
         print(path)
@@ -48,7 +49,11 @@ def draw(resolved: Resolved, table: pa.Table, figures_dir: Path) -> Iterator[Pat
     from plots import figures, style
     from plots.tidy import StudyInfo
 
-    info = StudyInfo.of(resolved.study, resolved.trials, higher_is_better=resolved.task.higher_is_better)
+    better = resolved.task.higher_is_better
+    if resolved.is_search:
+        info = StudyInfo(name=resolved.study.name, higher_is_better=better)
+    else:
+        info = StudyInfo.of(resolved.study, resolved.trials, higher_is_better=better)
     try:
         figures_dir.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.all_figures(table.to_pandas(), info).items():

@@ -18,6 +18,10 @@ def command(selection: Selection) -> int:
     attempts = frozenset(store.load_attempts(directory).column("trial_id").to_pylist())
     print(_show.heading(resolved, directory, runtime.place_of(resolved.study.device).device))
     print()
+    if resolved.is_search:
+        n_wanted = (resolved.study.n_trials or 0) * len(resolved.study.grids)
+        print(f"sampler tpe: {len(rows):,} of {n_wanted:,} trials finished, {len(attempts):,} failed")
+        return 0
     print(_show.progress(resolved.trials, rows, attempts))
     best, on_border = resolved.best(found.table)
     if best:
