@@ -66,8 +66,12 @@ class Method:
         return 0
 
     def pack_key(self, trial: Trial) -> Hashable:
-        """Return what two trials of one pack must share; the rest of their method settings may differ."""
-        return (self.name, trial.target_modules, trial.layers_to_transform, trial.lora_dropout)
+        """Return what two trials of one pack must share; the rest of their method settings may differ.
+
+        head_policy "paper" freezes a part of the head, the others are learning rates.
+        """
+        frozen_head = trial.head_policy == "paper"
+        return (self.name, trial.target_modules, trial.layers_to_transform, trial.lora_dropout, frozen_head)
 
     def roles(self, shape: LayerShape) -> dict[str, Role]:
         """Return the role of each parameter that the method adds to a layer of this shape, by name."""
