@@ -49,9 +49,12 @@ class Asked:
 
 
 class Bridge:
-    """The Optuna studies of one results directory, all in one storage."""
+    """The Optuna studies of one results directory, all in one storage.
 
-    def __init__(self, storage: BaseStorage, owner: str, *, higher_is_better: bool) -> None:
+    `owner` is the directory's id where the storage may be shared with others, None where it lies in the directory.
+    """
+
+    def __init__(self, storage: BaseStorage, owner: str | None, *, higher_is_better: bool) -> None:
         self._storage, self._owner = storage, owner
         self._direction = "maximize" if higher_is_better else "minimize"
         self._studies: dict[str, optuna.Study] = {}
@@ -122,15 +125,20 @@ class Bridge:
                 load_if_exists=True,
                 sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: grid trials come from the queue
             )
-            owner = study.user_attrs.get(_OWNER)
-            if owner is None and not study.get_trials(deepcopy=False):
-                study.set_user_attr(_OWNER, self._owner)
-            elif owner != self._owner:
-                rule = "an Optuna study must belong to one results directory"
-                way_out = "give another storage or study name, or delete that study with `optuna delete-study`"
-                raise BadInput(f"storage, study {name}", rule, got="one that another made", way_out=way_out)
+            if self._owner is not None:
+                self._claim(study)
             self._studies[name] = study
         return self._studies[name]
+
+    def _claim(self, study: optuna.Study) -> None:
+        """Mark a new study as this directory's; refuse one that is not: it would be emptied as wrong."""
+        owner = study.user_attrs.get(_OWNER)
+        if owner is None and not study.get_trials(deepcopy=False):
+            study.set_user_attr(_OWNER, self._owner)
+        elif owner != self._owner:
+            rule = "an Optuna study must belong to one results directory"
+            way_out = "give another storage or study name, or delete that study with `optuna delete-study`"
+            raise BadInput(f"storage, study {study.study_name}", rule, got="one that another made", way_out=way_out)
 
     def _finished(self, study: optuna.Study, expected: Mapping[str, float]) -> set[str] | None:
         """Return the ids of the finished trials, or None where they contradict `expected`; fail what is left over."""
@@ -152,7 +160,7 @@ class Bridge:
                 params=params,
                 distributions={name: d for name, d in _distributions(space).items() if name in params},
                 value=row.value,
-                user_attrs={"trial_id": row.trial_id, **row.attributes},
+                user_attrs={**row.attributes, "trial_id": row.trial_id},
             )
         )
 
@@ -176,7 +184,7 @@ def open_storage(directory: Path, url: str | None) -> tuple[BaseStorage, tuple[s
 def open_bridge(directory: Path, url: str | None, *, higher_is_better: bool) -> tuple[Bridge, tuple[str, ...]]:
     """Return the bridge of a study directory and what had to be mended (see `open_storage`)."""
     storage, notes = open_storage(directory, url)
-    owner = "" if url is None else directory_id(directory)  # a journal lies in its directory: it can be no other's
+    owner = None if url is None else directory_id(directory)
     return Bridge(storage, owner, higher_is_better=higher_is_better), notes
 
 

@@ -56,7 +56,7 @@ def prove_writable(*directories: Path) -> None:
         BadInput: where that fails: a full disk, a read-only file system, no permission, a file in the way.
     """
     for directory in directories:
-        probe = directory / f".probe-{os.getpid()}"
+        probe = directory / f".writing-probe-{os.getpid()}"  # store.check clears it after a kill
         try:
             directory.mkdir(parents=True, exist_ok=True)
             try:

@@ -163,4 +163,4 @@ def _entry(
 
 def _attributes(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what Optuna is told of a row beside its parameters and value; the trial_id leads to the rest."""
-    return {name: row[name] for name in ("seed", "status", "metric_value", "pack_id")}
+    return {name: row[name] for name in ("trial_id", "seed", "status", "metric_value", "pack_id")}
