@@ -34,7 +34,9 @@ class Training:
 
 
 class Loop:
-    """Trains one pack. `evaluate` returns each trial's metric at a curve point, [K]; it runs outside train time."""
+    """Trains one pack. `evaluate` returns each trial's metric at a curve point, [K], nan where weights are broken; it
+    runs outside train time.
+    """
 
     def __init__(
         self, bank: Bank, path: Path, split: Batches, budget: TrainBudget, *, n_chunks: int, clock: Clock,
@@ -127,6 +129,6 @@ class Loop:
             if self.state.diverged_step_K[k] == 0:
                 point = CurvePoint(
                     step=self.state.steps_done, train_seconds=seconds, train_loss=float(mean_K[k]),
-                    metric_value=float(metric_K[k]),
+                    metric_value=float(metric_K[k]) if np.isfinite(metric_K[k]) else None,
                 )  # fmt: skip
                 curve.append(point)

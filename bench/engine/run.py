@@ -62,7 +62,7 @@ def run_pack(
     def measure() -> np.ndarray:
         with clock.phase("eval"):
             latest[:] = [evaluate(path, dev, data.eval.labels, n_trials=pack.size)]
-        return latest[0].score(data.metric)[0]
+        return np.where(np.isfinite(latest[0].loss_K), latest[0].score(data.metric)[0], np.nan)
 
     n_chunks = options.n_chunks or default_chunks(data, pack)
     loop = Loop(bank, path, train, trial.budget, n_chunks=n_chunks, clock=clock, evaluate=measure, on_steps=on_steps)

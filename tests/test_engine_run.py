@@ -1,0 +1,277 @@
+"""run_pack, end to end on a tiny model: what the outcomes say, and that it is true."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine_helpers import budget, load_random, random_data, tiny_model, trial
+from oracle import CPU, padded, start_values, train_peft_alone
+from transformers import DistilBertConfig
+
+from bench.clock import Clock
+from bench.engine.run import EngineOptions, run_pack
+from bench.models._base import LoadedModel
+from bench.record import Outcome, Status
+from bench.spec import Pack, Trial
+from bench.text import Encoded, EncodedData
+
+STEPS: dict[str, Any] = {"max_steps": 50, "eval_steps": 20, "lr_scheduler_type": "constant"}
+
+
+class Ticks:
+    """A clock whose every look takes one second, so that a phase lasts exactly one."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+
+def with_rule(split: Encoded) -> Encoded:
+    """The same examples with a first token that gives the label away: 5 or 6."""
+    ids = split.ids.copy()
+    ids[split.offsets[:-1]] = 5 + split.labels
+    return replace(split, ids=ids)
+
+
+@cache
+def data() -> EncodedData:
+    drawn = random_data(n_train=120, n_eval=45)
+    assert drawn.select is not None
+    parts = {"train": with_rule(drawn.train), "eval": with_rule(drawn.eval), "select": with_rule(drawn.select)}
+    return replace(drawn, **parts)
+
+
+def go(
+    trials: list[Trial], *, loaded: LoadedModel | None = None, clock: Clock | None = None, **options: Any
+) -> list[Outcome]:
+    content = options.pop("data", data())
+    on_steps = options.pop("on_steps", lambda n: None)
+    settings = EngineOptions(device=CPU, **options)
+    pack = Pack(trials=tuple(trials))
+    return run_pack(pack, content, loaded or tiny_model(), settings, clock=clock or Clock(), on_steps=on_steps)
+
+
+def lora(**changes: Any) -> Trial:
+    own = {key: changes.pop(key) for key in list(changes) if key in budget().__slots__}
+    return trial(budget=budget(**{**STEPS, **own}), **changes)
+
+
+def full(**changes: Any) -> Trial:
+    unread = dict.fromkeys(("rank", "lora_alpha", "use_rslora", "lora_dropout", "init", "target_modules", "eta_B"))
+    return lora(**{"method": "full", **unread, **changes})
+
+
+def mora(**changes: Any) -> Trial:
+    unread = dict.fromkeys(("lora_alpha", "use_rslora", "init", "eta_B"))
+    return lora(**{"method": "mora", "mora_type": 6, "mora_rounding": "floor", **unread, **changes})
+
+
+@pytest.fixture(scope="module")
+def three() -> tuple[list[Trial], list[Outcome], Clock]:
+    """A pack of a good trial, one that goes nowhere and one that diverges, timed by ticks."""
+    trials = [lora(eta_A=1e-2), lora(eta_A=1e-9), lora(eta_A=1e200, eta_B=1e200)]
+    clock = Clock(now=Ticks())
+    return trials, go(trials, clock=clock), clock
+
+
+def test_an_ok_outcome_tells_everything(three: Any) -> None:
+    good = three[1][0]
+    assert good.status is Status.OK
+    assert (good.reason, good.diverged_step, good.collapsed) == (None, None, False)
+    assert good.steps_done == 50
+    assert good.metric_name == "accuracy"
+    assert good.metric_value == good.accuracy >= 0.9, "a rule of one token is learned in 50 steps"
+    assert good.select_metric is not None
+    assert good.metric_stderr == pytest.approx(math.sqrt(good.accuracy * (1 - good.accuracy) / 45), rel=0.05)
+    assert (good.engine_path, good.timing_mode, good.compile_seconds) == ("unpadded", "pack_share", None)
+    assert good.n_trainable is not None
+    assert good.n_total is not None
+    assert good.n_trainable < good.n_total
+    assert good.mora_r_hat is None
+
+
+def test_eval_correct_holds_the_bits_of_the_score(three: Any) -> None:
+    for outcome in three[1][:2]:
+        assert outcome.n_eval == 45
+        assert len(outcome.eval_correct) == 6, "45 bits in whole bytes"
+        bits = np.unpackbits(np.frombuffer(outcome.eval_correct, dtype=np.uint8))
+        assert not bits[45:].any()
+        assert bits[:45].mean() == pytest.approx(outcome.accuracy)
+
+
+def test_the_curve_has_a_point_at_every_evaluation_and_at_the_end(three: Any) -> None:
+    for outcome in three[1][:2]:
+        assert [p.step for p in outcome.curve] == [20, 40, 50]
+        assert outcome.curve[-1].metric_value == outcome.metric_value
+        assert outcome.curve[-1].train_loss == outcome.train_loss
+        assert outcome.best_metric == max(p.metric_value for p in outcome.curve)
+        seconds = [p.train_seconds for p in outcome.curve]
+        assert seconds == sorted(seconds)
+        assert seconds[-1] == outcome.train_seconds
+
+
+def test_seconds_are_shares_that_add_up_and_evaluation_is_not_training(three: Any) -> None:
+    _, outcomes, clock = three
+    assert clock.seconds("train") == 50, "one tick a step"
+    assert clock.seconds("eval") == 4, "three points of the curve and the select split"
+    assert clock.seconds("setup") == 1
+    for phase in ("train", "eval", "setup"):
+        shares = [getattr(o, f"{phase}_seconds") for o in outcomes]
+        assert sum(shares) == pytest.approx(clock.seconds(phase))
+        assert len(set(shares)) == 1
+    good = outcomes[0]
+    assert good.examples_per_second == pytest.approx(50 * 8 / good.train_seconds)
+    assert good.tokens_per_second > 3 * good.examples_per_second
+
+
+def test_a_diverged_outcome_has_a_step_a_reason_and_no_score(three: Any) -> None:
+    wild = three[1][2]
+    assert wild.status is Status.DIVERGED
+    assert wild.diverged_step == 2
+    assert wild.steps_done == 1
+    assert "step 2" in wild.reason
+    scores = (
+        "metric_value",
+        "metric_stderr",
+        "accuracy",
+        "select_metric",
+        "best_metric",
+        "eval_correct",
+        "eval_loss",
+        "collapsed",
+    )
+    assert [getattr(wild, name) for name in scores] == [None] * len(scores)
+    assert wild.curve == ()
+    assert wild.n_trainable == three[1][0].n_trainable
+
+
+def test_a_curve_before_the_divergence_holds_no_score_of_broken_weights() -> None:
+    """The update of step 2 breaks the weights, the evaluation after it sees them, step 3 finds them broken."""
+    wild = lora(eta_A=1e200, eta_B=1e200, max_steps=6, eval_steps=2, warmup_steps=1)
+    (outcome,) = go([wild])
+    assert (outcome.status, outcome.diverged_step) == (Status.DIVERGED, 3)
+    assert [p.step for p in outcome.curve] == [2]
+    assert outcome.curve[0].metric_value is None
+    assert outcome.curve[0].train_loss is not None
+
+
+def test_weights_that_break_in_the_last_update_are_a_divergence() -> None:
+    (outcome,) = go([lora(eta_A=1e200, eta_B=1e200, max_steps=2, eval_steps=2, warmup_steps=1)])
+    assert (outcome.status, outcome.metric_value) == (Status.DIVERGED, None)
+    assert outcome.diverged_step == 2
+    assert all(p.metric_value is None for p in outcome.curve)
+
+
+def test_a_collapsed_trial_is_ok_and_flagged() -> None:
+    stuck, fine = go([lora(eta_A=3.0), lora(eta_A=1e-2)])
+    assert stuck.status is Status.OK
+    assert stuck.collapsed is True
+    one_class = np.isclose(stuck.accuracy or 0, [data().eval.labels.mean(), 1 - data().eval.labels.mean()]).any()
+    assert one_class or (stuck.train_loss or 0) > math.log(2)
+    assert fine.collapsed is False
+
+
+def test_outcomes_are_those_of_peft_on_the_evaluation_split() -> None:
+    """Train with PEFT, predict the split in file order, one example at a time: the same bits, the same loss."""
+    loaded, member = tiny_model(), lora(eta_A=3e-3, max_steps=12, eval_steps=12)
+    (outcome,) = go([member], loaded=loaded)
+    (start,) = start_values(loaded, [member])
+    model: Any = train_peft_alone(loaded, data().train, member, start).model
+    split = data().eval
+    batches = [padded(split, np.array([place])) for place in range(len(split))]
+    with torch.no_grad():
+        logits = torch.cat([model(**{k: v for k, v in b.items() if k != "labels"}).logits for b in batches])
+    labels = torch.from_numpy(split.labels)
+    correct = (logits.argmax(-1) == labels).numpy()
+    assert outcome.eval_correct == np.packbits(correct).tobytes()
+    assert outcome.eval_loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), abs=1e-9)
+
+
+@pytest.mark.parametrize("member", [lora(eta_A=1e-2, method="lora+", eta_B=4e-2), mora(eta_A=1e-2), full(eta_A=3e-3)])
+def test_every_method_learns_a_simple_rule(member: Trial) -> None:
+    (outcome,) = go([member])
+    assert outcome.status is Status.OK
+    assert (outcome.accuracy or 0) >= 0.9
+    assert (outcome.mora_r_hat == 10) == (member.method == "mora"), "floor(sqrt((16 + 16) 4)) = 11, even: 10"
+    if member.method == "full":
+        assert outcome.n_trainable == outcome.n_total
+
+
+def test_both_paths_give_the_same_outcome() -> None:
+    trials = [lora(eta_A=1e-2, max_steps=10), lora(eta_A=1e-3, max_steps=10)]
+    for one, other in zip(go(trials, path="bank"), go(trials, path="unpadded", n_chunks=5), strict=True):
+        assert (one.engine_path, other.engine_path) == ("bank", "unpadded")
+        assert one.eval_correct == other.eval_correct
+        assert one.eval_loss == pytest.approx(other.eval_loss, abs=1e-9)
+        assert one.train_loss == pytest.approx(other.train_loss, abs=1e-10)
+
+
+def test_without_a_select_split_there_is_no_select_metric() -> None:
+    clock = Clock(now=Ticks())
+    (outcome,) = go([lora(max_steps=2)], data=replace(data(), select=None), clock=clock)
+    assert outcome.select_metric is None
+    assert clock.seconds("eval") == 1
+
+
+def test_isolated_timing_is_for_a_trial_alone() -> None:
+    assert [o.timing_mode for o in go([lora(max_steps=1)], isolated=True)] == ["isolated"]
+    assert [o.timing_mode for o in go([lora(max_steps=1), lora(max_steps=1, rank=2)], isolated=True)] == [
+        "pack_share"
+    ] * 2
+
+
+def test_progress_is_told_and_an_interrupt_passes_through() -> None:
+    told: list[int] = []
+    go([lora()], on_steps=told.append)
+    assert told == [20, 40, 50]
+
+    def interrupt(n: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go([lora()], on_steps=interrupt)
+
+
+def test_a_pack_leaves_the_shared_base_as_it_was() -> None:
+    loaded = tiny_model()
+    before = {name: p.clone() for name, p in loaded.model.named_parameters()}
+    first = go([lora(eta_A=1e-2, max_steps=5)], loaded=loaded)
+    full_run = go([full(eta_A=1e-2, max_steps=5)], loaded=loaded)
+    again = go([lora(eta_A=1e-2, max_steps=5)], loaded=loaded)
+    assert all(torch.equal(p, before[name]) for name, p in loaded.model.named_parameters())
+    assert first[0].eval_loss == again[0].eval_loss != full_run[0].eval_loss
+
+
+@pytest.mark.parametrize("path", ["bank", "unpadded"])
+def test_a_base_in_half_precision_trains_nearly_alike(path: Any) -> None:
+    loaded = tiny_model(dtype=torch.bfloat16)
+    short = {"eta_A": 1e-2, "max_steps": 10, "eval_steps": 10}
+    outcomes = go([lora(precision="bf16", **short), lora(precision="bf16", rank=2, **short)], loaded=loaded, path=path)
+    (reference,) = go([lora(precision="fp32", **short)], loaded=tiny_model(dtype=torch.float32))
+    assert [o.status for o in outcomes] == [Status.OK] * 2
+    assert outcomes[0].train_loss == pytest.approx(reference.train_loss, abs=0.03)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
+
+
+def test_a_path_that_the_model_cannot_take_is_refused() -> None:
+    config = DistilBertConfig(
+        vocab_size=60, dim=16, n_layers=1, n_heads=4, hidden_dim=24, max_position_embeddings=40, dropout=0.0,
+        attention_dropout=0.0, seq_classif_dropout=0.0, num_labels=2,
+    )  # fmt: skip
+    loaded, member = load_random(config), lora(max_steps=2, target_modules=("q_lin", "v_lin"))
+    with pytest.raises(ValueError, match="distilbert"):
+        go([member], loaded=loaded, path="unpadded")
+    assert go([member], loaded=loaded)[0].engine_path == "bank"
+
+
+def test_started_at_is_utc_to_the_second(three: Any) -> None:
+    assert all(o.started_at.endswith("+00:00") and len(o.started_at) == 25 for o in three[1])
