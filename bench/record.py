@@ -178,11 +178,13 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="timing_mode", type=_S, meaning="isolated (alone on an idle device) or pack_share (1/K of the pack)"),
     Column(name="pack_id", type=_S, meaning="hash of the ids of the trials trained together"),
     Column(name="pack_size", type=_I, meaning="K, how many were trained together"),
-    Column(name="engine_path", type=_S, meaning="bank, unpadded or another path of the engine, with what it fell back to"),
+    Column(name="engine_path", type=_S, meaning="way through the model: bank or unpadded, and what it left out"),
     Column(name="examples_per_second", type=_F, meaning="training examples of this trial / train_seconds", unit="1/s"),
     Column(name="tokens_per_second", type=_F, meaning="real (not padding) tokens / train_seconds", unit="1/s"),
     Column(name="peak_memory_bytes", type=_I, meaning="peak of the pack, from the allocator", unit="bytes"),
-    Column(name="curve", type=CURVE_TYPE, meaning="evaluations while training: step, train_seconds, train_loss, metric_value"),
+    Column(
+        name="curve", type=CURVE_TYPE, meaning="evaluations while training; train_loss is the mean since the last one"
+    ),
     Column(name="started_at", type=_S, meaning="ISO 8601, UTC"),
     Column(name="git_commit", type=_S, meaning="commit of the harness"),
     Column(name="git_dirty", type=_B, meaning="whether the work tree had uncommitted changes"),

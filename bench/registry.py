@@ -18,13 +18,15 @@ def names(package: ModuleType) -> tuple[str, ...]:
 
 
 def load(package: ModuleType, name: str, attribute: str, *, where: str) -> Any:
-    """Return `attribute` of the module called `name` in `package`; BadInput, with the nearest names, if there is none."""
+    """Return `attribute` of the module called `name` in `package`; BadInput, with known names, if there is none."""
     known = names(package)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         kind = package.__name__.rsplit(".", 1)[-1]
-        raise BadInput(where, f"must be one of the {kind} here", got=repr(name), way_out=f"{hint}known: {one_of(known)}")
+        raise BadInput(
+            where, f"must be one of the {kind} here", got=repr(name), way_out=f"{hint}known: {one_of(known)}"
+        )
     return getattr(importlib.import_module(f"{package.__name__}.{_module(name)}"), attribute)
 
 

@@ -98,14 +98,20 @@ def local_executor(
     )
 
 
-def check_precision(precision: str) -> None:
-    """Refuse a precision that the engine does not have; imports torch."""
+def check_precision(precision: str, device: str) -> None:
+    """Refuse a precision that the engine or the device does not have; imports torch."""
+    import torch
+
     from bench.engine.run import DTYPES
 
     if precision not in DTYPES:
-        raise BadInput(
-            "--precision", "must be one the engine has", got=precision, way_out=f"known: {', '.join(DTYPES)}"
-        )
+        way_out = f"known: {', '.join(DTYPES)}"
+        raise BadInput("--precision", "must be one the engine has", got=precision, way_out=way_out)
+    if precision == "bf16" and devices.resolve(device) == "cpu":
+        has = torch.cpu.get_capabilities()
+        if not (has.get("avx512_bf16") or has.get("amx_bf16")):
+            rule = "must be one the device computes in: this CPU, without avx512_bf16 and AMX, would only emulate it"
+            raise BadInput("--precision", rule, got=precision, way_out="use --precision fp32")
 
 
 def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tuple[EncodedData, LoadedModel]:

@@ -1,4 +1,4 @@
-"""Settings of every test: one thread (the machines have few cores and the models are tiny), nothing from the network."""
+"""Settings of every test: one thread (few cores, tiny models), nothing from the network."""
 
 from __future__ import annotations
 

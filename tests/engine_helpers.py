@@ -31,7 +31,9 @@ SIZES: dict[str, Any] = {
 }
 
 
-def tiny_model(kind: str = "roberta", *, dtype: torch.dtype = torch.float64, seed: int = 0, **changes: Any) -> LoadedModel:
+def tiny_model(
+    kind: str = "roberta", *, dtype: torch.dtype = torch.float64, seed: int = 0, **changes: Any
+) -> LoadedModel:
     """A random classifier of a few thousand weights."""
     torch.manual_seed(seed)
     config = {"roberta": RobertaConfig, "bert": BertConfig}[kind](**{**SIZES, **changes})

@@ -33,7 +33,7 @@ def command(
     print(_show.heading(resolved, directory, options.place.device))
     print()
     print(_show.plan(study, preview), flush=True)
-    runtime.check_precision(study.budget.precision)
+    runtime.check_precision(study.budget.precision, study.device)
     with _progress.reporter(resolved.trials, n_steps=study.budget.max_steps) as report:
         executor = runtime.local_executor(
             task=resolved.task,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,13 +31,14 @@ ATTENTION = "lorasweep_keyed"
 
 
 class Bank:
-    """The model of a pack: `model` with K trials' parameters, which `params` owns, and the keys of its dropout masks."""
+    """A pack's model: `model` with K trials' parameters, which `params` owns, and the keys of its dropout masks."""
 
     def __init__(
         self, loaded: LoadedModel, trials: Sequence[Trial], method: Method, *, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.trials, self.method, self.n_trials = tuple(trials), method, len(trials)
         self.keys = MaskKeys(trials[0].seed)
+        self.only_keyed_masks = False  # set where the model draws masks that are not keyed: they are left out
         self.model = _copy(loaded.model, share=not method.trains_base).to(device)
         self.n_base = sum(p.numel() for p in self.model.parameters())
         self.shapes = () if method.trains_base else adapted_layers(self.model, trials[0], loaded.head_names)
@@ -62,11 +64,23 @@ class Bank:
         for name, module in list(self.model.named_modules()):
             if isinstance(module, nn.Dropout):
                 _put(self.model, name, KeyedDropout(module.p, name, self.keys))
-            module._keyed_path = name  # type: ignore[assignment]
+            module._keyed_path = name
         if self.method.trains_base:
             _train_base(self.model, self.params)
         _use_keyed_attention(self.model, self.keys)
         separate_positions(self.model, self.keys, self.n_trials)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Draw dropout masks while inside; where the model draws some of its own, only the keyed ones."""
+        self.keys.training = True
+        if not self.only_keyed_masks:
+            self.model.train()
+        try:
+            yield
+        finally:
+            self.keys.training = False
+            self.model.eval()
 
     def n_trainable(self, trial: Trial) -> int:
         """Return how many numbers are trained in one trial, head included, padding of shorter ranks excluded."""
@@ -190,14 +204,14 @@ def adapted_layers(model: PreTrainedModel, trial: Trial, head_names: Sequence[st
     return tuple(_shape(path, model.get_submodule(path)) for path in chosen)
 
 
-def _shape(path: str, module: nn.Module) -> LayerShape:
+def _shape(path: str, module: Any) -> LayerShape:
     if isinstance(module, nn.Embedding):
         n_in, n_out = module.weight.shape
         return LayerShape(path=path, in_features=n_in, out_features=n_out, kind="embedding")
     if isinstance(module, Conv1D):
         n_in, n_out = module.weight.shape
         return LayerShape(path=path, in_features=n_in, out_features=n_out, kind="conv1d")
-    n_out, n_in = module.weight.shape  # type: ignore[union-attr,misc]
+    n_out, n_in = module.weight.shape
     return LayerShape(path=path, in_features=int(n_in), out_features=int(n_out))
 
 
@@ -205,10 +219,14 @@ def _check(trials: Sequence[Trial], method: Method, shapes: Sequence[LayerShape]
     for trial in trials:
         for shape in shapes:
             if shape.kind == "embedding" and not method.adapts_embeddings:
-                raise BadInput("target_modules", f"{method.name} adapts Linears only", got=shape.path, way_out="leave it out")
+                raise BadInput(
+                    "target_modules", f"{method.name} adapts Linears only", got=shape.path, way_out="leave it out"
+                )
             problem = method.problem(trial, shape)
             if problem is not None:
-                raise BadInput(f"method {trial.method}", problem, way_out="choose a smaller rank or other target_modules")
+                raise BadInput(
+                    f"method {trial.method}", problem, way_out="choose a smaller rank or other target_modules"
+                )
 
 
 def _copy(model: PreTrainedModel, *, share: bool) -> PreTrainedModel:
@@ -313,7 +331,7 @@ def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
 def _use_keyed_attention(model: PreTrainedModel, keys: MaskKeys) -> None:
     """Route attention through `keyed_attention` where the model has transformers' attention interface."""
     for module in model.modules():
-        module._mask_keys = keys  # type: ignore[assignment]
+        module._mask_keys = keys
     if model.config._attn_implementation in ("sdpa", "eager"):
         model.config._attn_implementation = ATTENTION
 

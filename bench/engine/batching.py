@@ -110,9 +110,7 @@ class Batches:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
 
 
-def _cut(
-    places: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], n_chunks: int
-) -> list[npt.NDArray[np.int64]]:
+def _cut(places: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], n_chunks: int) -> list[npt.NDArray[np.int64]]:
     """Return `places` in at most n_chunks runs of about equally many tokens, none empty."""
     tokens = np.cumsum(lengths[places])
     bounds = np.searchsorted(tokens, tokens[-1] * np.arange(1, n_chunks) / n_chunks, side="left") + 1

@@ -1,4 +1,4 @@
-"""The training loop of a pack: for each step, chunks whose gradients accumulate, then one clipped update of K trials."""
+"""The training loop of a pack: in each step chunks whose gradients accumulate, then one clipped update of K trials."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ class Loop:
         self.optimizer = Optimizer(bank.params, bank.trials, budget)
         self.alive_K = torch.ones(bank.n_trials, dtype=torch.bool, device=split.device)
         self.all_alive = True
-        self.state = Training(
-            diverged_step_K=np.zeros(bank.n_trials, dtype=np.int64), curves=[[] for _ in bank.trials]
-        )
+        self.state = Training(diverged_step_K=np.zeros(bank.n_trials, dtype=np.int64), curves=[[] for _ in bank.trials])
 
     def run(self) -> Training:
         """Train max_steps steps, or until every trial has diverged."""
@@ -91,14 +89,11 @@ class Loop:
         A mean over all rows would divide each trial's gradient by K, which AdamW hides but clipping and eps do not.
         """
         loss_K = torch.zeros(self.bank.n_trials, dtype=torch.float64, device=self.split.device)
-        self.bank.keys.training = True
-        self.bank.model.train()
-        for chunk in self.split.chunks(places, self.n_chunks):
-            chunk_loss_K = summed_loss(self.path.logits(chunk), chunk.labels_b) / len(places)
-            chunk_loss_K.sum().backward()
-            loss_K += chunk_loss_K.detach()
-        self.bank.keys.training = False
-        self.bank.model.eval()
+        with self.bank.training():
+            for chunk in self.split.chunks(places, self.n_chunks):
+                chunk_loss_K = summed_loss(self.path.logits(chunk), chunk.labels_b) / len(places)
+                chunk_loss_K.sum().backward()
+                loss_K += chunk_loss_K.detach()
         return loss_K
 
     def _mark(self, loss_K: Tensor, norm_K: Tensor) -> None:

@@ -48,3 +48,21 @@ class BankPath:
             inputs["token_type_ids"] = chunk.padded(chunk.type_ids_N, 0).repeat(n_trials, 1)
         logits: Tensor = self.bank.model(**inputs).logits
         return logits.unflatten(0, (n_trials, chunk.n_examples))
+
+
+@torch.no_grad()
+def draws_own_masks(bank: Bank, path: Path, chunk: Chunk) -> bool:
+    """Return whether a training forward pass draws random numbers of its own, beside the keyed masks.
+
+    Some architecture may drop by torch.nn.functional.dropout, which no module stands for. Such masks would depend on
+    the pack, so the caller leaves them out.
+    """
+    device = chunk.ids_N.device
+    before = _generator_state(device)
+    with bank.training():
+        path.logits(chunk)
+    return not torch.equal(before, _generator_state(device))
+
+
+def _generator_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

@@ -24,7 +24,7 @@ def separate_positions(model: nn.Module, keys: MaskKeys, n_trials: int) -> None:
         if isinstance(getattr(module, "pos_dropout", None), nn.Module):
             dropout: Any = module.pos_dropout
             module.pos_dropout = TableDropout(float(dropout.p), dropout.path, keys)
-        module.disentangled_attention_bias = _by_trial(bias, keys, n_trials)
+        module.disentangled_attention_bias = _by_trial(bias, keys, n_trials)  # type: ignore[assignment]
 
 
 class TableDropout(nn.Module):

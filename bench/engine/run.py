@@ -18,7 +18,7 @@ from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.evaluate import Evaluation, evaluate
 from bench.engine.loop import Loop, Training
-from bench.engine.paths import BankPath, Path
+from bench.engine.paths import BankPath, Path, draws_own_masks
 from bench.methods.mora import r_hat
 from bench.models._base import LoadedModel
 from bench.record import Outcome, Status
@@ -56,6 +56,7 @@ def run_pack(
         bank = Bank(loaded, pack.trials, method, device=device, dtype=DTYPES[trial.budget.precision])
         path = choose_path(bank, options.path)
         train, dev = Batches(data.train, device=device), Batches(data.eval, device=device)
+        bank.only_keyed_masks = draws_own_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
         select = None if data.select is None else Batches(data.select, device=device)
     latest: list[Evaluation] = []
 
@@ -129,7 +130,7 @@ def _outcome(k: int, pack: _Shared) -> Outcome:
         train_seconds=train_seconds,
         eval_seconds=_divide(eval_seconds, share),
         timing_mode="isolated" if pack.isolated else "pack_share",
-        engine_path=pack.path.name,
+        engine_path=_path_name(pack),
         examples_per_second=training.examples / train_seconds,
         tokens_per_second=training.tokens / train_seconds,
         curve=tuple(curve),
@@ -157,6 +158,10 @@ def _scores(k: int, pack: _Shared) -> dict[str, object]:
         "train_loss": train_loss,
         "eval_loss": float(pack.dev.loss_K[k]),
     }
+
+
+def _path_name(pack: _Shared) -> str:
+    return f"{pack.path.name}, the model's own dropout left out" if pack.bank.only_keyed_masks else pack.path.name
 
 
 def _r_hat(trial: Trial, bank: Bank) -> int | None:

@@ -8,9 +8,10 @@ Exact, up to float order, with three savings over the model's own forward pass:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from bench.engine.bank import AdaptedEmbedding, AdaptedLayer, Bank
@@ -56,7 +57,7 @@ class UnpaddedPath:
         )
         return self._drop(_norm(parts.LayerNorm, x_SxNxD), parts.dropout, self.keys.token_key)
 
-    def _layer(self, layer: nn.Module, x_SxNxD: Tensor, layout: Layout, *, first_only: bool) -> Tensor:
+    def _layer(self, layer: Any, x_SxNxD: Tensor, layout: Layout, *, first_only: bool) -> Tensor:
         """Return the layer's output, of all tokens or of each example's first: [S, N, d] or [S, b, d]."""
         attention, keys = layer.attention, self.keys.token_key
         if first_only:
@@ -68,9 +69,7 @@ class UnpaddedPath:
         out = self._drop(_apply(layer.output.dense, inner, self.keys, keys), layer.output.dropout, keys)
         return _norm(layer.output.LayerNorm, _add(out, x))
 
-    def _attend(
-        self, module: nn.Module, x_SxNxD: Tensor, layout: Layout, *, first_only: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _attend(self, module: Any, x_SxNxD: Tensor, layout: Layout, *, first_only: bool) -> tuple[Tensor, Tensor]:
         """Return attention's output and its input on the rows that go on: all, or each example's first."""
         token_key = self.keys.token_key
         rows, row_key = x_SxNxD, token_key
@@ -81,16 +80,18 @@ class UnpaddedPath:
         v = layout.pad(_apply(module.value, x_SxNxD, self.keys, token_key))
         q = q[:, :, None] if first_only else layout.pad(q)  # [S, b, Q, d]
         n_streams = max(q.shape[0], k.shape[0], v.shape[0])
-        heads = [self._heads(t.expand(n_streams, -1, -1, -1)) for t in (q, k, v)]
-        mixed = self._mix(*heads, module, layout, layout.first_query_key if first_only else layout.query_key)
+        q, k, v = (self._heads(t.expand(n_streams, -1, -1, -1)) for t in (q, k, v))
+        mixed = self._mix(q, k, v, module, layout, layout.first_query_key if first_only else layout.query_key)
         mixed = mixed.transpose(1, 2).flatten(2).unflatten(0, (n_streams, layout.n_examples))  # [S, b, Q, d]
         return (mixed[:, :, 0] if first_only else layout.unpad(mixed)), rows
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, module: nn.Module, layout: Layout, query_key: Tensor) -> Tensor:
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, module: Any, layout: Layout, query_key: Tensor) -> Tensor:
         """Return softmax(q k^T / sqrt(d)) v over [S*b, H, ., d_head], with the keyed dropout of the weights."""
         p = float(module.dropout.p)
         if not self.keys.training or p == 0:
-            mask = None if layout.mask_bx1x1xT is None else layout.mask_bx1x1xT.repeat(q.shape[0] // layout.n_examples, 1, 1, 1)
+            mask = layout.mask_bx1x1xT
+            if mask is not None:
+                mask = mask.repeat(q.shape[0] // layout.n_examples, 1, 1, 1)
             return scaled_dot_product_attention(q, k, v, attn_mask=mask)
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3)).unflatten(0, (-1, layout.n_examples))
         if layout.mask_bx1x1xT is not None:
@@ -105,18 +106,16 @@ class UnpaddedPath:
         """[S, b, T, d] -> [S*b, H, T, d_head]."""
         return x_SxbxTxD.flatten(0, 1).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
-    def _drop(self, x: Tensor, dropout: nn.Module, key: Tensor | None) -> Tensor:
-        return drop_stream(x, float(dropout.p), dropout.path, self.keys, key)  # type: ignore[arg-type]
+    def _drop(self, x: Tensor, dropout: Any, key: Tensor | None) -> Tensor:
+        return drop_stream(x, float(dropout.p), dropout.path, self.keys, key)
 
     def _classify(self, first_KbxD: Tensor) -> Tensor:
         """Return the logits that the model's own pooler and head make of the first tokens: [K*b, n_labels]."""
         model = self.bank.model
         if self.config.model_type == "bert":
             pooled = model.bert.pooler(first_KbxD[:, None])
-            logits: Tensor = model.classifier(model.dropout(pooled))
-            return logits
-        logits = model.classifier(first_KbxD[:, None])
-        return logits
+            return model.classifier(model.dropout(pooled))
+        return model.classifier(first_KbxD[:, None])
 
 
 class Layout:
@@ -135,40 +134,40 @@ class Layout:
     def pad(self, x_SxNxD: Tensor) -> Tensor:
         """[S, N, d] -> [S, b, T, d], zero where there is no token."""
         if self.ragged:
-            x_SxNxD = _Scatter.apply(x_SxNxD, self.slot_N, self.n_examples * self.longest)  # type: ignore[no-untyped-call]
+            x_SxNxD = _Scatter.apply(x_SxNxD, self.slot_N, self.n_examples * self.longest)
         return x_SxNxD.unflatten(1, (self.n_examples, self.longest))
 
     def unpad(self, x_SxbxTxD: Tensor) -> Tensor:
         """[S, b, T, d] -> [S, N, d]."""
         flat = x_SxbxTxD.flatten(1, 2)
-        return _Gather.apply(flat, self.slot_N) if self.ragged else flat  # type: ignore[no-untyped-call]
+        return _Gather.apply(flat, self.slot_N) if self.ragged else flat
 
 
 class _Scatter(torch.autograd.Function):
     """Rows to distinct slots. autograd's own backward of index_select adds up rows that cannot coincide here."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, slot: Tensor, n_slots: int) -> Tensor:
-        ctx.slot = slot  # type: ignore[attr-defined]
+    def forward(ctx: Any, x: Tensor, slot: Tensor, n_slots: int) -> Tensor:
+        ctx.slot = slot
         return x.new_zeros(x.shape[0], n_slots, x.shape[2]).index_copy_(1, slot, x)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return grad.index_select(1, ctx.slot), None, None  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.index_select(1, ctx.slot), None, None
 
 
 class _Gather(torch.autograd.Function):
     """The inverse of _Scatter."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, slot: Tensor) -> Tensor:
-        ctx.slot, ctx.n_slots = slot, x.shape[1]  # type: ignore[attr-defined]
+    def forward(ctx: Any, x: Tensor, slot: Tensor) -> Tensor:
+        ctx.slot, ctx.n_slots = slot, x.shape[1]
         return x.index_select(1, slot)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        zeros = grad.new_zeros(grad.shape[0], ctx.n_slots, grad.shape[2])  # type: ignore[attr-defined]
-        return zeros.index_copy_(1, ctx.slot, grad), None  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        zeros = grad.new_zeros(grad.shape[0], ctx.n_slots, grad.shape[2])
+        return zeros.index_copy_(1, ctx.slot, grad), None
 
 
 def drop_stream(x_SxNxD: Tensor, p: float, path: str, keys: MaskKeys, key_N: Tensor | None) -> Tensor:
@@ -178,7 +177,7 @@ def drop_stream(x_SxNxD: Tensor, p: float, path: str, keys: MaskKeys, key_N: Ten
     return x_SxNxD * keys.mask(path, p, key_N, x_SxNxD.shape[-1], x_SxNxD.dtype)
 
 
-def _look_up(table: nn.Module, ids_N: Tensor) -> Tensor:
+def _look_up(table: Any, ids_N: Tensor) -> Tensor:
     """Return embeddings as a stream: [1, N, d], or [K, N, d] where they are adapted."""
     if not isinstance(table, AdaptedEmbedding):
         rows: Tensor = table(ids_N)
@@ -186,17 +185,18 @@ def _look_up(table: nn.Module, ids_N: Tensor) -> Tensor:
     return table.layer(ids_N)[None] + table.delta_of(ids_N)
 
 
-def _apply(layer: nn.Module, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) -> Tensor:
+def _apply(layer: Any, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) -> Tensor:
     """Return the layer's output; the base product is done once for a shared stream."""
     if not isinstance(layer, AdaptedLayer):
-        return linear(x_SxNxI, layer.weight, layer.bias)  # type: ignore[arg-type]
-    h = linear(x_SxNxI, layer.layer.weight, layer.layer.bias)  # type: ignore[arg-type]
+        return linear(x_SxNxI, layer.weight, layer.bias)
+    base: Any = layer.layer
+    h = linear(x_SxNxI, base.weight, base.bias)
     dropped = drop_stream(x_SxNxI, layer.dropout, f"{layer.shape.path}.lora_dropout", keys, key_N)
     return h + layer.delta(dropped)
 
 
-def _norm(module: nn.Module, x: Tensor) -> Tensor:
-    return layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)  # type: ignore[arg-type]
+def _norm(module: Any, x: Tensor) -> Tensor:
+    return layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
 
 
 def _add(out_SxNxD: Tensor, x_SxNxD: Tensor) -> Tensor:

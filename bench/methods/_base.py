@@ -102,10 +102,8 @@ class Method:
         """Return one trial's parameters at its own shapes, given its slice of the stacked ones."""
         return dict(params)
 
-    def weight_delta(
-        self, params: Mapping[str, Tensor], constants: Mapping[str, Any], shape: LayerShape
-    ) -> Tensor:
-        """Return what merging adds to the weight: [K, O, I] (for an embedding [K, rows, O]); `delta` of the identity."""
+    def weight_delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], shape: LayerShape) -> Tensor:
+        """Return what merging adds to the weight, `delta` of the identity: [K, O, I]; for an embedding [K, rows, O]."""
         import torch
 
         some = next(iter(params.values()))
