@@ -39,7 +39,7 @@ class Plain:
         match event:
             case Started():
                 self.n_packs = event.n_packs
-                self.left = "" if event.estimate is None else f", about {_show.duration(event.estimate)} left"
+                self.left = "" if event.estimate is None else f", about {_text.duration(event.estimate.seconds)} left"
                 self.begun(event)
             case PackStarted():
                 self.index, self.n_packs = event.index, event.n_packs
