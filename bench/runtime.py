@@ -17,8 +17,11 @@ from bench.record import Outcome
 from bench.spec import Pack, Trial
 from bench.tasks import Task
 from bench.text import Split, TextData
+from bench.toy import MODEL_TYPE as TOY
+from bench.toy import ToyData
 
 if TYPE_CHECKING:
+    import torch
     from tokenizers import Tokenizer
 
     from bench.models import LoadedModel
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 SAMPLE = 500  # texts of a split whose tokens are counted: the standard error of their mean is about 3 %
 TOKENS_PER_WORD = 1.3  # where there is no tokenizer.json; only time estimate and pack size rest on it
 LOGS = "logs"
+TOY_PACK = 1024  # the toy's trials are small, and few large parts are read faster than many small ones
+TOY_PARAMS = 1000  # P of the toy: its five products of width x rank take 4P FLOP for each training example
 
 
 def place_of(device: str) -> Place:
@@ -37,8 +42,10 @@ def place_of(device: str) -> Place:
     return Place(device=devices.gpu_name(devices.index_of(chosen)), kind="cuda")
 
 
-def workload_of(data: TextData, located: Located, n_select: int) -> Workload:
+def workload_of(data: TextData | ToyData, located: Located, n_select: int) -> Workload:
     """Return what the work of a trial depends on; tokens are counted on a sample of the texts."""
+    if isinstance(data, ToyData):
+        return Workload(matmul_params=TOY_PARAMS, train_tokens=1.0, n_eval=len(data.eval), eval_tokens=1.0)
     return Workload(
         matmul_params=matmul_params(located.config),
         train_tokens=mean_tokens(data.train, located),
@@ -60,6 +67,7 @@ def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
     )
     shape = Shape(n_layers=max(sizes.values()), hidden_size=hidden, train_tokens=train_tokens)
     return Limits(
+        max_pack_size=TOY_PACK if located.model_type == TOY else None,
         device_kind=chosen.partition(":")[0],
         memory_bytes=devices.memory_bytes(chosen),
         shape=shape if shape.n_layers and shape.hidden_size else None,
@@ -81,16 +89,24 @@ def mean_tokens(split: Split, located: Located) -> float:
 def local_executor(
     *,
     task: Task,
-    data: TextData,
+    data: TextData | ToyData,
     located: Located,
     device: str,
     log_dir: Path,
     on_steps: Callable[[int], None] = lambda n: None,
 ) -> LocalExecutor[Any]:
     """Return an executor of this machine's device; tokens and model are loaded once, when the first pack runs."""
+    chosen = devices.resolve(device)
+    load: Callable[[Trial], Any]
+    train: Callable[[Pack, Any], Sequence[Outcome]]
+    if isinstance(data, ToyData):
+        load, train = (lambda _: data), functools.partial(_train_toy, device=chosen, on_steps=on_steps)
+    else:
+        load = functools.partial(_load, task=task, data=data, located=located)
+        train = functools.partial(_train, device=chosen, on_steps=on_steps)
     return LocalExecutor(
-        load=functools.partial(_load, task=task, data=data, located=located),
-        train=functools.partial(_train, device=devices.resolve(device), on_steps=on_steps),
+        load=load,
+        train=train,
         provenance=provenance.collect(place_of(device).device),
         metric_name=task.metric,
         log_dir=log_dir,
@@ -99,7 +115,7 @@ def local_executor(
 
 
 def check_precision(precision: str, device: str) -> None:
-    """Refuse a precision that the engine or the device does not have; imports torch."""
+    """Refuse a precision that the engine or the device does not have (`toy.check` does for the toy); imports torch."""
     import torch
 
     from bench.engine.run import DTYPES
@@ -139,9 +155,25 @@ def _train(
     from bench.engine.run import EngineOptions, run_pack
 
     chosen = torch.device(device)
-    wait = functools.partial(torch.cuda.synchronize, chosen) if chosen.type == "cuda" else lambda: None
+    clock = Clock(synchronize=_waiting_for(chosen))
     data, model = loaded
-    return run_pack(pack, data, model, EngineOptions(device=chosen), clock=Clock(synchronize=wait), on_steps=on_steps)
+    return run_pack(pack, data, model, EngineOptions(device=chosen), clock=clock, on_steps=on_steps)
+
+
+def _train_toy(pack: Pack, data: ToyData, *, device: str, on_steps: Callable[[int], None]) -> Sequence[Outcome]:
+    import torch
+
+    from bench.clock import Clock
+    from bench.engine import toy
+
+    chosen = torch.device(device)
+    return toy.run_pack(pack, data, device=chosen, clock=Clock(synchronize=_waiting_for(chosen)), on_steps=on_steps)
+
+
+def _waiting_for(device: torch.device) -> Callable[[], None]:
+    import torch
+
+    return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
 def _free() -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench import methods, models, runtime, study, targets, tasks
+from bench import methods, models, runtime, study, targets, tasks, toy
 from bench.models import Located
 from bench.spec import Study, Trial
 from bench.summary import SCORE_COLUMNS, BestCell, Score, best_cells, borders
 from bench.sweep import Options
 from bench.tasks import Task
 from bench.text import TextData
+from bench.toy import ToyData
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +24,7 @@ class Resolved:
 
     study: Study
     task: Task
-    data: TextData
+    data: TextData | ToyData
     located: Located
     trials: tuple[Trial, ...]
 
@@ -66,11 +67,12 @@ def resolve(chosen: Study) -> Resolved:
     data = task.load(None if chosen.data_dir is None else Path(chosen.data_dir))
     located = models.locate(chosen.model)
     trials = _expand(chosen, task, data, located)
+    toy.check(task.kind, located.model_type, trials)
     models.check_targets(located, trials)
     return Resolved(study=chosen, task=task, data=data, located=located, trials=trials)
 
 
-def _expand(chosen: Study, task: Task, data: TextData, located: Located) -> tuple[Trial, ...]:
+def _expand(chosen: Study, task: Task, data: TextData | ToyData, located: Located) -> tuple[Trial, ...]:
     return study.expand(
         chosen,
         data_hash=data.data_hash,

@@ -23,7 +23,7 @@ def command(
     ] = False,
 ) -> int:
     """Run the trials of a study that are not finished, then draw its figures."""
-    from bench import runtime, sweep
+    from bench import runtime, sweep, toy
     from bench.commands import _progress, _resolve, _show
 
     resolved = _resolve.resolve(selection.study())
@@ -33,7 +33,8 @@ def command(
     print(_show.heading(resolved, directory, options.place.device))
     print()
     print(_show.plan(study, preview), flush=True)
-    runtime.check_precision(study.budget.precision, study.device)
+    if resolved.task.kind != toy.KIND:  # which is checked already, and whose engine is quickly imported
+        runtime.check_precision(study.budget.precision, study.device)
     with _progress.reporter(resolved.trials, n_steps=study.budget.max_steps) as report:
         executor = runtime.local_executor(
             task=resolved.task,

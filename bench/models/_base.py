@@ -5,6 +5,7 @@ A file in this directory defines `MODEL`, a `Model`. No torch here: `bench plan`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,14 @@ _OFFSET_BY_PADDING = ("roberta", "xlm-roberta")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """A registered model: either a Hub id, or a directory inside an installed package."""
+    """A registered model: a Hub id, a directory inside an installed package, or a config of a model without files."""
 
     name: str
     hub_id: str | None = None
     package: str | None = None  # import name; never imported, only looked up
     directory: str = ""  # below the package, with /
     extra: str | None = None  # the optional extra of this project that installs `package`
+    config: Mapping[str, object] | None = None  # its weights are drawn from each trial's seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,6 +46,8 @@ def locate(name: str, *, where: str = "model") -> Located:
 
     if name in models.names():
         registered = models.get(name, where=where)
+        if registered.config is not None:
+            return _without_files(registered)
         if registered.package is not None:
             return _located(name, _in_package(registered, where), where)
         return _from_hub(name, str(registered.hub_id), where)
@@ -56,6 +58,13 @@ def locate(name: str, *, where: str = "model") -> Located:
         rule = "must be a registered name, a local directory or a Hub id"
         raise BadInput(where, rule, got=repr(name), way_out=f"known: {one_of(models.names())}")
     return _from_hub(name, name, where)
+
+
+def _without_files(model: Model) -> Located:
+    config = dict(model.config or {})
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    here = Path(__file__).parent  # holds no model: whoever looks for files there finds none
+    return Located(name=model.name, directory=here, model_hash=digest, tokenizer_hash="", config=config)
 
 
 def _in_package(model: Model, where: str) -> Path:

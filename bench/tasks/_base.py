@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.text import TextData
+from bench.toy import ToyData
 
 TEXT_CLASSIFICATION = "text_classification"
 
@@ -28,7 +29,7 @@ class TsvLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One task. `kind` is what the engine dispatches on; "text_classification" is the one defined here.
+    """One task. `kind` is what the engine dispatches on: "text_classification", or `bench.toy.KIND`.
 
     `text_columns`, `label_column` and the split names are those of the Hub data set, and of parquet, CSV and JSONL
     files; `tsv` gives GLUE's own layout where it differs. A label is one of `labels` or its index.
@@ -48,7 +49,7 @@ class Task:
     eval_split: str = "validation"
     tsv: TsvLayout | None = None  # None: a header line with text_columns and label_column
     directories: tuple[str, ...] = ()  # names looked for under the data directory, after `name`
-    read: Callable[[Path | None], TextData] | None = None  # reads the data itself: embedded and custom tasks
+    read: Callable[[Path | None], TextData | ToyData] | None = None  # reads the data itself: embedded and custom tasks
 
     @property
     def n_labels(self) -> int:
@@ -62,8 +63,8 @@ class Task:
 
         return metrics.higher_is_better(self.metric)
 
-    def load(self, data_dir: Path | None = None) -> TextData:
-        """Return the data of a text_classification task.
+    def load(self, data_dir: Path | None = None) -> TextData | ToyData:
+        """Return the data of a task, of the type that goes with its kind.
 
         Looked for in `<data_dir>/<name>/`, then the Hugging Face cache, then the Hub; a task with `read` reads its own.
 
