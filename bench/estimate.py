@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bench import methods
 from bench.cache import write_atomic
+from bench.planner import method_of
 from bench.record import Record
 from bench.spec import Pack, Trial
 
@@ -117,7 +117,7 @@ def seconds_for(work: Mapping[Key, float], calibration: Calibration, place: Plac
 def flop(trial: Trial, workload: Workload) -> float:
     """Return a trial's work: 2P FLOP for a token forward, 4P to train adapters on it, 6P to train all weights."""
     budget, P = trial.budget, workload.matmul_params
-    of_a_token = (6 if methods.get(trial.method).trains_base else 4) * P
+    of_a_token = (6 if method_of(trial.method).trains_base else 4) * P
     train = budget.max_steps * budget.batch_size * min(workload.train_tokens, budget.max_length) * of_a_token
     n_evals = -(-budget.max_steps // budget.eval_steps)
     n_select = workload.n_select if budget.n_select else 0

@@ -6,6 +6,7 @@ uninterrupted one.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -46,7 +47,13 @@ def limits_for(study: Study, limits: Limits) -> Limits:
 
 def family_of(trial: Trial) -> Hashable:
     """Return what the trial's method says that the members of its pack must share."""
-    return methods.get(trial.method).pack_key(trial)
+    return method_of(trial.method).pack_key(trial)
+
+
+@functools.cache
+def method_of(name: str) -> methods.Method:
+    """Return a method by its name; a grid asks for the same few 100,000 times, and each look-up lists a directory."""
+    return methods.get(name)
 
 
 def plan(

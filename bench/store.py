@@ -125,19 +125,23 @@ def finished_ids(directory: Path) -> frozenset[str]:
     return frozenset(trial_id for ids in done for trial_id in ids)
 
 
-def check(directory: Path) -> tuple[Finding, ...]:
-    """Report what is not in order, and set aside what is ours: only under the directory's lock.
+def recover(directory: Path) -> Scan:
+    """Scan, and set aside what is ours and not in order: only under the directory's lock.
 
     A torn part of ours is renamed `.torn-<name>`, so that its trials run again; leftovers of killed writes go. Foreign
-    files stay as they are.
+    files stay as they are. The findings are also about attempts.
     """
-    findings: list[Finding] = []
     for folder in (directory / TRIALS, directory / ATTEMPTS):
         for leftover in folder.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
-        for finding in _scan(folder, once=folder.name == TRIALS).findings:
-            findings.append(_set_aside(finding) if finding.kind == "torn" else finding)
-    return tuple(findings)
+    found = scan(directory)
+    findings = (*found.findings, *_scan(directory / ATTEMPTS, once=False).findings)
+    return replace(found, findings=tuple(_set_aside(f) if f.kind == "torn" else f for f in findings))
+
+
+def check(directory: Path) -> tuple[Finding, ...]:
+    """Do as `recover` and return what was found."""
+    return recover(directory).findings
 
 
 def consolidate(directory: Path, target: Path) -> int:

@@ -43,7 +43,7 @@ class Sweeper:
         self.scores: dict[str, Score] = {}  # of every finished row in the directory
         self.warnings: list[str] = []
         self.best: tuple[str, float] | None = None
-        self.n_run = self.n_failed = self.n_goal = 0
+        self.n_run = self.n_failed = self.n_goal = self.n_finished = 0
         self.prior = cost.read_calibration(directory.parent)
         self.fresh = Calibration(spent={})
         self.work: Counter[cost.Key] = Counter()  # left to do
@@ -72,9 +72,9 @@ class Sweeper:
 
     def read(self) -> tuple[dict[str, dict[str, Any]], Mapping[str, str]]:
         """Set aside what is torn; return the finished rows by trial_id, and the part that each is in."""
-        for finding in store.check(self.directory):
+        found = store.recover(self.directory)
+        for finding in found.findings:
             self.warn(str(finding))
-        found = store.scan(self.directory)
         columns = list(dict.fromkeys([*SCORE_COLUMNS, *ROW_COLUMNS]))
         rows = {row["trial_id"]: row for row in found.table.select(columns).to_pylist()}
         self.scores = {trial_id: Score.of_row(row) for trial_id, row in rows.items()}
@@ -162,6 +162,7 @@ class Sweeper:
         for record in records:
             if record.outcome.status.finished:
                 self.n_run += 1
+                self.n_finished += record.trial.trial_id not in self.scores
                 self.scores[record.trial.trial_id] = Score.of_row(to_row(record))
                 self.consider(self.scores[record.trial.trial_id])
             else:
@@ -174,7 +175,7 @@ class Sweeper:
         self.work.subtract(cost.work_of((Pack(trials=(r.trial,)) for r in records), workload, place))
         event = PackStored(
             records=tuple(records),
-            n_finished=self.n_finished(),
+            n_finished=self.n_finished,
             n_trials=self.n_goal,
             remaining=self.remaining(),
             best=self.best,
@@ -198,6 +199,7 @@ class Sweeper:
         """Say that work begins; warn of rows that other versions of the code wrote."""
         self.n_goal = n_goal
         mine = self.finished_scores()
+        self.n_finished = len(mine)
         for score in mine:
             self.consider(score)
         stale = [score.source_hash for score in mine if score.source_hash != self.options.source_hash]
@@ -211,10 +213,6 @@ class Sweeper:
     def finished_scores(self) -> list[Score]:
         """Return the scores of the study's finished trials."""
         return [self.scores[trial_id] for trial_id in self.trials if trial_id in self.scores]
-
-    def n_finished(self) -> int:
-        """Return how many of the study's trials are finished."""
-        return sum(trial_id in self.scores for trial_id in self.trials)
 
     def warn(self, text: str) -> None:
         """Tell the user, now and in the summary."""

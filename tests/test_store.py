@@ -168,6 +168,26 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     assert path.read_bytes() == before
 
 
+def test_a_part_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    sync, move = os.fsync, os.replace
+
+    def watched_sync(handle: int) -> None:
+        calls.append("sync " + Path(os.readlink(f"/proc/self/fd/{handle}")).name[:9])
+        sync(handle)
+
+    def watched_move(source: Path, target: Path) -> None:
+        calls.append(f"move {Path(source).name[:9]} in {Path(target).parent.name}")
+        assert pq.read_table(source).num_rows == 2
+        move(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(os, "replace", watched_move)
+    path = part(tmp_path, *records(TRIALS[:2]))
+    assert calls == ["sync .writing-", "move .writing- in trials", "sync trials"]
+    assert path.exists()
+
+
 def test_leftovers_of_a_killed_write_are_no_rows_and_are_cleared(tmp_path: Path) -> None:
     path = part(tmp_path, *records(TRIALS[:2]))
     leftover = path.with_name(f"{store.TEMPORARY}77-{path.name}")

@@ -89,11 +89,12 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
         return self._loaded[key]
 
     def _records(self, pack: Pack, outcomes: Sequence[Outcome], study: str) -> list[Record]:
+        pack_id = pack.pack_id  # the hash of all members: once, not for each of them
         return [
             Record(
                 study=study,
                 trial=trial,
-                pack_id=pack.pack_id,
+                pack_id=pack_id,
                 pack_size=pack.size,
                 outcome=outcome,
                 provenance=self._provenance,
