@@ -182,16 +182,18 @@ def test_a_collapsed_trial_is_ok_and_flagged() -> None:
 
 def test_outcomes_are_those_of_peft_on_the_evaluation_split() -> None:
     """Train with PEFT, predict the split in file order, one example at a time: the same bits, the same loss."""
-    loaded, member = tiny_model(), lora(eta_A=3e-3, max_steps=12, eval_steps=12)
-    (outcome,) = go([member], loaded=loaded)
+    loaded, member, drawn = tiny_model(), lora(eta_A=1e-2, max_steps=30, eval_steps=30), random_data(n_eval=45)
+    (outcome,) = go([member], loaded=loaded, data=drawn)
     (start,) = start_values(loaded, [member])
-    model: Any = train_peft_alone(loaded, data().train, member, start).model
-    split = data().eval
+    model: Any = train_peft_alone(loaded, drawn.train, member, start).model
+    split = drawn.eval
     batches = [padded(split, np.array([place])) for place in range(len(split))]
     with torch.no_grad():
         logits = torch.cat([model(**{k: v for k, v in b.items() if k != "labels"}).logits for b in batches])
     labels = torch.from_numpy(split.labels)
     correct = (logits.argmax(-1) == labels).numpy()
+    assert 0.2 < float(logits.argmax(-1).double().mean()) < 0.8, "both classes are predicted, so that places matter"
+    assert 0.2 < correct.mean() < 0.8
     assert outcome.eval_correct == np.packbits(correct).tobytes()
     assert outcome.eval_loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), abs=1e-9)
 

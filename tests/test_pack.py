@@ -81,6 +81,7 @@ def test_a_trial_driven_to_nan_leaves_its_neighbours_bitwise_alone(path: str, dr
     assert np.isfinite(loud.losses_SxK[: step - 1, 2]).all()
     assert not np.isfinite([loud.losses_SxK[step - 1, 2], loud.norms_SxK[step - 1, 2]]).all()
     assert all(point.step < step for point in loud.state.curves[2])
+    assert all(bool(torch.isfinite(weight).all()) for weight in loud.slot(2).values()), "frozen before the bad update"
     for k in (0, 1, 3, 4, 5):
         assert loud.state.diverged_step_K[k] == 0
         assert [p.step for p in loud.state.curves[k]] == [8, 16, 24]
