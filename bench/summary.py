@@ -90,11 +90,16 @@ def borders(trials: Sequence[Trial], best: Iterable[BestCell], grids: Iterable[M
     """
     by_eta_B = {grid.method for grid in grids if grid.axis("eta_B") is not None}
     return tuple(
-        f"{cell.method}: the best {name} is the {side} of the grid ({getattr(cell.trial, name):.2g}); widen it"
+        f"{cell.method}: the best {name} is the {side} of the grid ({_shown(name, cell.trial)}); widen it"
         for cell in best
         for name in ("eta_A", "eta_B" if cell.method in by_eta_B else "lr_ratio")
         if (side := _side(name, cell, trials)) is not None
     )
+
+
+def _shown(name: str, trial: Trial) -> str:
+    value = getattr(trial, name)
+    return f"{value:g}" if name == "lr_ratio" else f"{value:.1e}"
 
 
 def _side(name: str, cell: BestCell, trials: Sequence[Trial]) -> str | None:

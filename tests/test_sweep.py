@@ -704,7 +704,7 @@ def test_a_best_cell_on_the_border_is_told() -> None:
         t.trial_id: one_score(t, 0.9 if (t.eta_A, t.lr_ratio) in {(1e-2, 4.0), (1e-3, 1.0)} else 0.5) for t in trials
     }
     best = summary.best_cells(trials, scores, higher_is_better=True)
-    assert summary.borders(trials, best) == ("lora+: the best eta_A is the largest of the grid (0.01); widen it",)
+    assert summary.borders(trials, best) == ("lora+: the best eta_A is the largest of the grid (1.0e-02); widen it",)
     top = {t.trial_id: one_score(t, t.eta_A * (t.lr_ratio or 1)) for t in trials}
     told = summary.borders(trials, summary.best_cells(trials, top, higher_is_better=True))
     assert [line.split(" of ")[0] for line in told] == [
