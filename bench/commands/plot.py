@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from bench.commands._options import Selection, study_command
 from bench.errors import BadInput
@@ -15,9 +17,19 @@ if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
 
 
+ROWS_HELP = "draw all rows of a consolidated parquet file, as they are: needs no study, data or model"
+
+
 @study_command
-def command(selection: Selection) -> int:
+def command(selection: Selection, rows: Annotated[Path | None, typer.Option("--rows", help=ROWS_HELP)] = None) -> int:
     """Draw the figures of a study from its finished trials: PNG and PDF."""
+    paths = _of_study(selection) if rows is None else _of_file(rows, selection.results_dir)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _of_study(selection: Selection) -> Iterator[Path]:
     from bench import store
     from bench.commands import _resolve
 
@@ -34,13 +46,37 @@ def command(selection: Selection) -> int:
     missing = len(resolved.ids) - n_rows
     if missing and not resolved.is_search:
         print(f"{missing} of {len(resolved.ids)} trials are not finished: their cells are drawn as missing")
-    for path in draw(resolved, table, directory / "figures"):
-        print(path)
-    return 0
+    return draw(resolved, table, directory / "figures")
+
+
+def _of_file(path: Path, results_dir: Path) -> Iterator[Path]:
+    from bench import metrics, store
+
+    if not path.is_file():
+        raise BadInput("--rows", "must be a file", got=path, way_out="give a file that bench export wrote")
+    try:
+        table = store.load_files([path])
+    except ValueError as error:
+        rule, way_out = "must be rows of this harness", "give a file that bench export wrote"
+        raise BadInput("--rows", rule, got=error, way_out=way_out) from None
+    if table.num_rows == 0:
+        raise BadInput("--rows", "must hold rows", got="none", way_out="give another file")
+    names = {column: sorted(set(table.column(column).to_pylist())) for column in ("study", "seed", "metric_name")}
+    better = metrics.higher_is_better(names["metric_name"][0]) if len(names["metric_name"]) == 1 else None
+    info = {"name": ", ".join(names["study"]), "seeds": tuple(names["seed"]), "higher_is_better": better}
+    return _save(table, info, results_dir / path.stem / "figures")
 
 
 def draw(resolved: Resolved, table: pa.Table, figures_dir: Path) -> Iterator[Path]:
-    """Draw every figure that the rows give, one after another; yield the PNG of each, whose PDF lies beside it."""
+    """Draw every figure that the study's rows give, one after another; yield the PNG of each, its PDF beside it."""
+    info = {"name": resolved.study.name, "higher_is_better": resolved.task.higher_is_better}
+    if not resolved.is_search:
+        info |= {"seeds": resolved.study.seeds, "trials": resolved.trials}
+    return _save(table, info, figures_dir)
+
+
+def _save(table: pa.Table, info: dict[str, Any], figures_dir: Path) -> Iterator[Path]:
+    """Draw and save the figures; `info` holds the fields of plots.tidy.StudyInfo."""
     import matplotlib as mpl
 
     mpl.use("agg")  # before pyplot: no window, no display needed
@@ -49,14 +85,9 @@ def draw(resolved: Resolved, table: pa.Table, figures_dir: Path) -> Iterator[Pat
     from plots import figures, style
     from plots.tidy import StudyInfo
 
-    better = resolved.task.higher_is_better
-    if resolved.is_search:
-        info = StudyInfo(name=resolved.study.name, higher_is_better=better)
-    else:
-        info = StudyInfo.of(resolved.study, resolved.trials, higher_is_better=better)
     try:
         figures_dir.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.all_figures(table.to_pandas(), info).items():
+        for name, figure in figures.all_figures(table.to_pandas(), StudyInfo(**info)).items():
             png, _ = style.save(figure, figures_dir, name)
             plt.close(figure)
             yield png
