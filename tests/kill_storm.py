@@ -13,10 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from bench import mirror, sweeper  # noqa: F401  imported here, not in each fork
+from bench import mirror, store, sweeper  # noqa: F401  imported here, not in each fork
+from bench.spec import Pack
 from tests.sweep_helpers import FakeEngine, grid, run
 
 SECONDS_PER_PACK = 0.004
+AGAIN = "ran-again"
 
 
 def main(directory: Path, seed: int, n_kills: int) -> int:
@@ -35,15 +37,23 @@ def main(directory: Path, seed: int, n_kills: int) -> int:
             for part in sorted((directory / "s" / "trials").glob("*.parquet"))[::2]:
                 part.unlink()
     _, status = os.waitpid(start(directory), 0)
-    print(json.dumps({"killed": killed, "exit": os.waitstatus_to_exitcode(status)}))
+    again = (directory / AGAIN).exists()
+    print(json.dumps({"killed": killed, "exit": os.waitstatus_to_exitcode(status), "ran_again": again}))
     return 0
 
 
 def start(directory: Path) -> int:
-    """Fork a sweep; it logs each trial that it trains, before the training, and each pack when it is stored."""
+    """Fork a sweep; it leaves a mark if it trains a trial that was finished when it began."""
+    finished = store.finished_ids(directory / "s")
     child = os.fork()
     if child == 0:
-        engine = FakeEngine(before=lambda pack: time.sleep(SECONDS_PER_PACK))
+
+        def train(pack: Pack) -> None:
+            if finished & {trial.trial_id for trial in pack.trials}:
+                (directory / AGAIN).touch()
+            time.sleep(SECONDS_PER_PACK)
+
+        engine = FakeEngine(before=train)
         os._exit(run(directory, grid(), engine).exit_code)
     return child
 

@@ -195,7 +195,7 @@ def test_a_storm_of_kills_loses_and_doubles_nothing(
 ) -> None:
     command = [sys.executable, "-m", "tests.kill_storm", str(tmp_path), str(seed), "12"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == {"killed": 12, "exit": 0}
+    assert json.loads(done.stdout.splitlines()[-1]) == {"killed": 12, "exit": 0, "ran_again": False}
     frame = pd.read_parquet(tmp_path / "s" / store.TRIALS)
     assert sorted(frame.trial_id) == ids(TRIALS)
     assert rows(tmp_path) == uninterrupted
