@@ -1,0 +1,177 @@
+"""The arms of a tuned comparison: each method with its grid, the cell that tuning chose, that cell with fresh seeds.
+
+Every arm has as many cells as every other, at one rank; the cell is chosen on the held-out part of train
+(select_metric) and scored by other runs, with seeds that tuning never saw. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from bench import stats
+from bench.errors import BadInput
+from bench.record import Status
+from bench.spec import Study, Trial
+from bench.summary import Score, objective
+
+BASELINE = "lora"
+FIRST_FRESH_SEED = 1000  # far from the seeds that studies tune with, so that more tuning seeds change no fresh run
+MIN_FRESH_SEEDS = 8
+CURVE_POINTS = 25  # of a fresh run at least: steps to target are good to 4 % of the budget
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One method under comparison, named `lora`, `lora+`, `mora type 6`, ...; every trial of its tuning grid."""
+
+    name: str
+    trials: tuple[Trial, ...]
+
+    @property
+    def n_cells(self) -> int:
+        """How many cells its tuning may try."""
+        return len({trial.cell for trial in self.trials})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A tuning cell of an arm, over its tuning seeds."""
+
+    trial: Trial  # one of its trials: the settings, whatever the seed
+    objective: float  # mean of what it is chosen by, a diverged seed as the worst value
+    chosen_by: str  # select_metric, or metric_value where nothing was held out
+    select: float | None  # mean select_metric of the seeds that did not diverge
+    metric: float | None  # mean metric_value of them
+    train_seconds: float | None  # of all seeds together
+    n: int
+    n_diverged: int
+
+
+def arms_of(grids: Iterable[tuple[str, Sequence[Trial]]]) -> tuple[Arm, ...]:
+    """Return the arms of (method, trials of its grid): one for each grid, MoRA's types apart.
+
+    LoRA+ cells at lr_ratio 1 are LoRA trials; they stay in LoRA+'s arm, and may be in LoRA's too.
+    """
+    groups: dict[str, list[Trial]] = {}
+    for method, trials in grids:
+        for trial in trials:
+            name = method if trial.mora_type is None else f"{method} type {trial.mora_type}"
+            groups.setdefault(name, []).append(trial)
+    return tuple(Arm(name=name, trials=tuple(trials)) for name, trials in groups.items())
+
+
+def check(study: Study, arms: Sequence[Arm]) -> None:
+    """Refuse a study whose arms could not be compared fairly.
+
+    Raises:
+        BadInput: without LoRA or a second arm, with unequal numbers of cells, several ranks, or a search.
+    """
+    where = f"compare, study {study.name}"
+    names = ", ".join(arm.name for arm in arms)
+    if study.sampler != "grid":
+        raise BadInput(where, "must be a grid", got=f"sampler {study.sampler}", way_out='set sampler = "grid"')
+    if BASELINE not in [arm.name for arm in arms] or len(arms) < 2:
+        raise BadInput(where, "must hold lora, the baseline, and another method", got=names, way_out="add their grids")
+    ranks = sorted({t.rank for arm in arms for t in arm.trials if t.rank is not None})
+    if len(ranks) > 1:
+        got = ", ".join(map(str, ranks))
+        raise BadInput(where, "methods are compared at one rank", got=got, way_out=f"choose one: --ranks {ranks[-1]}")
+    counts = {arm.name: arm.n_cells for arm in arms}
+    if len(set(counts.values())) > 1:
+        got = ", ".join(f"{name} {n}" for name, n in counts.items())
+        way_out = (
+            "make the grids equal in size, a finer eta_A where there is no second rate; see studies/demo-compare.toml"
+        )
+        raise BadInput(where, "every method must be tuned with as many cells", got=got, way_out=way_out)
+
+
+def seeds_for(study: Study, arms: Sequence[Arm], wanted: int | None) -> tuple[int, ...]:
+    """Return the fresh seeds: `wanted` of them, or as many as every claim needs and MIN_FRESH_SEEDS at least.
+
+    Raises:
+        BadInput: for so few that no p of the family could reach 5 % after Holm.
+    """
+    needed = stats.pairs_needed(len(arms) - 1)
+    n = max(needed, MIN_FRESH_SEEDS) if wanted is None else wanted
+    if n < needed:
+        least = (
+            f"the smallest p of {n} pairs is {stats.attainable_p(n, len(arms) - 1):.3f} after Holm over {len(arms) - 1}"
+        )
+        rule = f"must be >= {needed}, or no claim could be made ({least})"
+        raise BadInput("--fresh-seeds", rule, got=n, way_out=f"give {needed} or more, or compare fewer methods")
+    return fresh_seeds(n, study.seeds, first=FIRST_FRESH_SEED)
+
+
+def fresh_seeds(n: int, tuning_seeds: Sequence[int], *, first: int) -> tuple[int, ...]:
+    """Return the n smallest seeds from `first` on that tuning did not use; more of them begin with the same ones."""
+    used = set(tuning_seeds)
+    return tuple([seed for seed in range(first, first + n + len(used)) if seed not in used][:n])
+
+
+def cells(arm: Arm, rows: Mapping[str, Row], *, higher_is_better: bool) -> tuple[Cell, ...]:
+    """Return the finished cells of an arm from its rows (trial_id -> row), in the order of its grid."""
+    groups: dict[tuple[Any, ...], list[Trial]] = {}
+    for trial in arm.trials:
+        if trial.trial_id in rows:
+            groups.setdefault(trial.cell, []).append(trial)
+    return tuple(
+        _cell(members, [rows[t.trial_id] for t in members], higher_is_better=higher_is_better)
+        for members in groups.values()
+    )
+
+
+def choose(of_arm: Sequence[Cell], *, higher_is_better: bool) -> Cell:
+    """Return the best cell of an arm."""
+    return max(of_arm, key=lambda cell: goodness(cell, higher_is_better=higher_is_better))
+
+
+def goodness(cell: Cell, *, higher_is_better: bool) -> tuple[float, float, float]:
+    """Return what cells are ordered by: the mean objective; of equals, smaller rates first, as in a sweep's summary."""
+    sign = 1.0 if higher_is_better else -1.0
+    return (sign * cell.objective, -cell.trial.eta_A, -(cell.trial.eta_B or 0.0))
+
+
+def fresh_trials(chosen: Trial, seeds: Sequence[int]) -> tuple[Trial, ...]:
+    """Return the chosen cell with other seeds, evaluated at CURVE_POINTS steps or more, which changes no score."""
+    steps = min(chosen.budget.eval_steps, max(1, chosen.budget.max_steps // CURVE_POINTS))
+    budget = replace(chosen.budget, eval_steps=steps)
+    return tuple(replace(chosen, seed=seed, budget=budget) for seed in seeds)
+
+
+def on_border(arm: Arm, chosen: Trial) -> tuple[str, ...]:
+    """Return which rates of the chosen cell are the smallest or largest of the arm's grid, in words."""
+    found = []
+    for name in ("eta_A", "lr_ratio"):
+        values = sorted({getattr(t, name) for t in arm.trials} - {None})
+        value = getattr(chosen, name)
+        if len(values) > 1 and value in (values[0], values[-1]):
+            found.append(f"{name} {value:.3g} is the {'smallest' if value == values[0] else 'largest'} of its grid")
+    return tuple(found)
+
+
+def is_ok(row: Row) -> bool:
+    """Return whether a row has a score: not diverged, and finite."""
+    value = row["metric_value"]
+    return row["status"] == Status.OK and value is not None and math.isfinite(value)
+
+
+def _cell(members: Sequence[Trial], rows: Sequence[Row], *, higher_is_better: bool) -> Cell:
+    good = [row for row in rows if is_ok(row)]
+    held_out = [row["select_metric"] for row in good if row["select_metric"] is not None]
+    seconds = [row["train_seconds"] for row in rows if row["train_seconds"] is not None]
+    return Cell(
+        trial=members[0],
+        objective=fmean(objective(Score.of_row(row), higher_is_better=higher_is_better) for row in rows),
+        chosen_by="select_metric" if len(held_out) == len(good) else "metric_value",
+        select=fmean(held_out) if held_out else None,
+        metric=fmean(row["metric_value"] for row in good) if good else None,
+        train_seconds=sum(seconds) if len(seconds) == len(rows) else None,
+        n=len(rows),
+        n_diverged=len(rows) - len(good),
+    )

@@ -1,0 +1,57 @@
+"""Running trials with their progress shown: what commands that need more than one sweep have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from bench.arms import Row
+from bench.commands._resolve import Resolved
+from bench.sweep import SweepSummary
+
+
+def run(resolved: Resolved, results_dir: Path, *, rerun_stale: bool = False) -> SweepSummary:
+    """Print the plan of a study, run its trials that are not finished, and print how that ended."""
+    from bench import runtime, sweep
+    from bench.commands import _progress, _show, _text
+
+    study, directory = resolved.study, results_dir / resolved.study.name
+    options = resolved.sweep_options(rerun_stale=rerun_stale)
+    preview = sweep.preview(study, resolved.trials, results_dir=results_dir, options=options)
+    print(_show.heading(resolved, directory, options.place.device))
+    print()
+    print(_show.plan(study, preview), flush=True)
+    with _progress.reporter(resolved.trials, n_steps=study.budget.max_steps) as report:
+        executor = runtime.local_executor(
+            task=resolved.task,
+            data=resolved.data,
+            located=resolved.located,
+            device=study.device,
+            log_dir=directory / runtime.LOGS,
+            on_steps=report.steps,
+        )
+        done = sweep.run(
+            study, resolved.trials, results_dir=results_dir, executor=executor, options=options, on_event=report
+        )
+    counts = f"{done.n_finished:,} of {done.n_trials:,} trials finished ({done.n_diverged:,} diverged)"
+    print(f"{counts}; this run: {done.n_run:,} in {_text.duration(done.seconds)}, {done.n_failed:,} failed\n")
+    return done
+
+
+def unfinished(done: SweepSummary) -> int | None:
+    """Return the exit code where trials are left, said in one line; None where all are finished."""
+    if done.n_finished >= done.n_trials:
+        return None
+    left = done.n_trials - done.n_finished
+    reason = done.stopped or ("interrupted" if done.interrupted else f"failed trials: {done.directory / 'attempts'}")
+    print(f"{left:,} of {done.n_trials:,} trials are not finished, and nothing is worked out from a part: {reason}")
+    print("everything finished is kept; run the same command again")
+    return done.exit_code or 1
+
+
+def rows(table: pa.Table, columns: tuple[str, ...]) -> dict[str, Row]:
+    """Return the rows of a study directory by trial_id, with these columns."""
+    found: list[dict[str, Any]] = table.select(list(dict.fromkeys(("trial_id", *columns)))).to_pylist()
+    return {row["trial_id"]: row for row in found}

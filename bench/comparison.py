@@ -1,0 +1,172 @@
+"""A tuned comparison as data: what bench/compare.py works out and results/<study>/comparison.json holds.
+
+In the JSON null stands for a missing number and for an infinite one (a target that is never reached), which `n_missed`
+tells apart. The end of an interval that is null is infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bench.stats import Interval, Width
+
+COMPARISON_VERSION = 1  # raised when a field changes its meaning or name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurvePoint:
+    """A point of a tuning curve: the best of n cells that are drawn from the grid without replacement."""
+
+    n_cells: int
+    train_seconds: float | None  # expected seconds of training them, as attributed in their packs
+    select: float  # expected score on the held-out part of train of the best of them
+    metric: float  # expected score on the evaluation split of that same cell
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """What tuning an arm gave."""
+
+    n_cells: int
+    n_diverged_cells: int  # with a diverged seed
+    chosen_by: str
+    select: float | None  # of the chosen cell: mean over the tuning seeds
+    metric: float | None
+    on_border: tuple[str, ...]
+    width: Width | None  # in eta_A through the chosen cell, all else fixed, by the objective; None: one eta_A only
+    curve: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """When the fresh runs of an arm first reach the target; a run that does not (or diverges) counts as infinite."""
+
+    steps: tuple[float, ...]  # by seed
+    n_missed: int
+    median_steps: float
+    seconds_per_step: float | None  # isolated; None: not measured
+    median_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmResult:
+    """One arm: its chosen cell, scored by fresh runs."""
+
+    name: str
+    settings: Mapping[str, Any]
+    scores: tuple[float | None, ...]  # metric_value by fresh seed; None: diverged
+    n: int  # that did not diverge
+    n_diverged: int
+    mean: float | None
+    stderr_seeds: float | None
+    stderr_examples: (
+        float | None
+    )  # mean over seeds of metric_stderr: what another draw of the evaluation split would do
+    tuning: Tuning
+    reach: Reach
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examples:
+    """McNemar's test (1947): which evaluation examples one arm gets right and the other does not.
+
+    Over seeds: examples that the arm gets right in more seeds than the baseline does, and the reverse.
+    """
+
+    n: int
+    arm_only: int
+    baseline_only: int
+    p: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """An arm's score minus the baseline's, paired by seed."""
+
+    arm: str
+    same_cell: bool  # tuning chose one and the same cell for both
+    values: tuple[float | None, ...]  # by fresh seed; None where either diverged
+    n: int
+    n_left_out: int
+    mean: float | None
+    interval: Interval | None  # BCa
+    p: float  # exact sign-flip; 1 where there is no pair
+    p_holm: float
+    attainable_p: float  # the smallest p_holm that n pairs could have given, at worst
+    claim: Literal["better", "worse", "none"]
+    detectable: float | None  # a true gap of this size would have been found with a power of about 80 %, before Holm
+    stderr_examples: float | None  # of `mean`, over the evaluation examples; accuracy only
+    examples: Examples | None
+    examples_by_seed: tuple[Examples | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedUp:
+    """median(baseline) / median(arm) to the target; above 1 the arm is faster. value None: neither reaches it."""
+
+    arm: str
+    n: int
+    steps: float | None
+    steps_interval: Interval
+    seconds: float | None  # None: no isolated seconds per step, or `steps` is None
+    seconds_interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """The score to reach: tuned LoRA's mean over the tuning seeds at the last step, fixed before any fresh run."""
+
+    value: float
+    n_seeds: int
+    eval_steps: int  # the grid on which reaching it is looked for
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What a comparison is about; the caller knows it."""
+
+    study: str
+    task: str
+    model: str
+    metric: str
+    higher_is_better: bool
+    tuning_seeds: tuple[int, ...]
+    fresh_seeds: tuple[int, ...]
+    seconds_per_step: Mapping[str, float] | None  # by arm, isolated; None: not measured
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """The whole comparison."""
+
+    version: int
+    setup: Setup
+    baseline: str
+    family: tuple[str, ...]
+    alpha: float
+    level: float
+    n_eval: int | None
+    devices: tuple[str, ...]
+    source_hashes: tuple[str, ...]
+    git_commits: tuple[str, ...]
+    arms: tuple[ArmResult, ...]
+    differences: tuple[Difference, ...]
+    target: Target | None
+    speed_ups: tuple[SpeedUp, ...]
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as plain JSON values: numbers that are not finite become null."""
+    plain: dict[str, Any] = _plain(asdict(comparison))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
