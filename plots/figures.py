@@ -43,7 +43,7 @@ def _of_one(df: pd.DataFrame, study: StudyInfo) -> Iterator[tuple[str, Figure]]:
     for init in sorted(pairs.cells["init"].dropna().unique()):
         table = pairs.where(pairs.cells["init"] == init)
         for view in _VIEWS:
-            if _is_grid(table, view):
+            if is_grid(table, view):
                 yield f"heatmap_{view}_{_file_name(init)}", heatmap.draw(table, view=view)
     single = rates.tidy(df, study)
     if _several_rates(single):
@@ -56,7 +56,7 @@ def _of_one(df: pd.DataFrame, study: StudyInfo) -> Iterator[tuple[str, Figure]]:
         yield "curves", curves.draw(trained)
 
 
-def _is_grid(table: CellTable, view: View) -> bool:
+def is_grid(table: CellTable, view: View) -> bool:
     """Return whether the cells are a grid worth a heatmap: several rates on both axes, few positions between them.
 
     The sheared view of a grid fills a fifth of its positions or more; n cells of a search fill one n-th.
