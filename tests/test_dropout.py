@@ -200,3 +200,7 @@ def test_table_of_relative_positions_has_one_mask_for_every_chunk_and_trial() ->
     reference = logits[1, 1][0]
     for found in logits.values():
         torch.testing.assert_close(found, reference.expand_as(found), rtol=0, atol=1e-12)
+
+
+def test_a_probability_of_one_leaves_nothing() -> None:
+    assert not keyed_mask(1, 1.0, torch.arange(5), 7, torch.float32).any()

@@ -277,3 +277,23 @@ def test_a_path_that_the_model_cannot_take_is_refused() -> None:
 
 def test_started_at_is_utc_to_the_second(three: Any) -> None:
     assert all(o.started_at.endswith("+00:00") and len(o.started_at) == 25 for o in three[1])
+
+
+def test_masks_that_a_model_draws_by_itself_are_left_out_and_said() -> None:
+    """Some architecture may drop by torch's own function: its masks would change with the pack."""
+    loaded = tiny_model(dtype=torch.float32, hidden_dropout_prob=0.1)
+    dense = loaded.model.get_submodule("roberta.encoder.layer.0.output.dense")
+    dense.register_forward_hook(lambda module, _, out: torch.nn.functional.dropout(out, 0.1, module.training))
+    short = {"max_steps": 3, "eval_steps": 3, "precision": "fp32"}
+    alone = go([lora(**short)], loaded=loaded, path="bank")[0]
+    beside = go([lora(**short), lora(rank=2, **short)], loaded=loaded, path="bank")[0]
+    assert alone.engine_path == "bank, the model's own dropout left out"
+    assert alone.train_loss == pytest.approx(beside.train_loss, abs=1e-6)
+    usual = go([lora(**short)], loaded=tiny_model(dtype=torch.float32, hidden_dropout_prob=0.1), path="bank")[0]
+    assert usual.engine_path == "bank"
+
+
+def test_a_pack_of_trials_that_cannot_share_is_refused() -> None:
+    for other in (lora(seed=1), lora(head_policy="paper"), lora(max_steps=7), lora(lora_dropout=0.1)):
+        with pytest.raises(ValueError, match="share seed, budget"):
+            go([lora(), other], loaded=tiny_model())

@@ -131,6 +131,8 @@ class AdaptedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output with the adapters' added, for x with K * b leading rows."""
+        if x.shape[0] % self.n_trials and self.keys.table_trial is None:
+            raise ValueError(f"{self.shape.path}: K * b rows must come in, but got {x.shape[0]} for K={self.n_trials}")
         h = self.layer(x)
         mask_path = f"{self.shape.path}.lora_dropout"
         if self.keys.table_trial is not None:
@@ -216,6 +218,8 @@ def _shape(path: str, module: Any) -> LayerShape:
 
 
 def _check(trials: Sequence[Trial], method: Method, shapes: Sequence[LayerShape]) -> None:
+    if len({(trial.seed, trial.budget, method.pack_key(trial)) for trial in trials}) > 1:
+        raise ValueError("the trials of a pack share seed, budget and their method's pack_key")
     for trial in trials:
         for shape in shapes:
             if shape.kind == "embedding" and not method.adapts_embeddings:

@@ -74,6 +74,8 @@ def keyed_mask(salt: int, p: float, key: Tensor, n_features: int, dtype: torch.d
     hashed = _mix(_mix(key + salt)[..., None] + word)
     uniform = hashed.view(torch.int16)[..., :n_features]
     dropped = round(p * _LEVELS)
+    if dropped == _LEVELS:  # as nn.Dropout(1): nothing is left, and nothing to scale
+        return torch.zeros(*key.shape, n_features, device=key.device, dtype=dtype)
     return (uniform >= dropped - _LEVELS // 2).to(dtype).mul_(_LEVELS / (_LEVELS - dropped))
 
 
