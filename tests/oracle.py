@@ -152,15 +152,22 @@ def _rate(name: str, member: Trial) -> float:
     return float(member.head_policy) if is_head and not isinstance(member.head_policy, str) else member.eta_A
 
 
-def train_alone(model: Any, split: Encoded, member: Trial, optimizer: torch.optim.Optimizer) -> Alone:
-    """Train any transformers classifier in a plain loop over padded batches, in the order the engine states."""
+def train_alone(
+    model: Any, split: Encoded, member: Trial, optimizer: torch.optim.Optimizer,
+    *, on_batch: Callable[[int, npt.NDArray[np.int64]], None] = lambda step, places: None,
+) -> Alone:  # fmt: skip
+    """Train any transformers classifier in a plain loop over padded batches, in the order the engine states.
+
+    `on_batch` is told of each step, from 0, and of its examples before the forward pass.
+    """
     b = member.budget
     counts = {"num_warmup_steps": b.warmup_steps, "num_training_steps": b.max_steps}
     schedule = get_scheduler(b.lr_scheduler_type, optimizer, **counts)
     order = Batches(split, device=CPU).order(seed=member.seed, batch_size=b.batch_size, max_steps=b.max_steps)
     losses, norms = [], []
     trained = [p for p in model.parameters() if p.requires_grad]
-    for places in order:
+    for step, places in enumerate(order):
+        on_batch(step, places)
         batch = padded(split, places)
         labels = batch.pop("labels")  # the model's own loss is float32 in DeBERTa, whatever the model's dtype
         loss = torch.nn.functional.cross_entropy(model(**batch).logits, labels)

@@ -1,0 +1,68 @@
+"""Dropout on: a pack against PEFT with the same masks; and one cell of the committed SST-2 sweep trained again by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine_helpers import budget, random_data, tiny_model, trial
+from mask_oracle import train_peft_with_masks
+from oracle import start_values, train_pack
+
+from bench import models, store, tasks, text
+from bench.spec import TrainBudget, Trial
+
+ROWS = Path(__file__).resolve().parent.parent / "results" / "reference" / "sst2-reference.parquet"
+CELL = {"method": "lora", "rank": 8, "eta_A": 6.4e-4, "seed": 0}
+
+
+@pytest.mark.parametrize("path", ["bank", "unpadded"])
+def test_with_every_dropout_on_a_pack_trains_as_peft_with_the_same_masks(path: str) -> None:
+    loaded = tiny_model("bert", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, classifier_dropout=0.2)
+    data, short = random_data(types=True), budget(max_steps=12, max_grad_norm=0.5, weight_decay=0.1)
+    trials = [trial(budget=short, rank=2, eta_A=1e-3), trial(budget=short, rank=4, eta_A=2e-3, eta_B=1.6e-2)]
+    packed = train_pack(loaded, data, trials, path=path)
+    for k, start in enumerate(start_values(loaded, trials)):
+        alone = train_peft_with_masks(loaded, data.train, trials[k], start)
+        np.testing.assert_allclose(packed.losses_SxK[:, k], alone.losses_S, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(packed.norms_SxK[:, k], alone.norms_S, rtol=0, atol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ROWS.is_file() or "LORASWEEP_DATA" not in os.environ, reason="needs the rows and LORASWEEP_DATA")
+def test_a_cell_of_the_reference_sweep_trained_by_peft_has_its_curve() -> None:
+    """MiniLM on SST-2, 300 steps: the same order, masks and start; PEFT's model, torch.optim's AdamW."""
+    row = next(r for r in store.load_files([ROWS]).to_pylist() if all(r[key] == value for key, value in CELL.items()))
+    located = models.locate(row["model"])
+    data = text.encode(
+        tasks.get(row["task"]).load(Path(os.environ["LORASWEEP_DATA"])), located, n_labels=2, metric="accuracy",
+        max_length=row["max_length"], n_select=1000,
+    )  # fmt: skip
+    assert (data.data_hash, located.model_hash) == (row["data_hash"], row["model_hash"])
+    loaded, member = models.load_model(located, 2, torch.float32), trial_of(row)
+    (start,) = start_values(loaded, [member])
+    losses_S = train_peft_with_masks(loaded, data.train, member, start).losses_S
+    points = row["curve"]
+    bounds = [0, *(point["step"] for point in points)]
+    means = [losses_S[a:b].mean() for a, b in zip(bounds, bounds[1:], strict=False)]
+    print(f"train_loss: stored {[p['train_loss'] for p in points]}, by hand {means}")
+    np.testing.assert_allclose(means, [point["train_loss"] for point in points], rtol=0, atol=1e-4)
+
+
+def trial_of(row: dict[str, Any]) -> Trial:
+    """Return the LoRA trial that a row tells of."""
+    names = ("task", "model", "data_hash", "model_hash", "method", "seed", "eta_A", "eta_B", "rank", "lora_alpha",
+             "use_rslora", "lora_dropout", "init", "head_policy")  # fmt: skip
+    of_budget = {name: row[name] for name in TrainBudget.__slots__ if name in row}
+    steps = row["curve"][0]["step"]
+    member = Trial(
+        **{name: row[name] for name in names}, target_modules=tuple(json.loads(row["target_modules"])),
+        budget=TrainBudget(**of_budget, eval_steps=steps, n_select=1000),
+    )  # fmt: skip
+    assert member.trial_id == row["trial_id"], "the row tells its trial whole"
+    return member
