@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_a_cell_of_the_reference_sweep_trained_by_peft_has_its_curve() -> None:
     losses_S = train_peft_with_masks(loaded, data.train, member, start).losses_S
     points = row["curve"]
     bounds = [0, *(point["step"] for point in points)]
-    means = [losses_S[a:b].mean() for a, b in zip(bounds, bounds[1:], strict=False)]
+    means = [losses_S[a:b].mean() for a, b in itertools.pairwise(bounds)]
     print(f"train_loss: stored {[p['train_loss'] for p in points]}, by hand {means}")
     np.testing.assert_allclose(means, [point["train_loss"] for point in points], rtol=0, atol=1e-4)
 
