@@ -59,7 +59,9 @@ class Ratio:
     n: int
 
 
-def bca_interval(values: npt.ArrayLike, rng: np.random.Generator, *, level: float = LEVEL) -> Interval:
+def bca_interval(
+    values: npt.ArrayLike, rng: np.random.Generator, *, level: float = LEVEL, n_resamples: int = N_RESAMPLES
+) -> Interval:
     """Return the bias-corrected accelerated bootstrap interval of a mean (Efron 1987), by scipy.stats.bootstrap.
 
     `values` are paired differences, [n] with n >= 2, finite. Below about 15 of them it covers less than its level
@@ -74,16 +76,16 @@ def bca_interval(values: npt.ArrayLike, rng: np.random.Generator, *, level: floa
     if np.ptp(x) == 0:  # scipy gives nan there
         return Interval(low=float(x[0]), high=float(x[0]))
     found = distributions.bootstrap(
-        (x,), np.mean, confidence_level=level, n_resamples=N_RESAMPLES, method="BCa", rng=rng
+        (x,), np.mean, confidence_level=level, n_resamples=n_resamples, method="BCa", rng=rng
     ).confidence_interval
     return Interval(low=float(found.low), high=float(found.high))
 
 
-def sign_flip_p(differences: npt.ArrayLike, rng: np.random.Generator) -> float:
+def sign_flip_p(differences: npt.ArrayLike, rng: np.random.Generator, *, n_flips: int = N_FLIPS) -> float:
     """Return the two-sided p of the sign-flip permutation test of paired differences, [n] with n >= 1.
 
     Under the null hypothesis each difference is as likely with either sign. p is the share of the 2^n sign patterns
-    whose |sum| is at least the one observed: exact up to EXACT_PAIRS; beyond, over N_FLIPS random patterns, the
+    whose |sum| is at least the one observed: exact up to EXACT_PAIRS; beyond, over `n_flips` random patterns, the
     observed one counted, which keeps the level (Phipson and Smyth 2010). Only then is `rng` used.
 
     Raises:
@@ -96,13 +98,19 @@ def sign_flip_p(differences: npt.ArrayLike, rng: np.random.Generator) -> float:
     least = abs(d.sum()) - 1e-9 * np.abs(d).sum()
     if len(d) <= EXACT_PAIRS:
         return float(np.mean(np.abs(_signs(len(d)) @ d) >= least))
-    flips = rng.choice((-1.0, 1.0), size=(N_FLIPS, len(d)))
-    return (1 + int(np.sum(np.abs(flips @ d) >= least))) / (N_FLIPS + 1)
+    flips = rng.choice((-1.0, 1.0), size=(n_flips, len(d)))
+    return (1 + int(np.sum(np.abs(flips @ d) >= least))) / (n_flips + 1)
 
 
 def attainable_p(n_pairs: int, n_claims: int = 1) -> float:
     """Return the smallest p that a sign-flip test of n pairs can give, after Holm over `n_claims` claims at worst."""
     return min(1.0, n_claims * 2.0 ** (1 - n_pairs))
+
+
+def attainable_level(n_pairs: int, *, alpha: float = ALPHA) -> float:
+    """Return how often a sign-flip test of n pairs rejects at `alpha` under the null: p takes steps of 2^(1 - n)."""
+    patterns = 2.0 ** (n_pairs - 1)
+    return math.floor(alpha * patterns) / patterns
 
 
 def pairs_needed(n_claims: int, *, alpha: float = ALPHA) -> int:

@@ -72,6 +72,11 @@ def test_attainable_p(n: int, p: float) -> None:
     assert stats.attainable_p(n, 4) == min(1, 4 * p)
 
 
+@pytest.mark.parametrize(("n", "level"), [(5, 0), (6, 1 / 32), (8, 6 / 128), (10, 25 / 512)])
+def test_attainable_level(n: int, level: float) -> None:
+    assert stats.attainable_level(n) == level
+
+
 @pytest.mark.parametrize(("claims", "n"), [(1, 6), (2, 7), (3, 7), (4, 8), (8, 9)])
 def test_pairs_needed_for_a_family(claims: int, n: int) -> None:
     assert stats.pairs_needed(claims) == n

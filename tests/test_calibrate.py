@@ -1,0 +1,90 @@
+"""Calibration on simulated pools: the level is kept, a rule that lies is caught, power grows with gap and seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench import calibrate, stats
+from bench.calibrate import Calibration
+
+
+def pool(n: int = 64, sd: float = 0.004, seed: int = 0) -> list[float]:
+    """Return accuracies of n runs on 872 examples."""
+    scores = np.random.default_rng(seed).normal(0.85, sd, n)
+    return [float(score) for score in np.round(scores * 872) / 872]
+
+
+def calibrated(scores: list[float], **more: object) -> Calibration:
+    settings: dict[str, object] = {"n_comparisons": 400, "gaps": ()}
+    return calibrate.calibrate(scores, np.random.default_rng(1), **{**settings, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n_seeds", [6, 8])
+def test_the_same_cell_on_both_sides_is_seldom_different(n_seeds: int) -> None:
+    found = calibrated(pool(), n_seeds=n_seeds)
+    assert found.passed
+    assert found.interval.low <= found.false_positive_rate <= found.interval.high
+    assert found.attainable_level == {6: 2 / 64, 8: 6 / 128}[n_seeds]
+    # BCa can only take claims away from the sign-flip test
+    assert found.interval.low <= found.attainable_level
+    assert (found.n_pool, found.n_splits, found.n_comparisons) == ((64, 80, 400) if n_seeds == 6 else (64, 100, 400))
+    assert "not shown to be above 5%" in calibrate.sentences(found)[0] or "below 5%" in calibrate.sentences(found)[0]
+
+
+def test_a_rule_that_claims_too_much_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "claims", lambda d, rng: abs(d.mean()) > d.std() / len(d) ** 0.5)  # 1 sigma
+    found = calibrated(pool())
+    assert not found.passed
+    assert found.false_positive_rate > 0.2
+    assert ": ABOVE 5%" in calibrate.sentences(found)[0]
+
+
+def test_comparisons_that_move_together_count_for_fewer() -> None:
+    alone = np.array([0.0, 0.25, 0.25, 0.5] * 25)
+    assert calibrate.effective(alone, 4) == 400  # binomial variance 0.047, observed 0.032: no penalty, no bonus
+    together = np.array([0.0, 0.0, 0.0, 1.0] * 25)  # the four of a split always agree: as good as one
+    assert calibrate.effective(together, 4) == pytest.approx(100, rel=0.02)
+    assert calibrate.effective(np.zeros(10), 4) == 40
+
+
+def test_power_grows_with_the_gap_and_the_seeds_and_0_has_the_level() -> None:
+    found = calibrated(pool(), gaps=(0.0, 0.004, 0.02), n_comparisons=200)
+    by = {gap: {p.n: p.power for p in found.power if p.gap == gap} for gap in (0.0, 0.004, 0.02)}
+    assert by[0.02][6] > 0.95
+    assert by[0.004][32] > by[0.004][8] + 0.2
+    assert by[0.004][16] > by[0.0][16] + 0.2
+    assert max(by[0.0].values()) < 0.12
+    assert (found.seeds_needed(0.02), found.seeds_needed(0.0)) == (6, None)
+    assert "A gap of 2 points needs 6 seeds for a power of 80%" in calibrate.sentences(found)[3]
+    assert "A gap of 0 points needs more than 32 seeds" in calibrate.sentences(found)[1]
+
+
+def test_the_power_agrees_with_that_of_a_known_gap() -> None:
+    """sd 0.004 on either side: a paired difference has sd 0.0057, of which the t approximation knows the power."""
+    gap = stats.detectable_difference(0.004 * 2**0.5, 12)
+    found = calibrated(pool(n=400), gaps=(gap,), n_comparisons=200)
+    assert next(p.power for p in found.power if p.n == 12) == pytest.approx(0.8, abs=0.12)
+
+
+def test_the_same_generator_gives_the_same_calibration() -> None:
+    assert calibrated(pool(), gaps=(0.01,), n_comparisons=200) == calibrated(pool(), gaps=(0.01,), n_comparisons=200)
+
+
+@pytest.mark.parametrize(
+    ("scores", "more", "rule"),
+    [
+        (pool(63), {}, "a pool must hold 64 finite scores or more, but got 63"),
+        (pool(64), {"n_seeds": 33}, "a pool must hold 66"),
+        ([*pool(63), float("nan")], {}, "finite"),
+        (pool(64), {"n_comparisons": 199}, "n_comparisons >= 200"),
+    ],
+)
+def test_what_is_too_little_to_calibrate_on(scores: list[float], more: dict[str, object], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        calibrated(scores, **more)
+
+
+def test_equal_scores_are_never_different() -> None:
+    found = calibrated([0.9] * 64)
+    assert (found.false_positive_rate, found.interval.low, found.passed) == (0.0, 0.0, True)
