@@ -1,7 +1,7 @@
 """A tuned comparison as data: what bench/compare.py works out and results/<study>/comparison.json holds.
 
-In the JSON null stands for a missing number and for an infinite one (a target that is never reached), which `n_missed`
-tells apart. The end of an interval that is null is infinite.
+In the JSON null stands for what is missing and the text "inf" for an infinite number: steps to a target that is never
+reached, a ratio with such steps, the end of its interval. JSON itself has no infinity.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Comparison:
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Return the comparison as plain JSON values: numbers that are not finite become null."""
+    """Return the comparison as plain JSON values, infinity as "inf"."""
     plain: dict[str, Any] = _plain(asdict(comparison))
     return plain
 
@@ -169,4 +169,4 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -371,12 +371,15 @@ def test_what_diverges_does_not_reach_the_target() -> None:
 # --- the chain ----------------------------------------------------------------------------------------------------
 
 
-def test_the_json_is_plain_and_infinite_is_null() -> None:
+def test_the_json_is_plain_and_tells_infinite_from_missing() -> None:
     found = compared(noisy({"lora+": 0.01}), curve=ramp({"lora": 20, "lora+": 10, "full": 0}))
     text = json.dumps(to_json(found), allow_nan=False)
     document = json.loads(text)
-    assert document["arms"][2]["reach"]["median_steps"] is None
-    assert document["arms"][2]["reach"]["n_missed"] == 10
+    assert document["arms"][2]["reach"]["median_steps"] == "inf"
+    assert document["arms"][2]["reach"]["median_seconds"] is None  # not timed
+    assert document["speed_ups"][1]["steps"] == 0
+    never = to_json(compared(noisy({}), curve=ramp({"lora": 0, "lora+": 10, "full": 0})))
+    assert [s["steps"] for s in never["speed_ups"]] == ["inf", None]  # LoRA never does; neither does
     assert document["differences"][0]["interval"]["low"] == found.differences[0].interval.low  # type: ignore[union-attr]
     assert document["setup"]["fresh_seeds"] == list(SEEDS)
     assert to_json(compared(noisy({"lora+": 0.01}), curve=ramp({"lora": 20, "lora+": 10, "full": 0}))) == to_json(found)
