@@ -1,0 +1,106 @@
+"""bench report: a study's rows as one HTML page, results/<study>/report.html; trains nothing, needs no network."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.commands._options import RESULTS_DIR, Selection, study_command
+from bench.errors import BadInput
+
+if TYPE_CHECKING:
+    from bench.commands._resolve import Resolved
+    from bench.comparison import Comparison
+    from bench.spec import Study
+
+PAGE = "report.html"
+
+
+@study_command
+def command(selection: Selection) -> int:
+    """Write the study's report: verdict, heatmaps, curves, speed, what failed, how to repeat it."""
+    from bench import cache
+    from bench.commands import _resolve
+
+    resolved = _resolve.resolve(selection.study())
+    directory = selection.directory(resolved.study)
+    text = page_of(resolved, selection)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        cache.write_atomic(directory / PAGE, lambda stream: stream.write(text.encode()))  # type: ignore[arg-type]
+    except OSError as error:
+        way_out = "free space or change its permissions"
+        raise BadInput(str(directory), "must be writable", got=error.strerror, way_out=way_out) from error
+    print(directory / PAGE)
+    return 0
+
+
+def page_of(resolved: Resolved, selection: Selection) -> str:
+    """Return the page of a study that has finished rows.
+
+    Raises:
+        BadInput: where no trial of the study is finished, or a comparison beside the rows is not one of ours.
+    """
+    from bench import report, store
+    from plots import report as page
+    from plots.tidy import StudyInfo
+
+    study, better = resolved.study, resolved.task.higher_is_better
+    directory = selection.directory(study)
+    rows_in = directory if study.rows_from is None else selection.results_dir / study.rows_from
+    rows = store.load(rows_in).to_pandas()
+    finished = rows["trial_id"] if resolved.is_search else rows.loc[rows["trial_id"].isin(resolved.ids), "trial_id"]
+    if finished.empty:
+        way_out = f"run make sweep with the same options first, or report another study than {study.name}"
+        raise BadInput(str(rows_in), "there must be finished trials of the study", way_out=way_out)
+    if resolved.is_search:
+        info = StudyInfo(name=study.name, higher_is_better=better)
+    else:
+        info = StudyInfo.of(study, resolved.trials, higher_is_better=better)
+    borders = () if resolved.is_search else resolved.best(store.load(rows_in))[1]
+    path = study_path(selection)
+    source = report.Source(
+        command=command_line(selection),
+        study_file=f"studies/{path.name}",
+        toml=path.read_text(encoding="utf-8"),
+        borders=borders,
+    )
+    attempts = store.load_attempts(rows_in).to_pandas()
+    found = report.build(
+        rows, attempts, study, info, source=source, comparison=comparison_of(study, selection.results_dir)
+    )
+    return page.page(found)
+
+
+def comparison_of(study: Study, results_dir: Path) -> Comparison | None:
+    """Return the tuned comparison of the study, else that of its task's comparison study on the same model."""
+    from bench import comparison_json
+
+    for name in (study.name, f"{study.task}-compare"):
+        found = comparison_json.read(results_dir / name)
+        if found is not None and (found.setup.task, found.setup.model) == (study.task, study.model):
+            return found
+    return None
+
+
+def study_path(selection: Selection) -> Path:
+    """Return the study file that the options mean."""
+    from bench import study_files
+
+    given = selection.overrides
+    return study_files.find(given.get("study"), given.get("task"), study_files.STUDIES_DIR)
+
+
+def command_line(selection: Selection) -> str:
+    """Return the command that runs the study as it was asked for, with a data directory named but not told."""
+    from bench.overrides import BY_KEY
+
+    words = ["python", "-m", "bench", "sweep"]
+    for key, text in selection.overrides.items():
+        words += [BY_KEY[key].flags[0], text]
+    if selection.data_dir is not None:
+        words += ["--data-dir", "DATA"]
+    if selection.results_dir != Path(RESULTS_DIR):
+        words += ["--results-dir", "RESULTS"]
+    return shlex.join(words)

@@ -1,0 +1,70 @@
+"""The tuned comparison on the report's page: its sentences in full, its arms, its differences."""
+
+from __future__ import annotations
+
+from bench.comparison import ArmResult, Comparison, Difference
+from bench.report import Report
+from bench.report_text import listed, score, unit
+from bench.verdict import gap, label, number, sentences
+from plots import style
+from plots.html import Html, el, join
+from plots.report_table import Value, table, whole
+
+
+def section(report: Report) -> Html:
+    """Return the section, empty where no comparison was run."""
+    c = report.comparison
+    if c is None:
+        return Html("")
+    commit = f", commit {listed(c.git_commits)}" if c.git_commits else ""
+    seeds = f"tuning seeds {listed(c.setup.tuning_seeds)}, fresh seeds {listed(c.setup.fresh_seeds)}"
+    return join(
+        el("p", f"From the study {c.setup.study}{commit}; {seeds}.", class_="note"),
+        [el("p", sentence) for sentence in sentences(c)],
+        el("h3", "Chosen cells, fresh seeds"), _arms(c, report),
+        el("h3", f"Differences from {label(c.baseline)}, paired by seed"), _differences(c),
+    )  # fmt: skip
+
+
+def _arms(c: Comparison, report: Report) -> Html:
+    columns = (
+        ("method", False), (unit(report), True), ("± over seeds", True), ("n", True), ("rank", True), ("η_A", True),
+        ("λ", True), ("diverged", True), ("cells tuned", True), ("octaves of η_A within 1 %", True),
+        ("median steps to target", True), ("missed", True),
+    )  # fmt: skip
+    return table(columns, [_arm(arm, report) for arm in c.arms])
+
+
+def _arm(arm: ArmResult, report: Report) -> list[Value]:
+    s, width = arm.settings, arm.tuning.width
+    ratio = s.get("lr_ratio")
+    octaves = "–" if width is None else f"{'≥ ' if width.open_low or width.open_high else ''}{width.octaves:.1f}"
+    return [
+        (label(arm.name), label(arm.name)), (score(arm.mean, report, digits=2), arm.mean),
+        (score(arm.stderr_seeds, report, digits=2), arm.stderr_seeds), whole(arm.n), whole(s.get("rank")),
+        (style.rate(s["eta_A"]), s["eta_A"]), ("–" if ratio is None else style.ratio(ratio), ratio),
+        whole(arm.n_diverged), whole(arm.tuning.n_cells), (octaves, None if width is None else width.octaves),
+        (number(arm.reach.median_steps), arm.reach.median_steps), whole(arm.reach.n_missed),
+    ]  # fmt: skip
+
+
+def _differences(c: Comparison) -> Html:
+    columns = (
+        ("method", False), ("difference", True), (f"{c.level:.0%} interval", False), ("n", True), ("p", True),
+        ("p after Holm", True), ("smallest p possible", True), ("claim", False), ("faster in steps", True),
+        ("its interval", False),
+    )  # fmt: skip
+    return table(columns, [_difference(d, c) for d in c.differences])
+
+
+def _difference(d: Difference, c: Comparison) -> list[Value]:
+    metric = c.setup.metric
+    ends = "–" if d.interval is None else f"{gap(d.interval.low, metric)} to {gap(d.interval.high, metric)}"
+    found = next((s for s in c.speed_ups if s.arm == d.arm), None)
+    steps = None if found is None else found.steps
+    span = "–" if found is None else f"{number(found.steps_interval.low)} to {number(found.steps_interval.high)}"
+    return [
+        (label(d.arm), label(d.arm)), ("–" if d.mean is None else gap(d.mean, metric), d.mean), (ends, ends),
+        whole(d.n), (f"{d.p:.3g}", d.p), (f"{d.p_holm:.3g}", d.p_holm), (f"{d.attainable_p:.3g}", d.attainable_p),
+        (d.claim, d.claim), ("–" if steps is None else number(steps), steps), (span, span),
+    ]  # fmt: skip
