@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 COMMANDS := $(patsubst bench/commands/%.py,%,$(wildcard bench/commands/[a-z]*.py))
-READY := $(VENV)/.run $(if $(filter minilm,$(MODEL)),$(VENV)/.minilm)
+READY := $(VENV)/.run $(if $(filter minilm sst2-reference sst2-compare,$(MODEL) $(STUDY)),$(VENV)/.minilm)
 
 # $(call pass,VARIABLE,flag): the option if the variable is given, also if it is given empty; quoted for the shell, and
 # by $(value) so that a $ in a regular expression stays one.
@@ -30,6 +30,8 @@ OPTIONS = $(strip \
 
 help:
 	@echo 'make sweep [TASK=sst2] [MODEL=minilm] [METHODS=lora,lora+] [ETA_A=1e-4,1e-3] ...   run a sweep, draw its heatmaps'
+	@echo 'make compare [TASK=sst2] [FRESH_SEEDS=10]                                         which differences are real'
+	@echo 'make verify [STUDY=...] [CALIBRATE=1]                                             check results by rule'
 	@echo 'make test                                                                         run the tests'
 	@echo 'make lint                                                                         style and types'
 	@echo 'also: make $(COMMANDS)'
@@ -41,6 +43,10 @@ $(COMMANDS): $(READY)
 	@$(BIN)/python -m bench $(subst _,-,$@) $(OPTIONS)
 
 plots: plot
+
+compare: $(if $(filter sst2,$(TASK)),$(VENV)/.minilm)
+compare: OPTIONS += $(call pass,FRESH_SEEDS,fresh-seeds)
+verify: OPTIONS += $(if $(filter 1,$(CALIBRATE)),--calibrate,$(call pass,CALIBRATE,calibrate)) $(call pass,PARALLEL,parallel)
 
 dashboard: $(VENV)/.dashboard
 

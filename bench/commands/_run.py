@@ -9,20 +9,21 @@ import pyarrow as pa
 
 from bench.arms import Row
 from bench.commands._resolve import Resolved
-from bench.sweep import SweepSummary
+from bench.sweep import Options, SweepSummary
 
 
-def run(resolved: Resolved, results_dir: Path, *, rerun_stale: bool = False) -> SweepSummary:
-    """Print the plan of a study, run its trials that are not finished, and print how that ended."""
-    from bench import runtime, sweep
-    from bench.commands import _progress, _show, _text
+def sweep_shown(resolved: Resolved, results_dir: Path, options: Options) -> SweepSummary:
+    """Print the plan of a study, run its trials that are not finished while showing how far they are."""
+    from bench import runtime, sweep, toy
+    from bench.commands import _progress, _show
 
     study, directory = resolved.study, results_dir / resolved.study.name
-    options = resolved.sweep_options(rerun_stale=rerun_stale)
     preview = sweep.preview(study, resolved.trials, results_dir=results_dir, options=options)
     print(_show.heading(resolved, directory, options.place.device))
     print()
     print(_show.plan(study, preview), flush=True)
+    if resolved.task.kind != toy.KIND:  # which is checked already, and whose engine is quickly imported
+        runtime.check_precision(study.budget.precision, study.device)
     with _progress.reporter(resolved.trials, n_steps=study.budget.max_steps) as report:
         executor = runtime.local_executor(
             task=resolved.task,
@@ -32,9 +33,16 @@ def run(resolved: Resolved, results_dir: Path, *, rerun_stale: bool = False) -> 
             log_dir=directory / runtime.LOGS,
             on_steps=report.steps,
         )
-        done = sweep.run(
+        return sweep.run(
             study, resolved.trials, results_dir=results_dir, executor=executor, options=options, on_event=report
         )
+
+
+def run(resolved: Resolved, results_dir: Path, *, rerun_stale: bool = False) -> SweepSummary:
+    """Sweep a study, and print in a line how that ended."""
+    from bench.commands import _text
+
+    done = sweep_shown(resolved, results_dir, resolved.sweep_options(rerun_stale=rerun_stale))
     counts = f"{done.n_finished:,} of {done.n_trials:,} trials finished ({done.n_diverged:,} diverged)"
     print(f"{counts}; this run: {done.n_run:,} in {_text.duration(done.seconds)}, {done.n_failed:,} failed\n")
     return done

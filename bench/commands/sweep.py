@@ -23,35 +23,11 @@ def command(
     ] = False,
 ) -> int:
     """Run the trials of a study that are not finished, then draw its figures."""
-    from bench import runtime, sweep, toy
-    from bench.commands import _progress, _resolve, _show
+    from bench.commands import _resolve, _run
 
     resolved = _resolve.resolve(selection.study())
-    study, directory = resolved.study, selection.directory(resolved.study)
     options = resolved.sweep_options(storage=storage, rerun_stale=rerun_stale)
-    preview = sweep.preview(study, resolved.trials, results_dir=selection.results_dir, options=options)
-    print(_show.heading(resolved, directory, options.place.device))
-    print()
-    print(_show.plan(study, preview), flush=True)
-    if resolved.task.kind != toy.KIND:  # which is checked already, and whose engine is quickly imported
-        runtime.check_precision(study.budget.precision, study.device)
-    with _progress.reporter(resolved.trials, n_steps=study.budget.max_steps) as report:
-        executor = runtime.local_executor(
-            task=resolved.task,
-            data=resolved.data,
-            located=resolved.located,
-            device=study.device,
-            log_dir=directory / runtime.LOGS,
-            on_steps=report.steps,
-        )
-        done = sweep.run(
-            study,
-            resolved.trials,
-            results_dir=selection.results_dir,
-            executor=executor,
-            options=options,
-            on_event=report,
-        )
+    done = _run.sweep_shown(resolved, selection.results_dir, options)
     finish(resolved, done)
     return done.exit_code
 
