@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SAMPLE = 500  # texts of a split whose tokens are counted: the standard error of their mean is about 3 %
 TOKENS_PER_WORD = 1.3  # where there is no tokenizer.json; only time estimate and pack size rest on it
 LOGS = "logs"
+CPU_UNITS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}  # in torch.cpu's names
 TOY_PACK = 1024  # the toy's trials are small, and few large parts are read faster than many small ones
 TOY_PARAMS = 1000  # P of the toy: its five products of width x rank take 4P FLOP for each training example
 
@@ -115,19 +116,14 @@ def local_executor(
 
 
 def check_precision(precision: str, device: str) -> None:
-    """Refuse a precision that the engine or the device does not have (`toy.check` does for the toy); imports torch."""
+    """Refuse a precision that the device would only emulate; imports torch."""
     import torch
 
-    from bench.engine.run import DTYPES
-
-    if precision not in DTYPES:
-        way_out = f"known: {', '.join(DTYPES)}"
-        raise BadInput("--precision", "must be one the engine has", got=precision, way_out=way_out)
-    if precision == "bf16" and devices.resolve(device) == "cpu":
-        has = torch.cpu.get_capabilities()
-        if not (has.get("avx512_bf16") or has.get("amx_bf16")):
-            rule = "must be one the device computes in: this CPU, without avx512_bf16 and AMX, would only emulate it"
-            raise BadInput("--precision", rule, got=precision, way_out="use --precision fp32")
+    if devices.resolve(device) != "cpu" or precision not in CPU_UNITS:
+        return
+    if not any(torch.cpu.get_capabilities().get(unit) for unit in CPU_UNITS[precision]):
+        rule = f"must be one the device computes in: this CPU has none of {', '.join(CPU_UNITS[precision])}"
+        raise BadInput("--precision", rule, got=precision, way_out="use --precision fp32")
 
 
 def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tuple[EncodedData, LoadedModel]:

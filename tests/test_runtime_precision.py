@@ -9,18 +9,27 @@ from bench import runtime
 from bench.errors import BadInput
 
 
-def test_an_unknown_precision_names_the_known_ones() -> None:
-    with pytest.raises(BadInput, match=r"--precision: must be one the engine has, but got fp16; known: .*fp32"):
-        runtime.check_precision("fp16", "cpu")
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_full_precision_is_taken_anywhere(precision: str) -> None:
+    runtime.check_precision(precision, "cpu")
 
 
-@pytest.mark.parametrize(("has", "refused"), [({}, True), ({"avx512_bf16": True}, False), ({"amx_bf16": True}, False)])
-def test_bf16_needs_a_cpu_that_computes_in_it(
-    monkeypatch: pytest.MonkeyPatch, has: dict[str, bool], refused: bool
+@pytest.mark.parametrize(
+    ("precision", "has", "refused"),
+    [
+        ("bf16", {}, True),
+        ("bf16", {"avx512_bf16": True}, False),
+        ("bf16", {"amx_bf16": True}, False),
+        ("fp16", {"avx512_bf16": True}, True),
+        ("fp16", {"avx512_fp16": True}, False),
+    ],
+)
+def test_half_precision_needs_a_cpu_that_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, precision: str, has: dict[str, bool], refused: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     if refused:
-        with pytest.raises(BadInput, match="use --precision fp32"):
-            runtime.check_precision("bf16", "cpu")
+        with pytest.raises(BadInput, match=f"this CPU has none of .*, but got {precision}; use --precision fp32"):
+            runtime.check_precision(precision, "cpu")
     else:
-        runtime.check_precision("bf16", "cpu")
+        runtime.check_precision(precision, "cpu")

@@ -16,6 +16,7 @@ from bench.engine.batching import Batches
 from bench.engine.evaluate import summed_loss
 from bench.engine.optim import Optimizer
 from bench.engine.paths import Path
+from bench.engine.scaling import LossScale, SkippingOptimizer
 from bench.record import CurvePoint
 from bench.spec import TrainBudget
 
@@ -44,8 +45,11 @@ class Loop:
     ) -> None:  # fmt: skip
         self.bank, self.path, self.split, self.budget = bank, path, split, budget
         self.n_chunks, self.clock, self.evaluate, self.on_steps = n_chunks, clock, evaluate, on_steps
-        self.optimizer = Optimizer(bank.params, bank.trials, budget)
+        self.scale = LossScale(bank.n_trials, split.device) if budget.precision == "fp16" else None
+        kind = Optimizer if self.scale is None else SkippingOptimizer
+        self.optimizer = kind(bank.params, bank.trials, budget)
         self.alive_K = torch.ones(bank.n_trials, dtype=torch.bool, device=split.device)
+        self.died_K = torch.zeros(bank.n_trials, dtype=torch.int64, device=split.device)  # step, from 1; 0: alive
         self.all_alive = True
         self.state = Training(diverged_step_K=np.zeros(bank.n_trials, dtype=np.int64), curves=[[] for _ in bank.trials])
 
@@ -76,8 +80,7 @@ class Loop:
         self.bank.params.zero_grad()
         loss_K = self._accumulate(places)
         norm_K = self.optimizer.clip()
-        self._mark(loss_K, norm_K)
-        self.optimizer.step(self.alive_K, all_alive=self.all_alive)
+        self.optimizer.step(self._updated(loss_K, norm_K), all_alive=self.all_alive)
         self.state.steps_done += 1
         self.state.examples += len(places)
         self.state.tokens += int(self.split.lengths[places].sum())
@@ -92,28 +95,35 @@ class Loop:
         with self.bank.training():
             for chunk in self.split.chunks(places, self.n_chunks):
                 chunk_loss_K = summed_loss(self.path.logits(chunk), chunk.labels_b) / len(places)
-                chunk_loss_K.sum().backward()
+                (chunk_loss_K if self.scale is None else chunk_loss_K * self.scale.scale_K).sum().backward()
                 loss_K += chunk_loss_K.detach()
+        if self.scale is not None:
+            self.bank.params.scale_grads(1 / self.scale.scale_K)
         return loss_K
 
-    def _mark(self, loss_K: Tensor, norm_K: Tensor) -> None:
-        """Switch off trials whose loss or gradient is not finite, before they are updated."""
-        self.alive_K &= torch.isfinite(loss_K) & torch.isfinite(norm_K)
-        if self.split.device.type == "cpu":  # elsewhere the host would have to wait for the device
-            self.all_alive = bool(self.alive_K.all())
+    def _updated(self, loss_K: Tensor, norm_K: Tensor) -> Tensor:
+        """Return which trials are updated in this step, [K]; switch off those that have diverged.
+
+        That is a loss or gradient which is not finite; with a loss scale, a gradient that overflows whatever the scale,
+        since one that overflows at this scale only skips the update.
+        """
+        finite_K = torch.isfinite(norm_K)
+        if self.scale is None:
+            good_K = finite_K
         else:
-            self.all_alive = False
+            self.scale.update(~finite_K)
+            good_K = ~self.scale.exhausted()
+        self.alive_K = self.alive_K & torch.isfinite(loss_K) & good_K
+        self.died_K = torch.where(self.alive_K | (self.died_K > 0), self.died_K, self.state.steps_done + 1)
+        # elsewhere than on a CPU the host would have to wait for the device to know
+        self.all_alive = self.split.device.type == "cpu" and bool(self.alive_K.all())
+        return self.alive_K & finite_K
 
     def _look(self, since: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Bring losses and norms to the host and find where trials diverged."""
-        losses = torch.stack([loss for loss, _ in since]).double().cpu().numpy()
-        norms = torch.stack([norm for _, norm in since]).double().cpu().numpy()
-        first_step = self.state.steps_done - len(since) + 1
-        for offset, (loss_K, norm_K) in enumerate(zip(losses, norms, strict=True)):
-            broken = ~(np.isfinite(loss_K) & np.isfinite(norm_K)) & (self.state.diverged_step_K == 0)
-            self.state.diverged_step_K[broken] = first_step + offset
-        self.state.losses_SxK += list(losses)
-        self.state.norms_SxK += list(norms)
+        """Bring losses, norms and the steps at which trials died to the host."""
+        self.state.losses_SxK += list(torch.stack([loss for loss, _ in since]).double().cpu().numpy())
+        self.state.norms_SxK += list(torch.stack([norm for _, norm in since]).double().cpu().numpy())
+        self.state.diverged_step_K = self.died_K.cpu().numpy()
 
     def _add_points(self, n_steps: int) -> None:
         """Add a point to the curve of every trial that is alive."""

@@ -56,7 +56,7 @@ def run_pack(
         bank = Bank(loaded, pack.trials, method, device=device, dtype=DTYPES[trial.budget.precision])
         path = choose_path(bank, options.path)
         train, dev = Batches(data.train, device=device), Batches(data.eval, device=device)
-        bank.only_keyed_masks = draws_own_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
+        settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
         select = None if data.select is None else Batches(data.select, device=device)
     latest: list[Evaluation] = []
 

@@ -1,0 +1,82 @@
+"""fp16: a loss scale for each trial, and updates that each trial may skip on its own.
+
+A global scale would let one trial's overflow skip every trial's update. The rule is torch.amp.GradScaler's, kept for each
+trial: start at 2^16, halve after an overflow, double after 2,000 steps without one (Micikevicius et al. 2018,
+arXiv:1710.03740, section 3.2, for why).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.engine.optim import Optimizer, schedule_factor
+from bench.engine.params import ParamBank
+from bench.spec import TrainBudget, Trial
+
+START, GROWTH, BACKOFF, INTERVAL = 2.0**16, 2.0, 0.5, 2000
+LOWEST = 2.0**-14  # a gradient that overflows even at this scale is not finite in float32 either: the trial has diverged
+
+
+class LossScale:
+    """What each trial's loss is multiplied by before the backward pass: [K]."""
+
+    def __init__(self, n_trials: int, device: torch.device) -> None:
+        self.scale_K = torch.full((n_trials,), START, device=device)
+        self.good_K = torch.zeros(n_trials, dtype=torch.int64, device=device)  # steps since the last change
+
+    def update(self, overflowed_K: Tensor) -> None:
+        """Halve the scale of trials that overflowed, double that of trials that have not for INTERVAL steps."""
+        self.good_K = torch.where(overflowed_K, 0, self.good_K + 1)
+        grown_K = self.good_K == INTERVAL
+        self.good_K = torch.where(grown_K, 0, self.good_K)
+        factor_K = torch.where(overflowed_K, BACKOFF, torch.where(grown_K, GROWTH, 1.0))
+        self.scale_K = self.scale_K * factor_K
+
+    def exhausted(self) -> Tensor:
+        """Return which trials overflow whatever the scale: [K]."""
+        return self.scale_K < LOWEST
+
+
+class SkippingOptimizer(Optimizer):
+    """AdamW or SGD in which a trial that overflowed skips the update, its moments, its count and its schedule.
+
+    So do GradScaler and accelerate for one trial; the bias corrections and the schedule follow each trial's own count.
+    """
+
+    def __init__(self, bank: ParamBank, trials: Sequence[Trial], budget: TrainBudget) -> None:
+        super().__init__(bank, trials, budget)
+        like = bank.values
+        self.updates_K = torch.zeros(len(trials), dtype=torch.int64, device=like.device)
+        factors = [schedule_factor(step, budget) for step in range(budget.max_steps + 1)]
+        self._factors = torch.tensor(factors, dtype=torch.float64).to(like)
+
+    @torch.no_grad()
+    def step(self, alive_K: Tensor, *, all_alive: bool = False) -> None:
+        """Update the trials in `alive_K`: here, those whose gradient is finite in this step."""
+        factor_K = self._factors[self.updates_K]
+        self.updates_K = self.updates_K + alive_K
+        self.steps_done += 1
+        for segment, rate in zip(self.bank.segments, self.rates, strict=True):
+            part = slice(segment.start, segment.stop)
+            ok = segment.spread(alive_K)
+            direction = self._own_direction(part, ok, segment.spread(self.updates_K).clamp(min=1).to(rate.dtype))
+            step = direction * rate * segment.spread(factor_K)
+            values = self.bank.values[part]
+            if segment.decays and self.budget.weight_decay:
+                step = step + values * (rate * segment.spread(factor_K) * self.budget.weight_decay)
+            values.sub_(torch.where(ok, step, 0))
+
+    def _own_direction(self, part: slice, ok: Tensor, count: Tensor) -> Tensor:
+        """As `_direction`, each element with its own trial's count of updates; nothing moves where `ok` is False."""
+        budget, grads = self.budget, torch.where(ok, self.bank.grads[part], 0)
+        if budget.optimizer == "sgd":
+            return grads
+        mean, square = self.mean[part], self.square[part]
+        mean.copy_(torch.where(ok, mean.lerp(grads, 1 - budget.adam_beta1), mean))
+        moved = square * budget.adam_beta2 + grads * grads * (1 - budget.adam_beta2)
+        square.copy_(torch.where(ok, moved, square))
+        correction, root = 1 - budget.adam_beta1**count, (1 - budget.adam_beta2**count).sqrt()
+        return mean / correction / (square.sqrt() / root + budget.adam_eps)
