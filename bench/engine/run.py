@@ -25,7 +25,9 @@ from bench.record import Outcome, Status
 from bench.spec import Pack, Precision, Trial
 from bench.text import EncodedData
 
-DTYPES: dict[Precision, torch.dtype] = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and optimizer are at least float32
+    "fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
+}  # fmt: skip
 CHUNK_ROWS = 1024  # tokens of all trials in a chunk that a CPU's caches still hold
 
 
@@ -56,7 +58,7 @@ def run_pack(
         bank = Bank(loaded, pack.trials, method, device=device, dtype=DTYPES[trial.budget.precision])
         path = choose_path(bank, options.path)
         train, dev = Batches(data.train, device=device), Batches(data.eval, device=device)
-        settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
+        bank.only_keyed_masks = draws_own_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
         select = None if data.select is None else Batches(data.select, device=device)
     latest: list[Evaluation] = []
 
