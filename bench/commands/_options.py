@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench import devices, overrides
-from bench.overrides import OPTIONS
+from bench.overrides import BY_KEY, OPTIONS, Option
 from bench.spec import Study
 
 RESULTS_DIR = "results"
@@ -46,9 +46,18 @@ def study_command(run: Callable[..., int]) -> Callable[..., int]:
     Its own parameters become options beside them, as typer makes them.
     """
 
+    return _command(run, OPTIONS)
+
+
+def some_options(*keys: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Return a decorator like `study_command` for a command that reads only these options, beside the directories."""
+    return lambda run: _command(run, tuple(BY_KEY[key] for key in keys))
+
+
+def _command(run: Callable[..., int], options: Sequence[Option]) -> Callable[..., int]:
     @functools.wraps(run)
     def command(**given: Any) -> int:
-        texts = {option.key: given.pop(option.key) for option in OPTIONS}
+        texts = {option.key: given.pop(option.key) for option in options}
         data_dir, results_dir = given.pop("data_dir"), given.pop("results_dir")
         selection = Selection(
             overrides={key: text for key, text in texts.items() if text is not None},
@@ -59,14 +68,14 @@ def study_command(run: Callable[..., int]) -> Callable[..., int]:
 
     parameters = inspect.signature(run, eval_str=True).parameters.values()
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters if p.name != "selection"]
-    command.__signature__ = inspect.Signature([*_parameters(), *own])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([*_parameters(options), *own])  # type: ignore[attr-defined]
     command.__annotations__ = {}
     return command
 
 
-def _parameters() -> list[inspect.Parameter]:
+def _parameters(options: Sequence[Option]) -> list[inspect.Parameter]:
     named: list[tuple[str, tuple[str, ...], str, str | None]]
-    named = [(option.key, option.flags, option.help, None) for option in OPTIONS]
+    named = [(option.key, option.flags, option.help, None) for option in options]
     named.append(("data_dir", ("--data-dir",), "where <task>/train.tsv and others lie", "LORASWEEP_DATA"))
     named.append(("results_dir", ("--results-dir",), "where results go [default: results]", None))
     return [

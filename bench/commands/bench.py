@@ -1,0 +1,98 @@
+"""bench bench: Trainer + PEFT and this harness side by side on the same work: a table, rows and figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands._options import Selection, some_options
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from bench.throughput.rows import Row
+    from bench.throughput.setup import Chosen
+    from bench.throughput.work import Work
+
+
+@some_options(
+    "task", "model", "max_steps", "batch_size", "rank", "lora_dropout", "target_modules", "max_length", "device"
+)
+def command(
+    selection: Selection,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="rounds of interleaved repeats")] = 5,
+    only: Annotated[
+        str | None, typer.Option("--only", help="parts (train, eval, ...) or contenders (b1g, ours)")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="the model's shapes with random weights, no download")
+    ] = False,
+) -> int:
+    """Compare this harness with Trainer + PEFT: examples per second, share of the matmul ceiling, peak memory."""
+    from bench.commands import _throughput
+    from bench.throughput import jobs, rows, setup
+
+    parts, contenders = jobs.choose(only)
+    chosen = setup.read(selection.overrides, random_weights=random_weights, data_dir=selection.data_dir)
+    if contenders & set(jobs.PEERS):
+        from bench.throughput.contenders import _peer
+
+        _peer.require()
+    table = _measured(chosen, parts, contenders, repeats=repeats)
+    print()
+    print(_throughput.text(table))
+    path = rows.write(selection.results_dir, table)
+    print(f"\nrows: {path}")
+    for figure in _throughput.draw(table, path.parent / "figures"):
+        print(f"figure: {figure}")
+    return 0
+
+
+def _measured(chosen: Chosen, parts: frozenset[str], contenders: frozenset[str], *, repeats: int) -> pa.Table:
+    """Return the rows of a run."""
+    from bench import devices
+    from bench.load import load_of
+    from bench.throughput import rows, setup
+
+    load = load_of(devices.resolve(chosen.device))
+    if load.busy:
+        print(f"warning: the device is busy ({load.words}); these numbers are not to be trusted")
+    work = setup.build(chosen)
+    context = setup.context_of(work, chosen, load)
+    print(_heading(work, context.device, repeats), flush=True)
+    return rows.to_table(_rows(work, chosen, parts, contenders, repeats=repeats), context)
+
+
+def _rows(work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozenset[str], *, repeats: int) -> list[Row]:
+    from bench.throughput import ceiling, jobs, memory, setup, sweeps
+
+    def tell(line: str) -> None:
+        print(f"  {line}", flush=True)
+
+    config = work.loaded.model.config
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    found = list(
+        jobs.measure(
+            jobs.plan(work, setup.precisions(chosen.device), parts, contenders),
+            repeats=repeats,
+            shapes=ceiling.shapes(config.hidden_size, inner, work.device.type),
+            timer=setup.timer_of(work.device),
+            meter=memory.meter_of(work.device),
+            tell=tell,
+            least_seconds=ceiling.LEAST_SECONDS,
+        )
+    )
+    if jobs.SWEEP in parts:
+        cells = sweeps.Cells(device=str(work.device))
+        found += sweeps.measure(cells, sorted(contenders), repeats=repeats, tell=tell)
+    return found
+
+
+def _heading(work: Work, device: str, repeats: int) -> str:
+    trial, split = work.trial, work.data.train
+    return (
+        f"{trial.task} on {trial.model}, {device}: {len(split):,} examples of {split.lengths.mean():.1f} tokens in "
+        f"{work.steps} steps of {work.batch_size}, LoRA rank {trial.rank} on {trial.target_modules}, dropout "
+        f"{trial.lora_dropout}; {repeats} interleaved rounds"
+    )
