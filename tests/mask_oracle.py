@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from oracle import CPU, Alone, Start, optimizer_of, peft_model, train_alone
 from torch import nn
 
-from bench.engine.bank import ATTENTION
-from bench.engine.dropout import KeyedDropout, MaskKeys, token_key
+from bench.engine.attention import ATTENTION
+from bench.engine.dropout import KeyedCalls, KeyedDropout, MaskKeys, token_key
 from bench.models._base import LoadedModel
 from bench.spec import Trial
 from bench.text import Encoded
@@ -19,8 +20,13 @@ from bench.text import Encoded
 PREFIX = "base_model.model."
 
 
-def train_peft_with_masks(loaded: LoadedModel, split: Encoded, member: Trial, start: Start) -> Alone:
-    """Train one LoRA trial with PEFT and torch.optim, every dropout of the model drawing the engine's mask."""
+def train_peft_with_masks(
+    loaded: LoadedModel, split: Encoded, member: Trial, start: Start, *, functional: bool = False
+) -> Alone:
+    """Train one LoRA trial with PEFT and torch.optim, every dropout of the model drawing the engine's mask.
+
+    With `functional`, calls of torch.nn.functional.dropout draw it too.
+    """
     model = peft_model(loaded, member, start).train()
     keys = MaskKeys(member.seed)
     keys.training = True
@@ -33,7 +39,8 @@ def train_peft_with_masks(loaded: LoadedModel, split: Encoded, member: Trial, st
         key = token_key(example[:, None], position[None])
         keys.start_chunk(key, key[:, 0])
 
-    return train_alone(model, split, member, optimizer_of(model, member), on_batch=on_batch)
+    with KeyedCalls(keys) if functional else nullcontext():
+        return train_alone(model, split, member, optimizer_of(model, member), on_batch=on_batch)
 
 
 def _install(model: Any, keys: MaskKeys) -> None:

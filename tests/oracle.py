@@ -23,6 +23,7 @@ from bench.clock import Clock
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.loop import Loop, Training
+from bench.engine.paths import settle_masks
 from bench.engine.run import choose_path
 from bench.models._base import LoadedModel
 from bench.spec import Trial
@@ -75,9 +76,11 @@ def train_pack(
     loaded: LoadedModel, data: EncodedData, trials: Sequence[Trial], *, path: str = "auto", n_chunks: int = 4
 ) -> Packed:
     """Train a pack with the engine."""
-    bank = make_bank(loaded, trials)
+    bank, split = make_bank(loaded, trials), Batches(data.train, device=CPU)
+    way = choose_path(bank, path)
+    settle_masks(bank, way, split.chunk(np.arange(2)))
     loop = Loop(
-        bank, choose_path(bank, path), Batches(data.train, device=CPU), trials[0].budget, n_chunks=n_chunks,
+        bank, way, split, trials[0].budget, n_chunks=n_chunks,
         clock=Clock(), evaluate=lambda: np.zeros(len(trials)),
     )  # fmt: skip
     state = loop.run()
@@ -104,8 +107,11 @@ def train_peft_alone(loaded: LoadedModel, split: Encoded, member: Trial, start: 
 
 def peft_model(loaded: LoadedModel, member: Trial, start: Start) -> Any:
     """Return a PEFT model that starts from the trial's own adapters and head."""
+    named = member.target_modules
     config = LoraConfig(
-        r=member.rank, lora_alpha=member.lora_alpha, lora_dropout=0.0, target_modules=list(member.target_modules or ()),
+        r=member.rank, lora_alpha=member.lora_alpha, lora_dropout=0.0,
+        target_modules=named if isinstance(named, str) else list(named or ()),
+        fan_in_fan_out=loaded.model.config.model_type == "gpt2",
         task_type="SEQ_CLS", use_rslora=bool(member.use_rslora),
         modules_to_save=sorted({name.partition(".")[0] for name in start.head}),
     )  # fmt: skip

@@ -6,18 +6,17 @@ The modules are copied, the frozen weights are not. Rows are K * b: trial k's ar
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
-from bench.engine.dropout import KeyedDropout, MaskKeys, drop_rows, drop_table
+from bench.engine.attention import use_keyed_attention
+from bench.engine.dropout import KeyedCalls, KeyedDropout, MaskKeys, drop_rows, drop_table
 from bench.engine.params import ParamBank, Slot
 from bench.engine.relative import separate_positions
 from bench.errors import BadInput
@@ -27,8 +26,6 @@ from bench.models._base import LoadedModel
 from bench.seeds import derive
 from bench.spec import Trial
 
-ATTENTION = "lorasweep_keyed"
-
 
 class Bank:
     """A pack's model: `model` with K trials' parameters, which `params` owns, and the keys of its dropout masks."""
@@ -37,11 +34,12 @@ class Bank:
         self, loaded: LoadedModel, trials: Sequence[Trial], method: Method, *, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.trials, self.method, self.n_trials = tuple(trials), method, len(trials)
-        self.keys = MaskKeys(trials[0].seed)
+        self.keys = MaskKeys(trials[0].seed, n_trials=len(trials))
+        self.keyed_calls = False  # set where the model drops by function calls: they are keyed too
         self.only_keyed_masks = False  # set where the model draws masks that are not keyed: they are left out
         self.model = _copy(loaded.model, share=not method.trains_base).to(device)
         self.n_base = sum(p.numel() for p in self.model.parameters())
-        self.shapes = () if method.trains_base else adapted_layers(self.model, trials[0], loaded.head_names)
+        self.shapes = () if method.trains_base else adapted_layers(self.model, method, trials[0], loaded.head_names)
         _check(trials, method, self.shapes)
         head = {name: self.model.get_parameter(name) for name in loaded.head_names}
         slots = [*_head_slots(head, self.model, trials), *_adapter_slots(self.shapes, method, trials)]
@@ -67,7 +65,7 @@ class Bank:
             module._keyed_path = name
         if self.method.trains_base:
             _train_base(self.model, self.params)
-        _use_keyed_attention(self.model, self.keys)
+        use_keyed_attention(self.model, self.keys)
         separate_positions(self.model, self.keys, self.n_trials)
 
     @contextmanager
@@ -77,7 +75,8 @@ class Bank:
         if not self.only_keyed_masks:
             self.model.train()
         try:
-            yield
+            with KeyedCalls(self.keys) if self.keyed_calls else nullcontext():
+                yield
         finally:
             self.keys.training = False
             self.model.eval()
@@ -90,7 +89,7 @@ class Bank:
 
     def n_total(self, trial: Trial) -> int:
         """Return all parameters of one trial's model: base, head and adapters."""
-        return self.n_base + sum(self.method.n_trainable(trial, shape) for shape in self.shapes)
+        return self.n_base + sum(self.method.n_added(trial, shape) for shape in self.shapes)
 
     def adapters(self, k: int) -> dict[str, dict[str, Tensor]]:
         """Return trial k's adapter parameters at its own shapes, by layer path."""
@@ -105,7 +104,7 @@ class Bank:
 
 
 class AdaptedLayer(nn.Module):
-    """A frozen Linear, Conv1D or Embedding plus what the method adds for each trial."""
+    """A frozen Linear, Conv1D, LayerNorm or Embedding plus what the method adds for each trial."""
 
     def __init__(
         self,
@@ -140,7 +139,7 @@ class AdaptedLayer(nn.Module):
             return h + self.delta(drop_table(x, self.dropout, mask_path, self.keys))[k : k + 1]
         dropped = drop_rows(x, self.dropout, mask_path, self.keys) if self._drops else x
         delta_KxNxO = self.delta(dropped.reshape(self.n_trials, -1, *x.shape[-1:]))
-        return h + delta_KxNxO.view_as(h)
+        return (h.reshape(delta_KxNxO.shape) + delta_KxNxO).view_as(h)
 
     def delta(self, x_KxNxI: Tensor) -> Tensor:
         """Return the adapters' part for each trial, [K, N, O], in x's dtype; x may be shared, [1, N, I]."""
@@ -197,8 +196,16 @@ class StackedLayerNorm(nn.Module):
         return (y_KxNxD * self.weight_KxD[:, None] + self.bias_KxD[:, None]).view_as(x)
 
 
-def adapted_layers(model: PreTrainedModel, trial: Trial, head_names: Sequence[str]) -> tuple[LayerShape, ...]:
-    """Return the layers that the trial's target_modules and layers_to_transform name; BadInput where there are none."""
+def adapted_layers(
+    model: PreTrainedModel, method: Method, trial: Trial, head_names: Sequence[str]
+) -> tuple[LayerShape, ...]:
+    """Return the layers that the method adapts: those that target_modules names, or all with a bias.
+
+    Raises:
+        BadInput: where there are none, or one of them is of a kind that cannot hold K trials.
+    """
+    if method.adapts == "biases":
+        return tuple(_shape(path, model.get_submodule(path)) for path in _biased(model, method, set(head_names)))
     if trial.target_modules is None:
         return ()
     found = targets.candidates(model, head_names)
@@ -206,10 +213,32 @@ def adapted_layers(model: PreTrainedModel, trial: Trial, head_names: Sequence[st
     return tuple(_shape(path, model.get_submodule(path)) for path in chosen)
 
 
+def _biased(model: PreTrainedModel, method: Method, head_names: set[str]) -> list[str]:
+    """Return the paths of all modules outside the head that have a bias."""
+    where = f"method {method.name}"
+    names = [n for n, _ in model.named_parameters() if n.endswith("bias") and n not in head_names]
+    if not names:
+        got, way_out = f"none in {model.config.model_type}", "use lora, or a model with biases"
+        raise BadInput(where, "the model must have biases", got=got, way_out=way_out)
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        if leaf != "bias" or not isinstance(model.get_submodule(path), nn.Linear | nn.LayerNorm | Conv1D):
+            rule = "every bias must be that of a Linear, Conv1D or LayerNorm"
+            raise BadInput(where, rule, got=name, way_out="use lora, or another model")
+    if any(hasattr(module, "disentangled_attention_bias") for module in model.modules()):
+        # the table goes through a LayerNorm that sees no rows: its K biases would have nowhere to go
+        rule = "a table of relative positions, which all trials share, must not pass a trained bias"
+        raise BadInput(where, rule, got=model.config.model_type, way_out="use lora, or another model")
+    return [name.rpartition(".")[0] for name in names]
+
+
 def _shape(path: str, module: Any) -> LayerShape:
     if isinstance(module, nn.Embedding):
         n_in, n_out = module.weight.shape
         return LayerShape(path=path, in_features=n_in, out_features=n_out, kind="embedding")
+    if isinstance(module, nn.LayerNorm):
+        (width,) = module.normalized_shape
+        return LayerShape(path=path, in_features=width, out_features=width, kind="layernorm")
     if isinstance(module, Conv1D):
         n_in, n_out = module.weight.shape
         return LayerShape(path=path, in_features=n_in, out_features=n_out, kind="conv1d")
@@ -330,51 +359,3 @@ def _like(tensor: Tensor, other: Tensor) -> Tensor:
 
 def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _use_keyed_attention(model: PreTrainedModel, keys: MaskKeys) -> None:
-    """Route attention through `keyed_attention` where the model has transformers' attention interface."""
-    for module in model.modules():
-        module._mask_keys = keys
-    if model.config._attn_implementation in ("sdpa", "eager"):
-        model.config._attn_implementation = ATTENTION
-
-
-def keyed_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    dropout: float = 0.0, scaling: float | None = None, is_causal: bool | None = None, **kwargs: object,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """Attend as transformers' own functions do, [K*b, H, T, d] in, [K*b, T, H, d] out, with keyed dropout."""
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    causal = bool(is_causal if is_causal is not None else getattr(module, "is_causal", False))
-    causal = causal and attention_mask is None and query.shape[2] > 1
-    keys: MaskKeys = module._mask_keys  # type: ignore[assignment]
-    if not keys.training or dropout == 0:
-        out = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scaling, is_causal=causal
-        )
-        return out.transpose(1, 2).contiguous(), None
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query, key.transpose(2, 3)) * scale
-    if causal:
-        attention_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attention_mask is not None:
-        scores = _masked(scores, attention_mask)
-    weights = drop_rows(scores.softmax(dim=-1), dropout, f"{module._keyed_path}.attention", keys)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
-
-
-def _masked(scores: Tensor, mask: Tensor) -> Tensor:
-    return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-
-
-def _register() -> None:
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, keyed_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
-
-
-_register()

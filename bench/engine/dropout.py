@@ -7,11 +7,13 @@ Flood 2014, "Fast splittable pseudorandom number generators", applied to the key
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from bench.seeds import derive
 
@@ -28,8 +30,8 @@ class MaskKeys:
     chunk: one 64-bit number for each token of the chunk, in the path's own layout ([b, T] padded, [N] unpadded).
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, *, n_trials: int = 1) -> None:
+        self.seed, self.n_trials = seed, n_trials
         self.step = 0
         self.training = False
         self.token_key: Tensor | None = None
@@ -94,7 +96,8 @@ def _shift(x: Tensor, n: int) -> Tensor:
 class KeyedDropout(nn.Module):
     """Stands in for nn.Dropout in a model whose rows are K trials times the chunk's examples.
 
-    Takes [K*b, d] (rows of first tokens), [K*b, T, d] (padded tokens) or [K*b, H, T, T] (attention weights).
+    Takes [K*b, d] (rows of first tokens), [K*b, T, d] or [K*b*T, d] (padded tokens) or [K*b, H, T, T] (attention
+    weights).
     """
 
     def __init__(self, p: float, path: str, keys: MaskKeys) -> None:
@@ -108,12 +111,37 @@ class KeyedDropout(nn.Module):
         return drop_rows(x, self.p, self.path, self.keys)
 
 
+class KeyedCalls(TorchFunctionMode):
+    """While entered, torch.nn.functional.dropout draws the keyed mask: OPT drops by calls of it, not by modules.
+
+    The calls of one forward pass are told apart by their order. Everything else goes on as it is.
+    """
+
+    def __init__(self, keys: MaskKeys) -> None:
+        super().__init__()
+        self.keys = keys
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Return func(*args, **kwargs), or the keyed mask's product in its place."""
+        if func is not torch.nn.functional.dropout:
+            return func(*args, **(kwargs or {}))
+        return self._drop(*args, **(kwargs or {}))
+
+    def _drop(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return drop_rows(input, p, "functional", self.keys) if training and p > 0 else input
+
+
 def drop_rows(x: Tensor, p: float, path: str, keys: MaskKeys) -> Tensor:
     """Return x [K*b, ...] times the mask of its b examples, the same for each of the K trials."""
     token, first = keys.token_key, keys.first_key
     if token is None or first is None:
         raise RuntimeError("start_chunk comes before the forward pass")
     b = first.shape[0]
+    if x.ndim == 2 and x.shape[0] != keys.n_trials * b and x.shape[0] == keys.n_trials * token.numel():
+        mask = keys.mask(path, p, token.flatten(), x.shape[-1], x.dtype)  # OPT flattens [K*b, T, d] to [K*b*T, d]
+        return (x.unflatten(0, (keys.n_trials, -1)) * mask).flatten(0, 1)
     if x.ndim == 2:
         mask = keys.mask(path, p, first, x.shape[-1], x.dtype)
     elif x.ndim == 3:

@@ -50,12 +50,17 @@ class BankPath:
         return logits.unflatten(0, (n_trials, chunk.n_examples))
 
 
+def settle_masks(bank: Bank, path: Path, chunk: Chunk) -> None:
+    """Find out what the model drops by, beside modules: function calls are keyed too, the rest is left out."""
+    bank.keyed_calls = draws_own_masks(bank, path, chunk)
+    bank.only_keyed_masks = bank.keyed_calls and draws_own_masks(bank, path, chunk)
+
+
 @torch.no_grad()
 def draws_own_masks(bank: Bank, path: Path, chunk: Chunk) -> bool:
     """Return whether a training forward pass draws random numbers of its own, beside the keyed masks.
 
-    Some architecture may drop by torch.nn.functional.dropout, which no module stands for. Such masks would depend on
-    the pack, so the caller leaves them out.
+    Some architectures drop by function calls, which no module stands for. Such masks would depend on the pack.
     """
     device = chunk.ids_N.device
     before = _generator_state(device)

@@ -18,7 +18,7 @@ from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.evaluate import Evaluation, evaluate
 from bench.engine.loop import Loop, Training
-from bench.engine.paths import BankPath, Path, draws_own_masks
+from bench.engine.paths import BankPath, Path, settle_masks
 from bench.methods.mora import r_hat
 from bench.models._base import LoadedModel
 from bench.record import Outcome, Status
@@ -44,8 +44,11 @@ class EngineOptions:
 def run_pack(
     pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineOptions,
     *, clock: Clock, on_steps: Callable[[int], None] = lambda n: None,
+    on_trained: Callable[[Bank], None] = lambda bank: None,
 ) -> list[Outcome]:  # fmt: skip
     """Train and evaluate the trials of a pack together; return their outcomes in slot order.
+
+    `on_trained` gets the bank with its final weights, after the last evaluation.
 
     Raises:
         BadInput: before anything trains, where a setting does not fit the model.
@@ -58,7 +61,7 @@ def run_pack(
         bank = Bank(loaded, pack.trials, method, device=device, dtype=DTYPES[trial.budget.precision])
         path = choose_path(bank, options.path)
         train, dev = Batches(data.train, device=device), Batches(data.eval, device=device)
-        bank.only_keyed_masks = draws_own_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
+        settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
         select = None if data.select is None else Batches(data.select, device=device)
     latest: list[Evaluation] = []
 
@@ -76,6 +79,7 @@ def run_pack(
             chosen = evaluate(path, select, data.select.labels, n_trials=pack.size)
     shared = _Shared(data=data, bank=bank, path=path, training=training, clock=clock, started_at=started_at,
                      isolated=options.isolated and pack.size == 1, dev=latest[0], select=chosen)  # fmt: skip
+    on_trained(bank)
     return [_outcome(k, shared) for k in range(pack.size)]
 
 

@@ -196,7 +196,9 @@ def _apply(layer: Any, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) ->
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
-    return layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
+    norm: Any = module.layer if isinstance(module, AdaptedLayer) else module
+    h = layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return h + module.delta(x) if isinstance(module, AdaptedLayer) else h
 
 
 def _add(out_SxNxD: Tensor, x_SxNxD: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Role(StrEnum):
     M = "M"
     EMBEDDING_A = "embedding_A"
     EMBEDDING_B = "embedding_B"
-    BIAS = "bias"  # 1-D, added to a layer
+    BIAS = "bias"  # 1-D, added to a layer's own
     BASE = "base"  # a pretrained weight
     HEAD_WEIGHT = "head_weight"  # 2-D, newly initialised
     HEAD_BIAS = "head_bias"  # 1-D, newly initialised
@@ -41,7 +41,7 @@ class LayerShape:
     path: str
     in_features: int  # rows of the table, for an embedding
     out_features: int
-    kind: Literal["linear", "conv1d", "embedding"] = "linear"
+    kind: Literal["linear", "conv1d", "embedding", "layernorm"] = "linear"
 
 
 class Method:
@@ -55,6 +55,7 @@ class Method:
     label: ClassVar[str]  # on figures
     reads: ClassVar[frozenset[str]]
     trains_base: ClassVar[bool] = False  # pretrained weights are trained, one trial at a time
+    adapts: ClassVar[Literal["targets", "biases"]] = "targets"  # what target_modules names, or every layer with a bias
     adapts_embeddings: ClassVar[bool] = False
 
     def problem(self, trial: Trial, shape: LayerShape) -> str | None:
@@ -62,8 +63,12 @@ class Method:
         return None
 
     def n_trainable(self, trial: Trial, shape: LayerShape) -> int:
-        """Return how many parameters the method adds to a layer of this shape."""
+        """Return how many parameters the method trains at a layer of this shape."""
         return 0
+
+    def n_added(self, trial: Trial, shape: LayerShape) -> int:
+        """Return how many of them the model did not have before."""
+        return self.n_trainable(trial, shape)
 
     def pack_key(self, trial: Trial) -> Hashable:
         """Return what two trials of one pack must share; the rest of their method settings may differ.
@@ -111,6 +116,10 @@ class Method:
             return self.delta(params, constants, torch.arange(shape.in_features, device=some.device))
         eye_KxIxI = torch.eye(shape.in_features, dtype=some.dtype, device=some.device).expand(some.shape[0], -1, -1)
         return self.delta(params, constants, eye_KxIxI).transpose(1, 2)
+
+    def bias_delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> Tensor | None:
+        """Return what merging adds to the bias, `delta` of zero: [K, O]; None: nothing, the map is linear."""
+        return None
 
 
 def rate_of(role: Role, trial: Trial) -> float | None:

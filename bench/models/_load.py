@@ -29,7 +29,24 @@ def load_model(located: Located, n_labels: int, dtype: Any) -> LoadedModel:
             output_loading_info=True,
             **_LOCAL,
         )
+    _set_padding(located, model.config)
+    if getattr(model.config, "use_cache", False):
+        model.config.use_cache = False  # keys and values kept for generation are memory for nothing here
     return LoadedModel(model=model, head_names=_head_names(located, model, info))
+
+
+def _set_padding(located: Located, config: Any) -> None:
+    """Give a model without a padding token its end-of-text token for it, as the GLUE runs of GPT-2 do.
+
+    A decoder classifies by the last token that is not padding; without a padding token transformers refuses batches.
+    """
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    known = [token for token in (config.pad_token_id, *ends) if token is not None and 0 <= token < config.vocab_size]
+    if not known:
+        rule, got = "config.json must name a padding or an end token", "neither pad_token_id nor eos_token_id"
+        raise BadInput(f"model {located.name}", rule, got=got, way_out="add pad_token_id to its config.json")
+    config.pad_token_id = known[0]
+
 
 
 def load_tokenizer(located: Located) -> Any:
