@@ -13,7 +13,7 @@ from bench.estimate import Place, Workload, matmul_params
 from bench.executors.local import LocalExecutor
 from bench.models import Located
 from bench.planner import Limits, Shape
-from bench.record import Outcome
+from bench.record import Outcome, Status
 from bench.spec import Pack, Trial
 from bench.tasks import Task
 from bench.text import Split, TextData
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
+    from bench.engine.bank import Bank
     from bench.models import LoadedModel
     from bench.text import EncodedData
 
@@ -154,6 +155,28 @@ def _train(
     clock = Clock(synchronize=_waiting_for(chosen))
     data, model = loaded
     return run_pack(pack, data, model, EngineOptions(device=chosen), clock=clock, on_steps=on_steps)
+
+
+def train_once(
+    trial: Trial, *, task: Task, data: TextData, located: Located, device: str,
+    keep: Callable[[Bank, LoadedModel], None],
+) -> Outcome:  # fmt: skip
+    """Train a trial alone, in no study; `keep` gets its weights and its base model unless it has diverged."""
+    import torch
+
+    from bench.clock import Clock
+    from bench.engine.run import EngineOptions, run_pack
+
+    chosen = torch.device(devices.resolve(device))
+    encoded, loaded = _load(trial, task=task, data=data, located=located)
+    banks: list[Bank] = []
+    (outcome,) = run_pack(
+        Pack(trials=(trial,)), encoded, loaded, EngineOptions(device=chosen),
+        clock=Clock(synchronize=_waiting_for(chosen)), on_trained=banks.append,
+    )  # fmt: skip
+    if outcome.status is Status.OK:
+        keep(banks[0], loaded)
+    return outcome
 
 
 def _train_toy(pack: Pack, data: ToyData, *, device: str, on_steps: Callable[[int], None]) -> Sequence[Outcome]:

@@ -1,0 +1,191 @@
+"""bench recommend: the winning cell as PEFT code and as a study of this harness; --save trains it once and saves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.commands._options import Selection, study_command
+from bench.errors import BadInput
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from bench.commands._resolve import Resolved
+    from bench.recommend import Winner
+    from bench.spec import Trial
+    from bench.summary import Score
+    from bench.text import TextData
+
+SAVE_HELP = "train the cell once and save it here: a PEFT adapter for LoRA and LoRA+, else a merged model"
+STUDY_FILE, FACTS_FILE = "study.toml", "lorasweep.json"
+
+
+@study_command
+def command(selection: Selection, save: Annotated[Path | None, typer.Option("--save", help=SAVE_HELP)] = None) -> int:
+    """Print the winning cell, ready to paste into PEFT and into a study; --methods narrows what can win."""
+    from bench import recommend
+    from bench.commands import _resolve
+
+    if save is not None:
+        _check_new(save)
+    resolved = _resolve.resolve(selection.study())
+    winner, trials = _winner(resolved, selection)
+    comment = _words(winner, resolved)
+    print(comment)
+    print(f"\n{code_of(winner.cell.trial, resolved)}\n")
+    study = resolved.study
+    text = recommend.study_toml(winner.cell.trial, study.seeds, task=study.task, model=study.model, comment=comment)
+    print(text)
+    if save is None:
+        return 0
+    chosen = min((t for t in trials if t.cell == winner.cell.trial.cell), key=lambda t: t.seed)
+    return _save(chosen, resolved, save, {STUDY_FILE: text})
+
+
+def code_of(trial: Trial, resolved: Resolved) -> str:
+    """Return the Python to paste for a cell."""
+    from bench import models, recommend
+    from bench.engine.takeaway import ADAPTER_METHODS, modules_to_save
+
+    if trial.method not in ADAPTER_METHODS:
+        return recommend.plain_code(trial)
+    loaded = models.load_model(resolved.located, resolved.task.n_labels)
+    return recommend.peft_code(trial, modules_to_save=modules_to_save(loaded))
+
+
+def _winner(resolved: Resolved, selection: Selection) -> tuple[Winner, tuple[Trial, ...]]:
+    """Return the winning cell and every trial that could have won.
+
+    Raises:
+        BadInput: where no trial of the study is finished, or none has a score.
+    """
+    from bench import recommend, store
+    from bench.summary import SCORE_COLUMNS, Score
+
+    directory = selection.results_dir / (resolved.study.rows_from or resolved.study.name)
+    table = store.load(directory)
+    trials = _trials(resolved, table)
+    ids = {trial.trial_id for trial in trials}
+    rows = table.select(list(SCORE_COLUMNS)).to_pylist()
+    scores: dict[str, Score] = {row["trial_id"]: Score.of_row(row) for row in rows if row["trial_id"] in ids}
+    winner = recommend.choose(trials, scores, higher_is_better=resolved.task.higher_is_better)
+    if winner is None:
+        got = f"{len(scores)} finished, none with a score" if scores else None
+        way_out = "run make sweep with the same options first"
+        raise BadInput(str(directory), "there must be a trial with a score", got=got, way_out=way_out)
+    return winner, trials
+
+
+def _trials(resolved: Resolved, table: pa.Table) -> tuple[Trial, ...]:
+    """Return the trials of the study: those of its grid, or those that a search has chosen."""
+    from bench import recommend
+
+    if not resolved.is_search:
+        return resolved.trials
+    found = (recommend.trial_of_row(row, resolved.study.budget) for row in table.to_pylist())
+    return tuple(trial for trial in found if trial is not None)
+
+
+def _words(winner: Winner, resolved: Resolved) -> str:
+    from bench.commands import _show
+
+    cell, metric = winner.cell, resolved.task.metric
+    spread = "" if cell.spread is None else f" +- {cell.spread:.4f} (standard error over {cell.spread_of})"
+    lost = f", {cell.n_diverged} of them diverged" if cell.n_diverged else ""
+    chosen = (
+        "chosen on held-out training examples"
+        if cell.chosen_by == "select_metric"
+        else "chosen on the evaluation split"
+    )
+    return (
+        f"{resolved.study.name}: {_show.place_of(cell.trial)}: {metric} {cell.mean:.4f}{spread}, "
+        f"n = {cell.n} seed{'s' if cell.n != 1 else ''}{lost}; {chosen} ({winner.objective:.4f} there), "
+        f"the best of {winner.n_cells} cells"
+    )
+
+
+def _check_new(directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise BadInput("--save", "must be a new or empty directory", got=directory, way_out="name another one")
+
+
+def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, str]) -> int:
+    """Train a trial alone and write what it learnt; nothing is left behind where it diverges or the disk is full."""
+    import shutil
+    import tempfile
+
+    from bench import runtime
+    from bench.toy import ToyData
+
+    if isinstance(resolved.data, ToyData):
+        raise BadInput("--save", "must be a text task: the toy's model has no files", way_out="leave --save out")
+    runtime.check_precision(trial.budget.precision, resolved.study.device)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".writing-"))
+    except OSError as error:
+        raise BadInput("--save", "must be writable", got=error.strerror, way_out="name another directory") from error
+    try:
+        outcome, kind = _train_into(made, trial, resolved, resolved.data)
+        if outcome.metric_value is None:
+            print(f"seed {trial.seed} diverged ({outcome.reason}): nothing is saved")
+            return 1
+        facts = _facts(trial, resolved, outcome)
+        for name, text in {**texts, FACTS_FILE: facts}.items():
+            (made / name).write_text(text, encoding="utf-8")
+        made.chmod(0o755)
+        if directory.exists():
+            directory.rmdir()
+        made.rename(directory)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    print(
+        f"trained once with seed {trial.seed}: {outcome.metric_name} {outcome.metric_value:.4f}; {kind} in {directory}"
+    )
+    return 0
+
+
+def _train_into(directory: Path, trial: Trial, resolved: Resolved, data: TextData) -> tuple[Any, str]:
+    """Train and write adapter or merged model into a directory; return the outcome and what was written, in words."""
+    from bench import runtime
+    from bench.engine import takeaway
+    from bench.models._locate import TOKENIZER_FILES
+
+    located = resolved.located
+    is_adapter = trial.method in takeaway.ADAPTER_METHODS
+
+    def keep(bank: Any, loaded: Any) -> None:
+        if is_adapter:
+            base = located.name if located.revision is not None else str(located.directory)
+            takeaway.save_adapter(bank, loaded, directory, base_model=base)
+        else:
+            files = [path for name in TOKENIZER_FILES if (path := located.directory / name).is_file()]
+            takeaway.save_merged(bank, loaded, directory, tokenizer_files=files)
+
+    outcome = runtime.train_once(
+        trial, task=resolved.task, data=data, located=located, device=resolved.study.device, keep=keep
+    )
+    return outcome, "PEFT adapter" if is_adapter else "merged model"
+
+
+def _facts(trial: Trial, resolved: Resolved, outcome: Any) -> str:
+    """Return JSON on what was trained, with what, and its score."""
+    import json
+    from dataclasses import asdict
+
+    from bench import provenance
+
+    place = asdict(provenance.collect(_device_name(resolved)))
+    names = ("metric_name", "metric_value", "select_metric", "n_eval", "steps_done", "n_trainable", "train_seconds")
+    result = {name: getattr(outcome, name) for name in names}
+    known = {"study": resolved.study.name, "trial_id": trial.trial_id, "trial": asdict(trial), **result, **place}
+    return json.dumps(known, indent=1) + "\n"
+
+
+def _device_name(resolved: Resolved) -> str:
+    from bench import runtime
+
+    return runtime.place_of(resolved.study.device).device
