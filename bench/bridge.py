@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, unquote_plus
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -27,7 +28,8 @@ from bench.lock import directory_id
 from bench.space import Space
 
 _OWNER = "lorasweep_results"  # study attribute: id of the results directory that it mirrors
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]*@")
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)\S*@")  # up to the last @: a password may hold one
+_SECRET = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|secret|token|key)[^=&;\s]*=)([^&;\s]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,15 +191,24 @@ def open_bridge(directory: Path, url: str | None, *, higher_is_better: bool) -> 
 
 
 def redact(url: str) -> str:
-    """Return a storage URL without its password."""
-    return _PASSWORD.sub(r"\1***@", url)
+    """Return a text without the passwords of the URLs in it, also those given as a parameter (?password=...)."""
+    return _SECRET.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))
 
 
 def scrub(error: Exception, url: str | None) -> str:
-    """Return an exception on one line, without the password of `url`."""
+    """Return an exception on one line, without the passwords of `url`, as written there or decoded."""
     text = redact(one_line(f"{type(error).__name__}: {error}"))
-    password = re.search(r"://[^:/@\s]*:([^@\s]*)@", url or "")
-    return (text.replace(password[1], "***") if password and password[1] else text)[:300]
+    for secret in _secrets(url or ""):
+        text = text.replace(secret, "***")
+    return text[:300]
+
+
+def _secrets(url: str) -> list[str]:
+    """Return what must not be shown of a URL, longest first: a driver may name it apart from the rest, and decoded."""
+    found = [match[2] for match in _SECRET.finditer(url)]
+    for pattern in (r"://[^:/@\s]*:(\S*)@", r"://[^:/@\s]*:([^@\s]*)@"):
+        found += [match[1] for match in re.finditer(pattern, url)]
+    return sorted({form for text in found for form in (text, unquote(text), unquote_plus(text)) if form}, key=len)[::-1]
 
 
 class _Journal(JournalFileBackend):  # type: ignore[misc]

@@ -20,9 +20,11 @@ def mend(path: Path) -> str | None:
     """Make a journal loadable after anything, under the study directory's lock; return what was done, or None.
 
     A torn last line is cut off: the next append would be glued to it and every later read would fail. A journal that
-    is broken elsewhere is renamed, and the rows fill a new one.
+    is broken elsewhere, or is a link to some other file, is renamed, and the rows fill a new one.
     """
     _drop_stale_lock(path)
+    if path.is_symlink():
+        return set_aside(path)
     if not path.exists():
         return None
     content = path.read_bytes()
@@ -53,6 +55,7 @@ def copy_for_dashboard(directory: Path) -> Path:
         FileNotFoundError: if the study has no journal.
     """
     source, target = directory / JOURNAL_NAME, directory / f".dashboard-{JOURNAL_NAME}"
+    target.unlink(missing_ok=True)
     shutil.copyfile(source, target)
     mend(target)
     return target
@@ -81,7 +84,7 @@ def _is_record(line: bytes) -> bool:
 
 def _free(path: Path) -> Path:
     n, free = 1, path
-    while free.exists():
+    while free.exists() or free.is_symlink():
         n += 1
         free = path.with_name(f"{path.name}.{n}")
     return free

@@ -25,7 +25,7 @@ def hold(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise _unwritable(directory, error) from error
     try:
@@ -60,7 +60,8 @@ def prove_writable(*directories: Path) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             try:
-                with open(probe, "wb") as stream:
+                probe.unlink(missing_ok=True)
+                with open(probe, "xb") as stream:
                     stream.write(secrets.token_bytes(PROBE_BYTES))  # random: nothing to compress away
                     stream.flush()
                     os.fsync(stream.fileno())

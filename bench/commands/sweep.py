@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 @study_command
 def command(
     selection: Selection,
-    storage: Annotated[str | None, typer.Option(help="Optuna storage URL [default: a journal beside the rows]")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Optuna storage URL [default: a journal beside the rows]",
+            envvar="LORASWEEP_STORAGE",
+            show_default=False,
+        ),
+    ] = None,
     rerun_stale: Annotated[
         bool, typer.Option("--rerun-stale", help="repeat rows of other versions of the code")
     ] = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -112,10 +113,14 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
             return
         try:
             self._log_dir.mkdir(parents=True, exist_ok=True)
-            with open(self._log_dir / f"{pack.pack_id}.log", "a", encoding="utf-8") as log:
+            with open(self._log_dir / f"{pack.pack_id}.log", "a", encoding="utf-8", opener=_no_link) as log:
                 log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} pack of {pack.size}\n{text}\n")
         except OSError:
             return
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
