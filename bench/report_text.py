@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from bench.comparison import Comparison, Difference, SpeedUp
-from bench.report import Best, CellNumbers, Counts, Report
+from bench.report_data import Best, CellNumbers, Counts, Report
 from bench.stats import Interval
 from bench.verdict import label as arm_label
 from plots import style

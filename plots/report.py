@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Sequence
 from importlib import resources
 
-from bench.report import Best, Report, Speed, Trouble
 from bench.report_charts import Chart
+from bench.report_data import Best, Report, Speed, Trouble
 from bench.report_text import counted, listed, score, seeds, unit
 from bench.report_text import verdict as three_sentences
 from plots import report_compare, report_heat, style, svg

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.comparison import ArmResult, Comparison, Difference
-from bench.report import Report
+from bench.report_data import Report
 from bench.report_text import listed, score, unit
 from bench.verdict import gap, label, number, sentences
 from plots import style

@@ -21,6 +21,7 @@ from bench import cli, comparison_json, report, report_text
 from bench.comparison import Comparison, to_json
 from bench.errors import BadInput
 from bench.record import SCHEMA, Outcome, Provenance, Record, Status, to_table
+from bench.report_data import Counts, Report, Source
 from bench.spec import MethodGrid, Study, Trial
 from plots import html as markup
 from plots import report as page
@@ -34,9 +35,7 @@ STUDY = Study(
     name="sst2-minilm", task="sst2", model="minilm", seeds=SEEDS, budget=BUDGET, profile="quick",
     grids=(MethodGrid(method="lora", axes=()),), figure="LoRA+, Fig. 3",
 )  # fmt: skip
-SOURCE = report.Source(
-    command="python -m bench sweep --task sst2", study_file="studies/sst2.toml", toml='task = "sst2"\n'
-)
+SOURCE = Source(command="python -m bench sweep --task sst2", study_file="studies/sst2.toml", toml='task = "sst2"\n')
 
 
 def outcome(value: float | None, *, select: float | None = None, **changes: object) -> Outcome:
@@ -61,13 +60,13 @@ def rows_of(scores: dict[Trial, Outcome], *, place: Provenance = PLACE) -> pd.Da
 
 def built(
     rows: pd.DataFrame, trials: tuple[Trial, ...], *, attempts: pd.DataFrame = NO_ATTEMPTS, study: Study = STUDY,
-    source: report.Source = SOURCE, comparison: Comparison | None = None,
-) -> report.Report:  # fmt: skip
+    source: Source = SOURCE, comparison: Comparison | None = None,
+) -> Report:  # fmt: skip
     info = StudyInfo.of(study, trials, higher_is_better=True)
     return report.build(rows, attempts, study, info, source=source, comparison=comparison)
 
 
-def whole() -> report.Report:
+def whole() -> Report:
     """Return the report of a study with every kind of section."""
     trials = (
         *lora_grid(ETAS, RATIOS, SEEDS), *lora_grid(ETAS, (1,), SEEDS, rank=2),
@@ -93,7 +92,7 @@ def hand_made() -> tuple[pd.DataFrame, tuple[Trial, ...]]:
 
 def test_counts_and_best_cells_by_hand() -> None:
     found = built(*hand_made())
-    assert found.counts == report.Counts(
+    assert found.counts == Counts(
         n_planned=6, n_ok=5, n_diverged=1, n_collapsed=1, n_missing=0, n_failed=0, n_other_rows=0
     )
     lora, full = found.best
@@ -263,7 +262,7 @@ def test_no_text_from_data_becomes_markup() -> None:
     trials = tuple(replace(t, task=HOSTILE, model=HOSTILE, data_hash=HOSTILE) for t in hand_made()[1])
     values = (outcome(0.8), outcome(0.5), outcome(None, reason=HOSTILE), outcome(0.7), outcome(0.6), outcome(0.6))
     study = replace(STUDY, name=HOSTILE, task=HOSTILE, model=HOSTILE, figure=HOSTILE, profile=HOSTILE)
-    source = report.Source(command=HOSTILE, study_file=HOSTILE, toml=HOSTILE, borders=(HOSTILE,))
+    source = Source(command=HOSTILE, study_file=HOSTILE, toml=HOSTILE, borders=(HOSTILE,))
     failed = outcome(None, status=Status.FAILED, reason=HOSTILE, diverged_step=None)
     more = replace(trials[0], seed=5)
     rows = rows_of(dict(zip(trials, values, strict=True)), place=place)
@@ -356,7 +355,8 @@ const key = (name) => {
   document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true })); arrive();
 };
 out.stops = cells.filter((cell) => cell.tabIndex === 0).length;
-cells[0].focus(); arrive(); out.first = heat.closest("figure").querySelector(".readout").textContent === cells[0].dataset.tip;
+cells[0].focus(); arrive();
+out.first = heat.closest("figure").querySelector(".readout").textContent === cells[0].dataset.tip;
 key("ArrowRight"); out.right = document.activeElement === cells[1];
 out.told = heat.closest("figure").querySelector(".readout").textContent === document.activeElement.dataset.tip;
 key("ArrowDown"); out.down_cell = document.activeElement.cellIndex === cells[1].cellIndex;

@@ -29,6 +29,7 @@ def command(selection: Selection) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         cache.write_atomic(directory / PAGE, lambda stream: stream.write(text.encode()))  # type: ignore[arg-type]
+        (directory / PAGE).chmod(0o644)  # a temporary file is its owner's alone, but a report is for others
     except OSError as error:
         way_out = "free space or change its permissions"
         raise BadInput(str(directory), "must be writable", got=error.strerror, way_out=way_out) from error
@@ -43,6 +44,7 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
         BadInput: where no trial of the study is finished, or a comparison beside the rows is not one of ours.
     """
     from bench import report, store
+    from bench.report_data import Source
     from plots import report as page
     from plots.tidy import StudyInfo
 
@@ -60,7 +62,7 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
         info = StudyInfo.of(study, resolved.trials, higher_is_better=better)
     borders = () if resolved.is_search else resolved.best(store.load(rows_in))[1]
     path = study_path(selection)
-    source = report.Source(
+    source = Source(
         command=command_line(selection),
         study_file=f"studies/{path.name}",
         toml=path.read_text(encoding="utf-8"),
