@@ -174,6 +174,7 @@ SETTING_KEYS: Mapping[str, Check] = {
     "sampler": choice("grid", "tpe"),
     "n_trials": whole(1),
     "pack_size": whole(1),
+    "clip": number(0),
     "rows_from": lambda value, where: plain_name(word(value, where), where),
 }
 SETTING_LISTS = ("seeds",)

@@ -159,6 +159,7 @@ class Study:
     pack_size: int | None = None  # None: the planner decides
     figure: str = ""  # what it reproduces: the comment on line 1 of the file
     rows_from: str | None = None  # a figure study may name the study whose rows it draws
+    clip: float | None = None  # figures in the paper's form: cells worse than this metric share one colour
     data_dir: str | None = field(default=None, compare=False)
 
 

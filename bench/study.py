@@ -173,6 +173,7 @@ def _build(
         pack_size=settings.get("pack_size"),
         figure=figure,
         rows_from=settings.get("rows_from"),
+        clip=settings.get("clip"),
         data_dir=data_dir,
     )
     _check_sampler(study, shown)

@@ -12,10 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plots import lines, rank, style
+from plots import levels, lines, rank, style
 from plots import tidy as cells_of
+from plots.levels import Trivial
 from plots.settings import fixed_text
 from plots.tidy import MIN_SEEDS_FOR_SPREAD, CellTable, StudyInfo
+
+_WIDE = 10.0  # losses over more than this factor get a logarithmic axis
+_TRIVIAL: dict[str, Any] = {"color": style.EQUAL_LINE, "linestyle": "--", "linewidth": 1.4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +33,7 @@ class CurveTable:
 
     best: CellTable
     points: pd.DataFrame
+    trivial: Trivial | None = None  # the trivial predictor's loss, where there is one
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> CurveTable:
@@ -37,7 +42,7 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> CurveTable:
     curves = dict(zip(df["trial_id"], df["curve"], strict=True))
     points = [point for ids in best.cells["trial_ids"] for point in _points([(i, curves.get(i)) for i in ids])]
     columns = ["cell", "step", "mean", "low", "high", "n_seeds"]
-    return CurveTable(best=best, points=pd.DataFrame(points, columns=columns))
+    return CurveTable(best=best, points=pd.DataFrame(points, columns=columns), trivial=levels.trivial(df))
 
 
 def draw(table: CurveTable, ax: Axes | None = None) -> Figure:
@@ -47,12 +52,18 @@ def draw(table: CurveTable, ax: Axes | None = None) -> Figure:
     text = style.caption(
         best.facts, fixed_text(best), rank.choice_text(best.cells),
         f"lines: mean {style.metric_label(best)} over seeds; bands: {spread}",
+        "" if table.trivial is None else table.trivial.words(),
     )  # fmt: skip
 
     def panel(ax: Axes, one: CellTable) -> None:
-        _panel(ax, one, table.points)
+        draw_panel(ax, one, table.points)
+        if table.trivial is not None:
+            ax.axhline(table.trivial.of(best.metric_name), gid="trivial", **_TRIVIAL)
 
-    return lines.draw_panels(best, ax, panel, within=rank.WITHIN, text=text, legend=_legend(best.cells))
+    entries = legend(best.cells)
+    if table.trivial is not None:
+        entries.append(Line2D([], [], label="predicting 0 everywhere", **_TRIVIAL))
+    return lines.draw_panels(best, ax, panel, within=rank.WITHIN, text=text, legend=entries)
 
 
 def _points(curves: Sequence[tuple[str, Any]]) -> list[dict[str, float | str]]:
@@ -74,7 +85,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - stderr, "high": mean + stderr, "n_seeds": n}
 
 
-def _legend(cells: pd.DataFrame) -> list[Line2D]:
+def legend(cells: pd.DataFrame) -> list[Line2D]:
     """Return one entry per series; where it has one cell on the whole figure, with that cell's rank and rates."""
     entries = []
     for series in lines.series_in(cells):
@@ -90,7 +101,8 @@ def _settings(cell: pd.Series[Any]) -> str:
     return f" ({rank_text}{style.ETA_A} {style.rate(cell['eta_A'])}{ratio}{seeds})"
 
 
-def _panel(ax: Axes, panel: CellTable, points: pd.DataFrame) -> None:
+def draw_panel(ax: Axes, panel: CellTable, points: pd.DataFrame) -> None:
+    """Draw the curves and bands of one panel's cells."""
     for series in lines.series_in(panel.cells):
         for ids in panel.cells.loc[panel.cells["series"] == series, "trial_ids"]:
             curve, look = points[points["cell"] == ids[0]], style.look(series)
@@ -100,3 +112,6 @@ def _panel(ax: Axes, panel: CellTable, points: pd.DataFrame) -> None:
                 step, low, high, color=look.color, alpha=0.2, linewidth=0, gid=f"band {series}",
             )  # fmt: skip
     ax.set_xlabel("training step")
+    drawn = points[points["cell"].isin([ids[0] for ids in panel.cells["trial_ids"]])]["mean"]
+    if not panel.higher_is_better and len(drawn) and 0 < _WIDE * drawn.min() < drawn.max():
+        ax.set_yscale("log")

@@ -5,25 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from plots import curves, heatmap, rank, rates
+from plots import curves, heatmap, levels, rank, rates, ratio, speedup, steps
 from plots.grid import View
-from plots.tidy import CellTable, StudyInfo, rows_of_study
+from plots.tidy import CellTable, Measure, StudyInfo, rows_of_study
 
 _LEAST_FILLED = 0.1  # share of the positions of a heatmap
+FigureForm = Literal["full", "paper"]
+_PAPER_MEASURES: tuple[Measure, ...] = ("metric_value", "eval_loss", "train_loss")
 _VIEWS: tuple[View, ...] = ("eta_B", "lr_ratio")
 
 
-def all_figures(df: pd.DataFrame, study: StudyInfo | None = None) -> dict[str, Figure]:
+def all_figures(
+    df: pd.DataFrame, study: StudyInfo | None = None, *, form: FigureForm = "full", clip: float | None = None
+) -> dict[str, Figure]:
     """Return the figures of the rows in `df` (columns of bench.record.SCHEMA), by file name without ending.
 
     `heatmap_eta_B_<init>` and `heatmap_lr_ratio_<init>` where LoRA's and LoRA+'s cells are a grid (the rates of an
     adaptive search are not), `rates` where a method with one rate has several, `rank` where there are several ranks,
-    `curves` where curves are stored. Several tasks or models make a set each, its names begun with
-    them. No finished row of the study: no figures.
+    `curves` where curves are stored, `steps` where the grid is too fine for numbers. Several tasks or models make a
+    set each, its names begun with them. No finished row of the study: no figures.
+
+    Form "paper" gives the LoRA+ paper's instead (arXiv:2402.12354): `paper_<metric>_<init>` and the two losses, in the
+    form of its figures 3 on, cells worse than `clip` in one colour; `steps` (2); `ratio` (6), one for all tasks and
+    models; `speedup` (7).
     """
     study = study or StudyInfo()
     rows, _ = rows_of_study(df, study)
@@ -33,18 +42,28 @@ def all_figures(df: pd.DataFrame, study: StudyInfo | None = None) -> dict[str, F
         prefix = f"{_file_name(task)}_{_file_name(model)}_" if len(groups) > 1 else ""
         one_df, one_study = _only(df, study, task, model) if len(groups) > 1 else (df, study)
         if rows_of_study(one_df, one_study)[0]["status"].isin(("ok", "diverged")).any():
-            figures |= {prefix + name: figure for name, figure in _of_one(one_df, one_study)}
+            drawn = _of_one(one_df, one_study) if form == "full" else _in_paper_form(one_df, one_study, clip)
+            figures |= {prefix + name: figure for name, figure in drawn}
+    if form == "paper" and figures:
+        table = ratio.tidy(df, study)
+        if len(table.pairs):
+            figures["ratio"] = ratio.draw(table)
     return figures
 
 
 def _of_one(df: pd.DataFrame, study: StudyInfo) -> Iterator[tuple[str, Figure]]:
     """Yield the figures of one task and model."""
     pairs = heatmap.tidy(df, study)
+    trivial = levels.trivial(df)
+    clip = None if trivial is None else levels.CLIP * trivial.of(pairs.metric_name)
     for init in sorted(pairs.cells["init"].dropna().unique()):
         table = pairs.where(pairs.cells["init"] == init)
         for view in _VIEWS:
             if is_grid(table, view):
-                yield f"heatmap_{view}_{_file_name(init)}", heatmap.draw(table, view=view)
+                form = heatmap.FULL if heatmap.is_roomy(table) else heatmap.PAPER_TOY
+                yield f"heatmap_{view}_{_file_name(init)}", heatmap.draw(table, view=view, form=form, clip=clip)
+    if len(pairs.cells) and is_grid(pairs, "eta_B") and not heatmap.is_roomy(pairs):
+        yield "steps", steps.draw(steps.tidy(df, study))
     single = rates.tidy(df, study)
     if _several_rates(single):
         yield "rates", rates.draw(single)
@@ -54,6 +73,32 @@ def _of_one(df: pd.DataFrame, study: StudyInfo) -> Iterator[tuple[str, Figure]]:
     trained = curves.tidy(df, study)
     if len(trained.points):
         yield "curves", curves.draw(trained)
+
+
+def _in_paper_form(df: pd.DataFrame, study: StudyInfo, clip: float | None) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures of one task and model as the LoRA+ paper draws them."""
+    for measure in _PAPER_MEASURES:
+        pairs = heatmap.tidy(df, study, measure=measure)
+        if measure != "metric_value" and pairs.metric_name == "eval_loss" and _metric_is_loss(df):
+            continue  # the metric itself, drawn already
+        for init in sorted(pairs.cells["init"].dropna().unique()):
+            table = pairs.where(pairs.cells["init"] == init)
+            if is_grid(table, "eta_B") and heatmap.is_roomy(table):
+                clipped = clip if measure == "metric_value" else None
+                yield (
+                    f"paper_{_file_name(pairs.metric_name)}_{_file_name(init)}",
+                    heatmap.draw(table, form=heatmap.PAPER, clip=clipped),
+                )
+    pairs = heatmap.tidy(df, study)
+    if len(pairs.cells) and is_grid(pairs, "eta_B") and not heatmap.is_roomy(pairs):
+        yield "steps", steps.draw(steps.tidy(df, study))
+    read = speedup.tidy(df, study)
+    if read.readings:
+        yield "speedup", speedup.draw(read)
+
+
+def _metric_is_loss(df: pd.DataFrame) -> bool:
+    return set(df["metric_name"].dropna()) == {"eval_loss"}
 
 
 def is_grid(table: CellTable, view: View) -> bool:

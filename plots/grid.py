@@ -111,7 +111,7 @@ def limits(table: CellTable) -> tuple[float, float] | None:
 
     The best mean is one end. The other is the worst mean, but at most twice as far from the best as the median of
     the cells that did not collapse: cells at chance would otherwise leave the good region one flat colour. A quarter
-    of the whole range is always shown, so that a cell halfway down does not look like one at chance.
+    of the whole range of a score is always shown, so that a cell halfway down does not look like one at chance.
     """
     means = table.cells["mean"].dropna()
     if means.empty:
@@ -120,7 +120,9 @@ def limits(table: CellTable) -> tuple[float, float] | None:
     far = shortfall(table, best)
     healthy = far[far.notna() & (table.cells["n_collapsed"] == 0)]
     width = min(far.max(), 2 * healthy.median()) if len(healthy) else far.max()
-    width = max(width, far.max() / 4, 2 * WITHIN * abs(best), 1e-12)  # noise alone must not fill the colour map
+    if table.higher_is_better:  # a loss has no worst value, and one cell near overflow would flatten all others
+        width = max(width, far.max() / 4)
+    width = max(width, 2 * WITHIN * abs(best), 1e-12)  # noise alone must not fill the colour map
     return (best - width, best) if table.higher_is_better else (best, best + width)
 
 

@@ -81,10 +81,10 @@ def draw(
                 raise ValueError(f"one axes holds one panel, but the table has {len(panels)}")
             _panel(ax, grids[0], panels[0][1], title=panels[0][0], form=form, scale=scale)
             return style.figure_of(ax)
-        sizes = [_size(grid, form) for grid in grids]
-        entries = marks.legend_entries(grids, form)
+        sizes = [size_of(grid, form) for grid in grids]
+        entries = marks.legend_entries(grids, form, roomy=any(_roomy(grid) for grid in grids))
         lines = style.legend_lines([str(e.get_label()) for e in entries], sum(w + 1.1 for w, _ in sizes[:3]) + 0.75)
-        text, margins = _caption(table, grids, scale, form), _margins(grids, form)
+        text, margins = _caption(table, grids, scale, form), margins_of(grids, form)
         figure, axes = style.panels(sizes, text=text, margins=margins, legend_lines=lines, far_right=0.75)
         for panel_ax, grid, (title, panel) in zip(axes, grids, panels, strict=True):
             _panel(panel_ax, grid, panel, title=title, form=form, scale=scale)
@@ -112,11 +112,16 @@ def _scale(table: CellTable, clip: float | None) -> _Scale:
     return _Scale(norm=Normalize(low, high), cmap=cmap, extend=extend if beyond else "neither")
 
 
+def is_roomy(table: CellTable) -> bool:
+    """Return whether the panels' cells are large enough for numbers."""
+    return all(_roomy(grid_of(panel, "eta_B")) for _, panel in split(table))
+
+
 def _roomy(grid: Grid) -> bool:
     return len(grid.xs) <= MOST_COLUMNS and len(grid.ys) <= MOST_ROWS
 
 
-def _size(grid: Grid, form: Form) -> tuple[float, float]:
+def size_of(grid: Grid, form: Form) -> tuple[float, float]:
     """Return width and height of a panel in inches."""
     ny, nx = grid.mean.shape
     if not _roomy(grid):
@@ -125,9 +130,10 @@ def _size(grid: Grid, form: Form) -> tuple[float, float]:
     return max(3.6 if form.numbers == "all" else 2.2, width * nx), height * ny
 
 
-def _margins(grids: Sequence[Grid], form: Form) -> style.Margins:
+def margins_of(grids: Sequence[Grid], form: Form) -> style.Margins:
+    """Return the space that titles and rates need around the panels."""
     top = 0.72 if form.numbers == "all" else 0.42
-    turned = any(_turned(grid, _size(grid, form)[0]) for grid in grids)
+    turned = any(_turned(grid, size_of(grid, form)[0]) for grid in grids)
     return style.Margins(left=0.85, right=0.25, top=top, bottom=0.82 if turned else 0.52)
 
 
@@ -205,8 +211,23 @@ def _rates(cell: pd.Series[Any]) -> str:
     return f"{rates} (λ = {style.ratio(cell['lr_ratio'])})"
 
 
+def colour_bar(
+    figure: Figure, ax: Axes, table: CellTable, *, clip: float | None = None, level: float | None = None
+) -> None:
+    """Add the colour bar of a panel that `draw` made on `ax`, to its right; `level` is drawn as a line across it."""
+    scale = _scale(table, clip)
+    bar_ax = _add_bar(figure, ax, ax, table, scale)
+    if level is not None and (scale.norm.vmin or 0.0) <= level <= (scale.norm.vmax or 0.0):
+        bar_ax.axhline(level, color=style.EQUAL_LINE, linewidth=2.0, gid="level")
+
+
 def _colour_bar(figure: Figure, axes: Sequence[Axes], table: CellTable, scale: _Scale) -> None:
-    first, last = axes[0].get_position(), axes[min(len(axes), 3) - 1].get_position()
+    _add_bar(figure, axes[0], axes[min(len(axes), 3) - 1], table, scale)
+
+
+def _add_bar(figure: Figure, first_ax: Axes, last_ax: Axes, table: CellTable, scale: _Scale) -> Axes:
+    """Add a colour bar beside `last_ax`, as tall as `first_ax`."""
+    first, last = first_ax.get_position(), last_ax.get_position()
     width, height = figure.get_size_inches()
     tall = max(first.height, 1.6 / height)
     bar_ax = figure.add_axes((last.x1 + 0.18 / width, first.y1 - tall, 0.14 / width, tall))
@@ -215,6 +236,7 @@ def _colour_bar(figure: Figure, axes: Sequence[Axes], table: CellTable, scale: _
     bar.outline.set_visible(False)
     if table.higher_is_better:
         bar_ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}"))
+    return bar_ax
 
 
 def _caption(table: CellTable, grids: Sequence[Grid], scale: _Scale, form: Form) -> str:

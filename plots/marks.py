@@ -65,8 +65,8 @@ def draw_equal_line(ax: Axes, x: Floats, y: Floats, form: Form) -> None:
     ax.plot(x, y, path_effects=casing, gid="equal_line", zorder=3, **_equal_look(form))
 
 
-def legend_entries(grids: Sequence[Grid], form: Form) -> list[Patch | Line2D]:
-    """Return a legend entry for each mark that occurs in the panels."""
+def legend_entries(grids: Sequence[Grid], form: Form, *, roomy: bool) -> list[Patch | Line2D]:
+    """Return a legend entry for each mark that occurs in the panels; `roomy`: some have cells with room for text."""
     apart = any(g.best_equal not in (None, g.best) for g in grids)
     exact = all(g.best_equal_cell is None or g.best_equal_cell["lr_ratio"] == 1 for g in grids)
     band = f"best with λ in [{EQUAL_BAND[0]:g}, {EQUAL_BAND[1]:g}]"
@@ -84,7 +84,7 @@ def legend_entries(grids: Sequence[Grid], form: Form) -> list[Patch | Line2D]:
         (_any(grids, "diverged"), diverged),
         (_any(grids, "collapsed"), _point("collapsed", "v")),
         (_any(grids, "missing"), Patch(facecolor="white", edgecolor="#999999", linestyle=":", label="– not run")),
-        (_any(grids, "short"), seeds),
+        (roomy and _any(grids, "short"), seeds),
     ]
     return [entry for shown, entry in entries if shown]
 
@@ -104,15 +104,30 @@ def _cells(ax: Axes, where: Bools, *, gid: str, **look: Any) -> None:
 
 
 def _hatches(ax: Axes, grid: Grid, roomy: bool) -> None:
-    """Hatch cells with a diverged seed; the ones without any value get a pale ground, the others keep their colour."""
-    for i, j in np.argwhere(grid.diverged):
-        alone = grid.n_ok[i, j] == 0
+    """Hatch cells with a diverged seed; the ones without any value get a pale ground, the others keep their colour.
+
+    In a fine grid, neighbours in a row share one patch: a thousand take seconds to draw.
+    """
+    alone_at = grid.n_ok == 0
+    for i, j, n in _runs(grid.diverged, alone_at) if not roomy else ((i, j, 1) for i, j in np.argwhere(grid.diverged)):
+        alone = bool(alone_at[i, j])
         ax.add_patch(
             Rectangle(
-                (j, i), 1, 1, gid="diverged", hatch=HATCH, linewidth=0.6 if roomy else 0.0, edgecolor="white",
+                (j, i), n, 1, gid="diverged", hatch=HATCH, linewidth=0.6 if roomy else 0.0, edgecolor="white",
                 facecolor=style.PALE if alone else "none", hatchcolor=style.GREY if alone else "white",
             )
         )  # fmt: skip
+
+
+def _runs(where: Bools, kind: Bools) -> list[tuple[int, int, int]]:
+    """Return (row, first column, length) of each run of neighbours in a row that are in `where` and of one kind."""
+    runs: list[tuple[int, int, int]] = []
+    for i, j in np.argwhere(where):
+        if runs and runs[-1][0] == i and runs[-1][1] + runs[-1][2] == j and kind[i, j - 1] == kind[i, j]:
+            runs[-1] = (int(i), runs[-1][1], runs[-1][2] + 1)
+        else:
+            runs.append((int(i), int(j), 1))
+    return runs
 
 
 def _numbers(ax: Axes, grid: Grid, panel: CellTable, form: Form, scale: _Scale, roomy: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench import fields
 from bench.commands._options import Selection, study_command
 from bench.errors import BadInput
 
@@ -21,15 +22,20 @@ ROWS_HELP = "draw all rows of a consolidated parquet file, as they are: needs no
 
 
 @study_command
-def command(selection: Selection, rows: Annotated[Path | None, typer.Option("--rows", help=ROWS_HELP)] = None) -> int:
+def command(
+    selection: Selection,
+    rows: Annotated[Path | None, typer.Option("--rows", help=ROWS_HELP)] = None,
+    form: Annotated[str, typer.Option("--form", help="full, or paper: the LoRA+ paper's figures")] = "full",
+) -> int:
     """Draw the figures of a study from its finished trials: PNG and PDF."""
-    paths = _of_study(selection) if rows is None else _of_file(rows, selection.results_dir)
+    fields.choice("full", "paper")(form, "--form")
+    paths = _of_study(selection, form) if rows is None else _of_file(rows, selection.results_dir, form)
     for path in paths:
         print(path)
     return 0
 
 
-def _of_study(selection: Selection) -> Iterator[Path]:
+def _of_study(selection: Selection, form: str) -> Iterator[Path]:
     from bench import store
     from bench.commands import _resolve
 
@@ -38,18 +44,18 @@ def _of_study(selection: Selection) -> Iterator[Path]:
     # A figure study may draw another study's rows, so that no trial runs twice.
     rows_from = resolved.study.rows_from
     table = store.load(directory if rows_from is None else selection.results_dir / rows_from)
-    row_ids = table.column("trial_id").to_pylist()
-    n_rows = len(row_ids) if resolved.is_search else sum(trial_id in resolved.ids for trial_id in row_ids)
+    row_ids, ids = table.column("trial_id").to_pylist(), resolved.ids
+    n_rows = len(row_ids) if resolved.is_search else len(ids.intersection(row_ids))
     if n_rows == 0:
         way_out = f"run make sweep with the same options first, or plot another study than {resolved.study.name}"
         raise BadInput(str(directory), "there must be finished trials of the study", way_out=way_out)
-    missing = len(resolved.ids) - n_rows
+    missing = len(ids) - n_rows
     if missing and not resolved.is_search:
-        print(f"{missing} of {len(resolved.ids)} trials are not finished: their cells are drawn as missing")
-    return draw(resolved, table, directory / "figures")
+        print(f"{missing} of {len(ids)} trials are not finished: their cells are drawn as missing")
+    return draw(resolved, table, directory / "figures", form=form)
 
 
-def _of_file(path: Path, results_dir: Path) -> Iterator[Path]:
+def _of_file(path: Path, results_dir: Path, form: str) -> Iterator[Path]:
     from bench import metrics, store
 
     if not path.is_file():
@@ -64,18 +70,20 @@ def _of_file(path: Path, results_dir: Path) -> Iterator[Path]:
     names = {column: sorted(set(table.column(column).to_pylist())) for column in ("study", "seed", "metric_name")}
     better = metrics.higher_is_better(names["metric_name"][0]) if len(names["metric_name"]) == 1 else None
     info = {"name": ", ".join(names["study"]), "seeds": tuple(names["seed"]), "higher_is_better": better}
-    return _save(table, info, results_dir / path.stem / "figures")
+    return _save(table, info, results_dir / path.stem / "figures", form=form)
 
 
-def draw(resolved: Resolved, table: pa.Table, figures_dir: Path) -> Iterator[Path]:
+def draw(resolved: Resolved, table: pa.Table, figures_dir: Path, *, form: str = "full") -> Iterator[Path]:
     """Draw every figure that the study's rows give, one after another; yield the PNG of each, its PDF beside it."""
     info = {"name": resolved.study.name, "higher_is_better": resolved.task.higher_is_better}
     if not resolved.is_search:
         info |= {"seeds": resolved.study.seeds, "trials": resolved.trials}
-    return _save(table, info, figures_dir)
+    return _save(table, info, figures_dir, form=form, clip=resolved.study.clip)
 
 
-def _save(table: pa.Table, info: dict[str, Any], figures_dir: Path) -> Iterator[Path]:
+def _save(
+    table: pa.Table, info: dict[str, Any], figures_dir: Path, *, form: str, clip: float | None = None
+) -> Iterator[Path]:
     """Draw and save the figures; `info` holds the fields of plots.tidy.StudyInfo."""
     import matplotlib as mpl
 
@@ -87,7 +95,9 @@ def _save(table: pa.Table, info: dict[str, Any], figures_dir: Path) -> Iterator[
 
     try:
         figures_dir.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.all_figures(table.to_pandas(), StudyInfo(**info)).items():
+        chosen: figures.FigureForm = "paper" if form == "paper" else "full"
+        drawn = figures.all_figures(table.to_pandas(), StudyInfo(**info), form=chosen, clip=clip)
+        for name, figure in drawn.items():
             png, _ = style.save(figure, figures_dir, name)
             plt.close(figure)
             yield png

@@ -1,0 +1,170 @@
+"""How many steps LoRA+ saves: both methods' curves, and the speed-up read off them horizontally.
+
+The form of figure 7 of the LoRA+ paper (Hayou et al. 2024, arXiv:2402.12354). Its "2X" is defined nowhere; here it is
+the steps that LoRA takes to its own final score over the steps that LoRA+ takes to the same score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from plots import curves, lines, rank, style
+from plots.curves import CurveTable
+from plots.settings import fixed_text, split
+from plots.tidy import CellTable, StudyInfo
+
+STANDARD, PLUS = "lora", "lora+"
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What one panel gives: steps to `target`, LoRA's final score; None where a curve never gets there."""
+
+    target: float
+    steps_standard: float
+    steps_plus: float | None
+
+    @property
+    def speedup(self) -> float | None:
+        """steps(LoRA to its final score) / steps(LoRA+ to that score)."""
+        return None if self.steps_plus is None else self.steps_standard / self.steps_plus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedupTable:
+    """The curves of the best cell of LoRA and of LoRA+, and each panel's reading, by panel title.
+
+    `of_seeds`: the same reading off each seed's own pair of curves; None for a seed that never gets there.
+    """
+
+    curves: CurveTable
+    readings: dict[str, Reading]
+    of_seeds: dict[str, tuple[float | None, ...]]
+
+
+def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> SpeedupTable:
+    """Return the curves of the best cell of LoRA and of LoRA+ (see `plots.curves`), and the speed-up."""
+    both = curves.tidy(df[df["method"].isin((STANDARD, PLUS))], study)
+    both = CurveTable(
+        best=both.best.where(both.best.cells["series"].isin((STANDARD, PLUS))), points=both.points, trivial=both.trivial
+    )  # fmt: skip
+    stored = dict(zip(df["trial_id"], df["curve"], strict=True))
+    seeds = {trial_id: int(seed) for trial_id, seed in zip(df["trial_id"], df["seed"], strict=True)}
+    readings, of_seeds = {}, {}
+    for title, panel in split(both.best, within=rank.WITHIN):
+        ids = {series: _ids(panel, series) for series in (STANDARD, PLUS)}
+        if all(ids.values()):
+            found = read(*(_mean_curve(both.points, ids[s][0]) for s in ids), higher=panel.higher_is_better)
+            if found is not None:
+                readings[title] = found
+                of_seeds[title] = _seed_readings(stored, seeds, ids, higher=panel.higher_is_better)
+    return SpeedupTable(curves=both, readings=readings, of_seeds=of_seeds)
+
+
+def read(standard_2xP: Floats, plus_2xP: Floats, *, higher: bool) -> Reading | None:
+    """Return the reading off two curves, rows (steps, values), linear between their points; None without points."""
+    if standard_2xP.shape[1] == 0 or plus_2xP.shape[1] == 0:
+        return None
+    target = float(standard_2xP[1, -1])
+    own = first_crossing(standard_2xP, target, higher=higher)
+    return Reading(
+        target=target,
+        steps_standard=float(standard_2xP[0, -1]) if own is None else own,
+        steps_plus=first_crossing(plus_2xP, target, higher=higher),
+    )
+
+
+def first_crossing(curve_2xP: Floats, target: float, *, higher: bool) -> float | None:
+    """Return the first step at which a curve is as good as `target`, linear between its points; None: at none."""
+    steps, values = curve_2xP[0], curve_2xP[1] if higher else -curve_2xP[1]
+    level = target if higher else -target
+    reached = np.flatnonzero(values >= level)
+    if not len(reached):
+        return None
+    i = int(reached[0])
+    if i == 0:
+        return float(steps[0])
+    share = (level - values[i - 1]) / (values[i] - values[i - 1])
+    return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
+
+
+def draw(table: SpeedupTable, ax: Axes | None = None) -> Figure:
+    """Draw mean curves with their bands, LoRA's final score, and the horizontal reading between the two curves."""
+    best = table.curves.best
+    text = style.caption(
+        best.facts, fixed_text(best), rank.choice_text(best.cells),
+        "speed-up: steps of LoRA to its own final score / steps of LoRA+ to the same, linear between points of the "
+        "curves; first crossings", *(_words(table, title) for title in table.readings),
+    )  # fmt: skip
+
+    def panel(panel_ax: Axes, one: CellTable) -> None:
+        curves.draw_panel(panel_ax, one, table.curves.points)
+        titles = [title for title, other in split(best, within=rank.WITHIN) if other.cells.equals(one.cells)]
+        if titles and titles[0] in table.readings:
+            _read_off(panel_ax, table.readings[titles[0]])
+
+    return lines.draw_panels(best, ax, panel, within=rank.WITHIN, text=text, legend=curves.legend(best.cells))
+
+
+def _read_off(ax: Axes, reading: Reading) -> None:
+    ax.axhline(reading.target, color=style.GREY, linewidth=1.0, linestyle=":", gid="target")
+    if reading.steps_plus is None or reading.speedup is None:
+        ax.annotate(
+            "LoRA+ does not get there", (0.98, 0.04), xycoords="axes fraction", ha="right", fontsize=8.5, gid="reading"
+        )
+        return
+    ends = [(reading.steps_plus, reading.target), (reading.steps_standard, reading.target)]
+    ax.annotate("", ends[0], ends[1], arrowprops={"arrowstyle": "->", "color": style.INK, "lw": 1.4}, gid="arrow")
+    ax.annotate(
+        f"speed-up {reading.speedup:.2f}×", (0.98, 0.04), xycoords="axes fraction", ha="right", fontsize=9,
+        weight="bold", gid="reading",
+    )  # fmt: skip
+
+
+def _words(table: SpeedupTable, title: str) -> str:
+    reading, seeds = table.readings[title], table.of_seeds[title]
+    if reading.speedup is None:
+        found = f"LoRA+ does not reach {reading.target:.4g}"
+    else:
+        found = f"{reading.steps_standard:.0f} / {reading.steps_plus:.0f} steps = {reading.speedup:.2f}"
+    each = ", ".join("not reached" if value is None else f"{value:.2f}" for value in seeds)
+    return f"{title}: {found}; seed by seed: {each or 'no pairs of seeds'}"
+
+
+def _ids(panel: CellTable, series: str) -> tuple[str, ...]:
+    found = panel.cells.loc[panel.cells["series"] == series, "trial_ids"]
+    return tuple(found.iloc[0]) if len(found) else ()
+
+
+def _mean_curve(points: pd.DataFrame, cell: str) -> Floats:
+    own = points[points["cell"] == cell].sort_values("step")
+    return np.stack([own["step"].to_numpy(float), own["mean"].to_numpy(float)])
+
+
+def _seed_readings(
+    stored: dict[str, Any], seeds: dict[str, int], ids: dict[str, tuple[str, ...]], *, higher: bool
+) -> tuple[float | None, ...]:
+    """Return the speed-up of each seed that both cells have finished."""
+    by_seed = [{seeds[i]: _curve_of(stored[i]) for i in ids[s] if i in stored} for s in (STANDARD, PLUS)]
+    found: list[float | None] = []
+    for seed in sorted(set(by_seed[0]) & set(by_seed[1])):
+        reading = read(by_seed[0][seed], by_seed[1][seed], higher=higher)
+        if reading is not None:
+            found.append(reading.speedup)
+    return tuple(found)
+
+
+def _curve_of(curve: Sequence[dict[str, float]] | None) -> Floats:
+    points = [] if curve is None else [(p["step"], p["metric_value"]) for p in curve if p["metric_value"] is not None]
+    finite = [(step, value) for step, value in points if math.isfinite(value)]
+    return np.array(finite, dtype=float).T if finite else np.empty((2, 0))
