@@ -220,7 +220,7 @@ def test_weights_that_do_not_fit_are_refused(change: Change, message: str, tiny:
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/dir", "~/nowhere", "a/b/c", "white space", ""])
 def test_what_can_be_no_model_is_refused_without_asking_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.hub.require", lambda *_, **__: pytest.fail("asked the Hub"))
-    with pytest.raises(BadInput, match=r"must be a registered name, a local directory or a Hub id.*known: minilm"):
+    with pytest.raises(BadInput, match=r"must be a registered name, a local directory or a Hub id.*known: .*minilm"):
         models.locate(name)
 
 

@@ -32,6 +32,7 @@ class Model:
     directory: str = ""  # below the package, with /
     extra: str | None = None  # the optional extra of this project that installs `package`
     config: Mapping[str, object] | None = None  # its weights are drawn from each trial's seed
+    sizes: Mapping[str, object] | None = None  # of config.json what counts parameters, where its files are not here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

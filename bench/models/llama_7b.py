@@ -4,4 +4,17 @@ from __future__ import annotations
 
 from bench.models._base import Model
 
-MODEL = Model(name="llama-7b", hub_id="huggyllama/llama-7b")
+MODEL = Model(
+    name="llama-7b",
+    hub_id="huggyllama/llama-7b",
+    sizes={
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 2048,
+    },
+)

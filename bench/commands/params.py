@@ -1,0 +1,111 @@
+"""bench params: what a method trains of a model, parameter by parameter; from a config alone, without weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.errors import BadInput
+
+if TYPE_CHECKING:
+    from bench.params import Parameters
+    from bench.spec import Trial
+
+
+def command(
+    model: Annotated[str, typer.Option("--model", help="registered name, or a directory with config.json")],
+    method: Annotated[str, typer.Option("--method", "--methods", help="the method")] = "lora",
+    rank: Annotated[str | None, typer.Option("--rank", "--ranks", help="rank [default: 8]")] = None,
+    target_modules: Annotated[
+        str | None, typer.Option("--target-modules", help="suffixes a,b,c; a regular expression; or all-linear")
+    ] = None,
+    layers_to_transform: Annotated[
+        str | None, typer.Option("--layers-to-transform", help="layer numbers from 0")
+    ] = None,
+    mora_type: Annotated[str | None, typer.Option("--mora-type", "--mora-types", help="1, 2, 3, 4 or 6")] = None,
+    mora_rounding: Annotated[str | None, typer.Option("--mora-rounding", help="floor or nearest")] = None,
+    n_labels: Annotated[int, typer.Option("--n-labels", help="classes of the task", min=1)] = 2,
+    short: Annotated[bool, typer.Option("--short", help="put alike layers into one line")] = False,
+) -> int:
+    """Print every parameter of the classifier, whether it is trained, its shape, and the totals."""
+    from bench import params
+    from bench.models._config import read_config
+
+    given = {
+        "rank": rank, "target_modules": target_modules, "layers_to_transform": layers_to_transform,
+        "mora_type": mora_type, "mora_rounding": mora_rounding,
+    }  # fmt: skip
+    name, config = read_config(model, where="--model")
+    trial = _trial(method, {key: text for key, text in given.items() if text is not None}, name, config)
+    found = params.count(config, trial, n_labels=n_labels)
+    print(f"{name}: {found.architecture}, {n_labels} labels; {_settings(trial)}\n")
+    print(_table(found, short=short))
+    print("\n" + "\n".join(_totals(found)))
+    return 0
+
+
+def _trial(method: str, texts: dict[str, str], model: str, config: dict[str, Any]) -> Trial:
+    from bench import methods, overrides, study, targets
+    from bench.spec import TrainBudget
+
+    reads = methods.get(method, where="--method").reads
+    axes = overrides.read(texts).axes
+    for key, values in axes.items():
+        flag = f"--{key.replace('_', '-')}"
+        if key not in reads:
+            raise BadInput(flag, f"must be read by the method, which {method} does not", way_out="leave it out")
+        if len(values) > 1:
+            raise BadInput(flag, "must be one value", got=", ".join(map(str, values)), way_out="give one")
+    needs_default = "target_modules" in reads and "target_modules" not in axes
+    defaults = targets.default_targets(config["model_type"], where="--target-modules") if needs_default else ()
+    cell = {key: values[0] for key, values in axes.items()}
+    budget = TrainBudget(max_steps=1, eval_steps=1)  # nothing is trained
+    shared = {"task": "", "model": model, "data_hash": "", "model_hash": "", "budget": budget}
+    rates = {"eta_A": 1e-3, "lr_ratio": 2.0} if method == "lora+" else {"eta_A": 1e-3}  # at ratio 1 it would be LoRA
+    return study.make_trial(method, {**rates, **cell, "seed": 0}, shared=shared, default_targets=defaults)
+
+
+def _settings(trial: Trial) -> str:
+    """Return the settings that decide what is trained."""
+    modules = trial.target_modules
+    named = modules if modules is None or isinstance(modules, str) else ", ".join(modules)
+    parts = {
+        "rank": trial.rank, "target_modules": named, "layers_to_transform": trial.layers_to_transform,
+        "mora_type": trial.mora_type, "mora_rounding": trial.mora_rounding,
+    }  # fmt: skip
+    said = "; ".join(f"{key} {value}" for key, value in parts.items() if value is not None)
+    return f"{trial.method}: {said}" if said else trial.method
+
+
+def _table(found: Parameters, *, short: bool) -> str:
+    from bench import params
+    from bench.commands import _text
+
+    rows = params.fold(found.rows) if short else found.rows
+    lines = [
+        (
+            row.name,
+            " x ".join(str(side) for side in row.shape) + (f", {row.times} times" if row.times > 1 else ""),
+            f"{row.n:,}",
+            "yes" if row.trainable else "no",
+        )
+        for row in rows
+    ]
+    return _text.table(("parameter", "shape", "numbers", "trainable"), lines)
+
+
+def _totals(found: Parameters) -> list[str]:
+    share = 100 * found.n_trainable / found.n_total
+    lines = [
+        f"trainable  {found.n_trainable:>15,}  of which new head {found.n_head:,}",
+        f"total      {found.n_total:>15,}  model {found.n_model:,} + adapters {found.n_adapters:,}",
+        f"share      {share:>15.4f} %",
+    ]
+    if found.peft is not None:
+        peft = found.peft
+        lines.append(
+            f"PEFT       {peft.n_trainable:>15,}  of {peft.n_total:,}, {100 * peft.n_trainable / peft.n_total:.4f} %: "
+            f"{'; '.join(peft.why)}"
+        )
+    return lines
