@@ -1,20 +1,71 @@
-"""bench plan: what a sweep would run and how long it would take; imports no torch and changes nothing."""
+"""bench plan: what a sweep would run and how long it would take; imports no torch and changes nothing.
+
+With --calibrate it runs a short part of each method first, keeps the speed for this and every later estimate.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from bench.commands._options import Selection, study_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.commands._resolve import Resolved
+    from bench.sweep import Options
 
 
 @study_command
-def command(selection: Selection) -> int:
+def command(
+    selection: Selection,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="measure this device's speed for the estimate, in about a minute")
+    ] = False,
+) -> int:
     """Print trials, packs, what is finished and the time estimate, and stop."""
     from bench import sweep
     from bench.commands import _resolve, _show
 
     resolved = _resolve.resolve(selection.study())
     options = resolved.sweep_options()
-    preview = sweep.preview(resolved.study, resolved.trials, results_dir=selection.results_dir, options=options)
     print(_show.heading(resolved, selection.directory(resolved.study), options.place.device))
     print()
+    if calibrate:
+        _calibrate(resolved, options, selection.results_dir)
+    preview = sweep.preview(resolved.study, resolved.trials, results_dir=selection.results_dir, options=options)
     print(_show.plan(resolved.study, preview))
     return 0
+
+
+def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
+    """Measure a pack of each method and keep the speeds in the results directory."""
+    from bench import estimate, pace, planner, runtime
+    from bench.errors import BadInput
+    from bench.text import TextData
+
+    study, workload = resolved.study, options.workload
+    assert workload is not None  # as sweep_options gives it
+    data = pace.short_data(resolved.data) if isinstance(resolved.data, TextData) else resolved.data
+    if isinstance(data, TextData):
+        runtime.check_precision(study.budget.precision, study.device)
+    executor = runtime.local_executor(
+        task=resolved.task, data=data, located=resolved.located, device=study.device,
+        log_dir=results_dir / study.name / runtime.LOGS,
+    )  # fmt: skip
+    measured = pace.measure(
+        planner.plan(resolved.trials, limits=planner.limits_for(study, options.limits)),
+        lambda pack: executor.run(pack, study=study.name),
+        workload=workload,
+        short=runtime.workload_of(data, resolved.located, 0),
+        place=options.place,
+        tell=print,
+    )
+    try:
+        estimate.write_calibration(results_dir, measured.over(estimate.read_calibration(results_dir)))
+    except OSError as error:
+        way_out = "free space or change its permissions"
+        raise BadInput(str(results_dir), "must be writable", got=error.strerror, way_out=way_out) from error
+    print()

@@ -52,7 +52,7 @@ def matmul_rate(
     out = torch.empty(shape.m, shape.n, device=device, dtype=dtype)
     once = _seconds(a, b, out, 1, timer)
     once = min(once, _seconds(a, b, out, 1, timer))  # the first one may set up threads or pick a kernel
-    n = max(1, math.ceil(least_seconds / max(once, 1e-6)))
+    n = max(1, math.ceil(least_seconds / max(once, 1e-9)))
     return n * shape.flop / _seconds(a, b, out, n, timer)
 
 

@@ -1,0 +1,100 @@
+"""What `bench speed` prints and draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from bench.errors import BadInput
+from bench.speed import summary
+from bench.speed.summary import Line, Value
+
+COLUMNS = (
+    "method", "ms/step", "x LoRA", "examples/s", "fwd/bwd/opt %", "peak MiB", "x LoRA", "kept kB/token", "x LoRA",
+    "trained", "state MiB", "stored MiB", "adapter MFLOP/token", "merge ms", "eval s", "merged s",
+)  # fmt: skip
+
+
+def show(table: pa.Table, console: Console | None = None) -> None:
+    """Print a line for each case, with intervals over the rounds, and what the columns mean."""
+    found = summary.lines(table)
+    drawn = Table(box=None, pad_edge=False)
+    for i, name in enumerate(COLUMNS):
+        drawn.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
+    for line in found:
+        drawn.add_row(*cells(line))
+    out = console or Console(soft_wrap=False)
+    out.print(drawn)
+    modes = ", ".join(sorted(set(table.column("timing_mode").to_pylist())))
+    n = max((line.n for line in found), default=0)
+    out.print(
+        f"timing {modes}; medians over {n} interleaved rounds, [95 % bootstrap interval]; x LoRA: paired by round, to "
+        "LoRA without dropout at the same rank; kept: bytes kept for backward of one whole batch; state: trained "
+        "weights, gradients and moments; eval, merged: one evaluation with the adapters beside and in the weights",
+        markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def cells(line: Line) -> list[str]:
+    """Return the texts of one line of the table."""
+    fixed = line.fixed
+    tokens, flop = fixed["kept_tokens"] or 1, fixed["adapter_flop_per_token"]
+    return [
+        line.case,
+        _with_interval(line.values.get("seconds_per_step"), 1e3),
+        _with_interval(line.ratios.get("seconds_per_step")),
+        _plain(line.values.get("examples_per_second")),
+        _parts(line),
+        _plain(line.values.get("peak_memory_bytes"), 2**-20),
+        _plain(line.ratios.get("peak_memory_bytes")),
+        _plain(line.values.get("kept_bytes"), 1e-3 / tokens),
+        _plain(line.ratios.get("kept_bytes")),
+        f"{fixed['n_trainable']:,}",
+        _number((fixed["train_state_bytes"] or 0) / 2**20),
+        _number((fixed["stored_bytes"] or 0) / 2**20),
+        "-" if flop is None else _number(flop / 1e6),
+        _plain(line.values.get("merge_seconds"), 1e3),
+        _plain(line.values.get("eval_seconds")),
+        _plain(line.values.get("merged_eval_seconds")),
+    ]
+
+
+def draw(table: pa.Table, directory: Path) -> Path:
+    """Draw the figure into a directory and return its PNG, beside which its PDF lies."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from plots import speed, style
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return style.save(speed.methods(table.to_pandas(), summary.lines(table)), directory, "speed")[0]
+    except OSError as error:
+        way_out = "free space or change its permissions"
+        raise BadInput(str(directory), "must be writable", got=error.strerror, way_out=way_out) from error
+
+
+def _parts(line: Line) -> str:
+    names = ("forward_seconds", "backward_seconds", "optimizer_seconds", "other_seconds")
+    parts = [line.values[name].median for name in names]
+    whole = sum(parts)
+    return "/".join(f"{100 * part / whole:.0f}" for part in parts[:3]) if whole > 0 else "-"
+
+
+def _with_interval(value: Value | None, scale: float = 1.0) -> str:
+    if value is None or value.interval is None:
+        return _plain(value, scale)
+    ends = value.interval
+    return f"{_plain(value, scale)} [{_number(ends.low * scale)} {_number(ends.high * scale)}]"
+
+
+def _plain(value: Value | None, scale: float = 1.0) -> str:
+    return "-" if value is None else _number(value.median * scale)
+
+
+def _number(value: float) -> str:
+    """Return three significant digits, and no decimals from 100 on."""
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
