@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from bench.comparison import Comparison
 from bench.record import Status
@@ -23,6 +24,7 @@ from bench.report_data import (
     Counts,
     HeatCell,
     Heatmap,
+    Isolated,
     Repeat,
     Report,
     Source,
@@ -30,6 +32,7 @@ from bench.report_data import (
     Trouble,
 )
 from bench.spec import Study
+from bench.speed import summary
 from plots import heatmap, tidy
 from plots.figures import is_grid
 from plots.grid import Grid, View, grid_of, limits
@@ -38,13 +41,16 @@ from plots.settings import split
 from plots.tidy import CellTable, StudyInfo, choose, has_select
 
 VIEWS: tuple[View, ...] = ("eta_B", "lr_ratio")
+LEAST_FILLED = 0.2  # of a table's positions: below, as where the axes' log steps differ, a view shows little but holes
 
 
 def build(
     df: pd.DataFrame, attempts: pd.DataFrame, study: Study, info: StudyInfo, *, source: Source,
-    comparison: Comparison | None = None,
+    comparison: Comparison | None = None, speed: pa.Table | None = None,
 ) -> Report:  # fmt: skip
     """Return the report of a study from its finished rows and its failed attempts (columns of bench.record.SCHEMA).
+
+    `speed` are the rows of `bench speed`, where it was run.
 
     Raises:
         BadInput: where a trial occurs twice or the rows hold several metrics.
@@ -67,6 +73,7 @@ def build(
         heatmaps=tuple(_heatmaps(df, info)),
         charts=all_charts(df, info, comparison),
         speeds=tuple(_speeds(rows)),
+        isolated=None if speed is None or not speed.num_rows else _isolated(speed),
         troubles=tuple(_troubles(rows, failed)),
         comparison=comparison,
         repeat=_repeat(rows, study, source),
@@ -150,9 +157,10 @@ def _heatmaps(df: pd.DataFrame, info: StudyInfo) -> Iterable[Heatmap]:
     if ends is None:
         return
     for title, panel in split(table):
-        for view in VIEWS:
-            if is_grid(panel, view):
-                yield _heatmap(title, panel, grid_of(panel, view), ends)
+        grids = [grid_of(panel, view) for view in VIEWS if is_grid(panel, view)]
+        for grid in grids:
+            if grid.view == "lr_ratio" or grid.planned.mean() >= LEAST_FILLED:
+                yield _heatmap(title, panel, grid, ends)
 
 
 def _heatmap(title: str, panel: CellTable, grid: Grid, ends: tuple[float, float]) -> Heatmap:
@@ -203,6 +211,11 @@ def _speeds(rows: pd.DataFrame) -> Iterable[Speed]:
             peak_memory_bytes=_integer(_floats(group["peak_memory_bytes"]).max()),
             n_trainable=_integer(_floats(group["n_trainable"]).max()),
         )
+
+
+def _isolated(table: pa.Table) -> Isolated:
+    modes, devices = (tuple(sorted(set(table.column(name).to_pylist()))) for name in ("timing_mode", "device"))
+    return Isolated(lines=summary.lines(table), timing_modes=modes, devices=devices)
 
 
 def _troubles(rows: pd.DataFrame, failed: pd.DataFrame) -> Iterable[Trouble]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bench.comparison import Comparison
 from bench.report_charts import Chart
+from bench.speed.summary import Line
 from plots.grid import View
 
 
@@ -101,6 +102,15 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Isolated:
+    """What `bench speed` measured for the study: each method alone on the device, by turns."""
+
+    lines: tuple[Line, ...]
+    timing_modes: tuple[str, ...]  # isolated, or busy
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
     """The trials of one cell that went wrong in one way."""
 
@@ -150,6 +160,7 @@ class Report:
     heatmaps: tuple[Heatmap, ...]
     charts: tuple[Chart, ...]
     speeds: tuple[Speed, ...]
+    isolated: Isolated | None
     troubles: tuple[Trouble, ...]
     comparison: Comparison | None
     repeat: Repeat

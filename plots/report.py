@@ -12,19 +12,15 @@ from collections.abc import Sequence
 from importlib import resources
 
 from bench.report_charts import Chart
-from bench.report_data import Best, Report, Speed, Trouble
+from bench.report_data import Best, Report, Trouble
 from bench.report_text import counted, listed, score, seeds, unit
 from bench.report_text import verdict as three_sentences
-from plots import report_compare, report_heat, style, svg
+from plots import report_compare, report_heat, report_speed, style, svg
 from plots.html import Html, el, join, trusted
 from plots.report_table import Value, table, whole
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _HINT = "Point at a mark, tap it, or walk with the arrow keys."
-_SHARES = (
-    " pack_share: a trial's share of the time of the pack it was trained in, which depends on the pack's size and on "
-    "what else the machine did: it says what the sweep cost, not which method is faster."
-)
 _CHARTS: dict[str, str] = {
     "ratio": "Ratio of the learning rates",
     "rank": "Rank",
@@ -83,7 +79,7 @@ def _sections(report: Report) -> list[tuple[str, str, Html]]:
         ("best", "Best cells", _best(report)),
         ("heatmaps", "Learning-rate heatmaps", heatmaps),
         *charts,
-        ("speed", "Speed and memory", _speed(report)),
+        ("speed", "Speed and memory", report_speed.section(report)),
         ("trouble", "Diverged, collapsed and failed", _trouble(report)),
         ("repeat", "Repeat it", _repeat(report)),
     ]  # fmt: skip
@@ -143,33 +139,6 @@ def _chart(chart: Chart, report: Report) -> Html:
 
 def _panels(figures: Sequence[Html], *, wide: bool = False) -> Html:
     return el("div", figures, class_="panels wide" if wide else "panels")
-
-
-def _speed(report: Report) -> Html:
-    if not report.speeds:
-        return Html("")
-    columns = (
-        ("method", False), ("rank", True), ("ms per step", True), ("timing", False), ("trials", True),
-        ("examples per s", True), ("peak memory, MiB", True), ("trained parameters", True), ("pack size", True),
-    )  # fmt: skip
-    shares = any(speed.timing_mode != "isolated" for speed in report.speeds)
-    note = "Medians over trials; evaluation is never part of it."
-    rows = [_speed_row(speed) for speed in report.speeds]
-    return join(el("p", note + (_SHARES if shares else ""), class_="note"), table(columns, rows))
-
-
-def _speed_row(speed: Speed) -> list[Value]:
-    low, high = speed.pack_sizes
-    memory = None if speed.peak_memory_bytes is None else speed.peak_memory_bytes / 2**20
-    per_second = speed.examples_per_second
-    name = style.label(speed.series)
-    return [
-        (name, name), whole(speed.rank), (f"{1000 * speed.seconds_per_step:.3g}", speed.seconds_per_step),
-        (speed.timing_mode, speed.timing_mode), whole(speed.n),
-        ("–" if per_second is None else f"{per_second:,.0f}", per_second),
-        ("–" if memory is None else f"{memory:,.0f}", memory), whole(speed.n_trainable),
-        (str(low) if low == high else f"{low}–{high}", high),
-    ]  # fmt: skip
 
 
 def _trouble(report: Report) -> Html:

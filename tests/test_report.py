@@ -9,12 +9,14 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from bench import cli, comparison_json, report, report_text
@@ -23,6 +25,7 @@ from bench.errors import BadInput
 from bench.record import SCHEMA, Outcome, Provenance, Record, Status, to_table
 from bench.report_data import Counts, Report, Source
 from bench.spec import MethodGrid, Study, Trial
+from bench.speed import rows as speed_rows
 from plots import html as markup
 from plots import report as page
 from plots.tidy import StudyInfo
@@ -159,6 +162,28 @@ def test_speeds_are_medians_of_whole_runs_and_keep_timing_modes_apart() -> None:
     assert (isolated.timing_mode, isolated.n, isolated.seconds_per_step) == ("isolated", 1, 0.01)
     assert (shared.timing_mode, shared.n, shared.seconds_per_step) == ("pack_share", 1, 0.03)
     assert (isolated.peak_memory_bytes, shared.peak_memory_bytes) == (2**20, None)
+
+
+def timed(case: str, rank: int | None, seconds: Sequence[float], **changes: object) -> list[dict[str, object]]:
+    """Return rows of bench speed: one round for each of these seconds per step."""
+    shared = {"case": case, "method": case.split()[0], "rank": rank, "timing_mode": "isolated", "device": "cpu"}
+    return [shared | {"repeat": i, "seconds_per_step": s, "n_trainable": 7} | changes for i, s in enumerate(seconds)]
+
+
+def test_isolated_times_are_shown_with_their_ratio_and_claimed_only_where_measured() -> None:
+    rows, trials = hand_made()
+    without = built(rows, trials)
+    assert without.isolated is None
+    assert "No isolated timing was run" in page.page(without)
+    found = [*timed("lora rank 8", 8, [0.010, 0.012, 0.011]), *timed("mora rank 8", 8, [0.020, 0.036, 0.022])]
+    table = pa.Table.from_pylist(found, schema=speed_rows.SCHEMA)
+    info = StudyInfo.of(STUDY, trials, higher_is_better=True)
+    drawn = page.page(report.build(rows, NO_ATTEMPTS, STUDY, info, source=SOURCE, speed=table))
+    assert "No isolated timing was run" not in drawn
+    cells = re.search(r"<td[^>]*>mora rank 8</td>(.*?)</tr>", drawn)
+    assert cells is not None
+    shown = re.findall(r">([^<]*)</td>", cells[1])
+    assert (shown[0], shown[2]) == ("22", "2")  # ms per step; the median of 2, 3 and 2, paired by round
 
 
 def test_charts_hold_the_numbers_of_the_cells() -> None:

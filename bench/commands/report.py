@@ -10,6 +10,8 @@ from bench.commands._options import RESULTS_DIR, Selection, study_command
 from bench.errors import BadInput
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from bench.commands._resolve import Resolved
     from bench.comparison import Comparison
     from bench.spec import Study
@@ -69,9 +71,8 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
         borders=borders,
     )
     attempts = store.load_attempts(rows_in).to_pandas()
-    found = report.build(
-        rows, attempts, study, info, source=source, comparison=comparison_of(study, selection.results_dir)
-    )
+    comparison, speed = comparison_of(study, selection.results_dir), speed_of(directory)
+    found = report.build(rows, attempts, study, info, source=source, comparison=comparison, speed=speed)
     return page.page(found)
 
 
@@ -84,6 +85,23 @@ def comparison_of(study: Study, results_dir: Path) -> Comparison | None:
         if found is not None and (found.setup.task, found.setup.model) == (study.task, study.model):
             return found
     return None
+
+
+def speed_of(directory: Path) -> pa.Table | None:
+    """Return the rows of `bench speed` for the study, None where it was not run.
+
+    Raises:
+        BadInput: for a file that does not hold them.
+    """
+    import pyarrow as pa
+
+    from bench.speed import rows
+
+    try:
+        return rows.read(directory)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        rule, way_out = "must hold the rows of bench speed", "run bench speed again, or remove the file"
+        raise BadInput(str(directory / rows.FILE), rule, got=str(error)[:200], way_out=way_out) from None
 
 
 def study_path(selection: Selection) -> Path:
