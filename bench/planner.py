@@ -28,6 +28,7 @@ class Shape:
     n_layers: int
     hidden_size: int
     train_tokens: float  # mean tokens of a training example, specials included
+    n_weights: int = 0  # of a base whose copies can be trained side by side; 0: it cannot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,13 +103,20 @@ def pack_limit(trial: Trial, limits: Limits) -> int:
 
     The activations of one trial take about batch_size * train_tokens * hidden_size * n_layers * VALUES_KEPT * bytes of
     a value; MEMORY_SHARE of the free memory, shared by that, bounds K. Adapters and their moments are small beside it.
+    A trial that trains the base brings its own weights, gradients and two moments in float32, and on a CPU, where
+    nothing is gained by models side by side, or in an architecture that cannot be stacked, it is alone.
     """
+    trains_base = methods.get(trial.method).trains_base
+    if trains_base and (limits.device_kind == "cpu" or limits.shape is None or not limits.shape.n_weights):
+        return 1
     cap = limits.max_pack_size or MAX_PACK_SIZE.get(limits.device_kind, MAX_PACK_SIZE["cpu"])
     if limits.memory_bytes is None or limits.shape is None:
         return cap
     budget, shape = trial.budget, limits.shape
     tokens = budget.batch_size * min(shape.train_tokens, budget.max_length)
     of_one = tokens * shape.hidden_size * shape.n_layers * VALUES_KEPT * BYTES_OF[budget.precision]
+    if trains_base:
+        of_one += 4 * BYTES_OF["fp32"] * shape.n_weights
     return max(1, min(cap, int(MEMORY_SHARE * limits.memory_bytes / of_one)))
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SAMPLE = 500  # texts of a split whose tokens are counted: the standard error of their mean is about 3 %
 TOKENS_PER_WORD = 1.3  # where there is no tokenizer.json; only time estimate and pack size rest on it
 LOGS = "logs"
+STACKABLE = ("bert", "roberta", "xlm-roberta")  # those that take the engine's unpadded path
 CPU_UNITS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}  # in torch.cpu's names
 TOY_PACK = 1024  # the toy's trials are small, and few large parts are read faster than many small ones
 TOY_PARAMS = 1000  # P of the toy: its five products of width x rank take 4P FLOP for each training example
@@ -67,13 +68,22 @@ def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
     hidden = next(
         (int(str(located.config[key])) for key in ("hidden_size", "dim", "n_embd") if key in located.config), 0
     )
-    shape = Shape(n_layers=max(sizes.values()), hidden_size=hidden, train_tokens=train_tokens)
+    shape = Shape(
+        n_layers=max(sizes.values()), hidden_size=hidden, train_tokens=train_tokens, n_weights=_stackable(located, hidden)
+    )
     return Limits(
         max_pack_size=TOY_PACK if located.model_type == TOY else None,
         device_kind=chosen.partition(":")[0],
         memory_bytes=devices.memory_bytes(chosen),
         shape=shape if shape.n_layers and shape.hidden_size else None,
     )
+
+
+def _stackable(located: Located, hidden: int) -> int:
+    """Return the weights of a base that can be trained K times side by side, embeddings included; 0 if it cannot."""
+    if located.model_type not in STACKABLE:
+        return 0
+    return matmul_params(located.config) + int(located.config.get("vocab_size") or 0) * hidden
 
 
 def mean_tokens(split: Split, located: Located) -> float:
@@ -128,8 +138,9 @@ def check_precision(precision: str, device: str) -> None:
 
 
 def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tuple[EncodedData, LoadedModel]:
-    from bench import models, text
+    from bench import methods, models, text
     from bench.engine.run import DTYPES
+    from bench.methods._base import base_precision
 
     budget = trial.budget
     encoded = text.encode(
@@ -140,7 +151,8 @@ def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tupl
         max_length=budget.max_length,
         n_select=budget.n_select,
     )
-    return encoded, models.load_model(located, task.n_labels, DTYPES[budget.precision])
+    precision = base_precision(budget.precision, methods.get(trial.method))
+    return encoded, models.load_model(located, task.n_labels, DTYPES[precision])
 
 
 def _train(

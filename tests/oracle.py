@@ -30,7 +30,7 @@ from bench.spec import Trial
 from bench.text import Encoded, EncodedData
 
 CPU = torch.device("cpu")
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)

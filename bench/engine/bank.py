@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Bank:
         self.keys = MaskKeys(trials[0].seed, n_trials=len(trials))
         self.keyed_calls = False  # set where the model drops by function calls: they are keyed too
         self.only_keyed_masks = False  # set where the model draws masks that are not keyed: they are left out
+        self.device, self.dtype = device, dtype
         self.model = _copy(loaded.model, share=not method.trains_base).to(device)
         self.n_base = sum(p.numel() for p in self.model.parameters())
         self.shapes = () if method.trains_base else adapted_layers(self.model, method, trials[0], loaded.head_names)
@@ -44,7 +45,7 @@ class Bank:
         head = {name: self.model.get_parameter(name) for name in loaded.head_names}
         slots = [*_head_slots(head, self.model, trials), *_adapter_slots(self.shapes, method, trials)]
         if method.trains_base:
-            slots += _base_slots(self.model, set(loaded.head_names))
+            slots += _base_slots(self.model, set(loaded.head_names), self.n_trials)
         self.params = ParamBank(slots, n_trials=self.n_trials, device=device, dtype=_at_least_fp32(dtype))
         self.model.requires_grad_(False)
         self._install(loaded.head_names)
@@ -64,7 +65,10 @@ class Bank:
                 _put(self.model, name, KeyedDropout(module.p, name, self.keys))
             module._keyed_path = name
         if self.method.trains_base:
-            _train_base(self.model, self.params)
+            if self.n_trials == 1:
+                _train_base(self.model, self.params)
+            else:
+                _stack_base(self.model, self.params)
         use_keyed_attention(self.model, self.keys)
         separate_positions(self.model, self.keys, self.n_trials)
 
@@ -80,6 +84,15 @@ class Bank:
         finally:
             self.keys.training = False
             self.model.eval()
+
+    def precision(self) -> AbstractContextManager[None]:
+        """Compute in half precision while inside, where the weights themselves are trained and stay in float32.
+
+        A frozen base is in half precision already.
+        """
+        if self.method.trains_base and self.dtype in (torch.bfloat16, torch.float16):
+            return torch.autocast(self.device.type, self.dtype)
+        return nullcontext()
 
     def n_trainable(self, trial: Trial) -> int:
         """Return how many numbers are trained in one trial, head included, padding of shorter ranks excluded."""
@@ -165,7 +178,7 @@ class AdaptedEmbedding(AdaptedLayer):
 
 
 class StackedLinear(nn.Module):
-    """K Linears of their own, for a new head: rows are K * b."""
+    """K Linears of their own, for a new head or a base that is trained: rows are K * b."""
 
     def __init__(self, weight_KxOxI: Tensor, bias_KxO: Tensor | None, path: str) -> None:
         super().__init__()
@@ -182,7 +195,7 @@ class StackedLinear(nn.Module):
 
 
 class StackedLayerNorm(nn.Module):
-    """K LayerNorms of their own, for a new head: rows are K * b."""
+    """K LayerNorms of their own, for a new head or a base that is trained: rows are K * b."""
 
     def __init__(self, weight_KxD: Tensor, bias_KxD: Tensor, eps: float) -> None:
         super().__init__()
@@ -194,6 +207,25 @@ class StackedLayerNorm(nn.Module):
         x_KxNxD = x.reshape(n_trials, -1, width).to(self.weight_KxD.dtype)
         y_KxNxD = torch.nn.functional.layer_norm(x_KxNxD, (width,), eps=self.eps)
         return (y_KxNxD * self.weight_KxD[:, None] + self.bias_KxD[:, None]).view_as(x)
+
+
+class StackedEmbedding(nn.Module):
+    """K tables of their own, for a base that is trained; all trials look up the same N ids."""
+
+    def __init__(self, weight_KxVxD: Tensor, path: str) -> None:
+        super().__init__()
+        self.weight_KxVxD, self.path = weight_KxVxD, path
+
+    def look_up(self, ids_N: Tensor) -> Tensor:
+        """Return each trial's rows: [K, N, D]."""
+        n_trials, n_rows, width = self.weight_KxVxD.shape
+        first_K = torch.arange(n_trials, device=ids_N.device) * n_rows
+        flat = self.weight_KxVxD.view(n_trials * n_rows, width)
+        return torch.nn.functional.embedding(first_K[:, None] + ids_N, flat)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Refuse: a model's own forward pass may share ids between trials, and the rows would not tell."""
+        raise ValueError(f"{self.path}: full fine-tuning of several trials at once needs the unpadded path")
 
 
 def adapted_layers(
@@ -316,9 +348,9 @@ def _adapter_slots(shapes: Sequence[LayerShape], method: Method, trials: Sequenc
     return slots
 
 
-def _base_slots(model: PreTrainedModel, head_names: set[str]) -> list[Slot]:
-    named = model.named_parameters()
-    return [Slot(name=n, role=Role.BASE, values=p.detach()[None]) for n, p in named if n not in head_names]
+def _base_slots(model: PreTrainedModel, head_names: set[str], n_trials: int) -> list[Slot]:
+    named = [(name, p.detach()) for name, p in model.named_parameters() if name not in head_names]
+    return [Slot(name=n, role=Role.BASE, values=p.expand(n_trials, *p.shape)) for n, p in named]
 
 
 def _generator(seed: int, path: str, role: str, shape: tuple[int, ...]) -> torch.Generator:
@@ -326,7 +358,11 @@ def _generator(seed: int, path: str, role: str, shape: tuple[int, ...]) -> torch
 
 
 def _train_base(model: PreTrainedModel, params: ParamBank) -> None:
-    """Make every pretrained weight a view of the buffer: K is 1, so a [1, ...] parameter is the weight itself."""
+    """Make every pretrained weight a view of the buffer: K is 1, so a [1, ...] parameter is the weight itself.
+
+    A weight with two names, as of an output layer that is tied to the embedding, stays one.
+    """
+    fresh: dict[int, nn.Parameter] = {}
     for name in params.names():
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
@@ -334,7 +370,21 @@ def _train_base(model: PreTrainedModel, params: ParamBank) -> None:
             stacked = params.trained(name)
             weight = nn.Parameter(stacked.detach()[0])
             weight.grad = None if stacked.grad is None else stacked.grad[0]
-            module._parameters[leaf] = weight
+            fresh[id(module._parameters[leaf])] = weight
+    for module in model.modules():
+        for leaf, old in list(module._parameters.items()):
+            if id(old) in fresh:
+                module._parameters[leaf] = fresh[id(old)]
+
+
+def _stack_base(model: PreTrainedModel, params: ParamBank) -> None:
+    """Put K weights of their own in the place of every pretrained module that has some."""
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in params.names()):
+        module = model.get_submodule(path)
+        if isinstance(module, nn.Embedding):
+            _put(model, path, StackedEmbedding(params[f"{path}.weight"], path))
+        elif not isinstance(module, StackedLinear | StackedLayerNorm):  # the new head is stacked already
+            _put(model, path, _stacked(module, path, params))
 
 
 def _stacked(module: nn.Module, path: str, params: ParamBank) -> nn.Module:
@@ -343,7 +393,7 @@ def _stacked(module: nn.Module, path: str, params: ParamBank) -> nn.Module:
     if isinstance(module, nn.LayerNorm):
         return StackedLayerNorm(params[f"{path}.weight"], params[f"{path}.bias"], module.eps)
     raise BadInput(
-        "model", "a newly initialised module must be a Linear or a LayerNorm", got=f"{type(module).__name__} at {path}",
+        "model", "a module with K weights of its own must be a Linear or a LayerNorm", got=f"{type(module).__name__} at {path}",
         way_out="use a checkpoint that brings this module's weights",
     )  # fmt: skip
 

@@ -46,8 +46,9 @@ class BankPath:
         inputs = {"input_ids": ids_bxT.repeat(n_trials, 1), "attention_mask": mask_bxT.repeat(n_trials, 1)}
         if self.takes_type_ids and chunk.type_ids_N is not None:
             inputs["token_type_ids"] = chunk.padded(chunk.type_ids_N, 0).repeat(n_trials, 1)
-        logits: Tensor = self.bank.model(**inputs).logits
-        return logits.unflatten(0, (n_trials, chunk.n_examples))
+        with self.bank.precision():
+            logits: Tensor = self.bank.model(**inputs).logits
+        return logits.to(self.bank.params.values.dtype).unflatten(0, (n_trials, chunk.n_examples))
 
 
 def settle_masks(bank: Bank, path: Path, chunk: Chunk) -> None:

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
-from bench.engine.bank import AdaptedEmbedding, AdaptedLayer, Bank
+from bench.engine.bank import (
+    AdaptedEmbedding,
+    AdaptedLayer,
+    Bank,
+    StackedEmbedding,
+    StackedLayerNorm,
+    StackedLinear,
+)
 from bench.engine.batching import Chunk
 from bench.engine.dropout import MaskKeys, attention_mask_of, token_key
 
@@ -36,6 +43,11 @@ class UnpaddedPath:
 
     def logits(self, chunk: Chunk) -> Tensor:
         """Return [K, b, n_labels]."""
+        with self.bank.precision():
+            logits = self._logits(chunk)
+        return logits.to(self.bank.params.values.dtype)
+
+    def _logits(self, chunk: Chunk) -> Tensor:
         key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)
         self.keys.start_chunk(key_N, key_N[chunk.first_b])
         layout = Layout(chunk, key_N)
@@ -179,6 +191,8 @@ def drop_stream(x_SxNxD: Tensor, p: float, path: str, keys: MaskKeys, key_N: Ten
 
 def _look_up(table: Any, ids_N: Tensor) -> Tensor:
     """Return embeddings as a stream: [1, N, d], or [K, N, d] where they are adapted."""
+    if isinstance(table, StackedEmbedding):
+        return table.look_up(ids_N)
     if not isinstance(table, AdaptedEmbedding):
         rows: Tensor = table(ids_N)
         return rows[None]
@@ -187,6 +201,8 @@ def _look_up(table: Any, ids_N: Tensor) -> Tensor:
 
 def _apply(layer: Any, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) -> Tensor:
     """Return the layer's output; the base product is done once for a shared stream."""
+    if isinstance(layer, StackedLinear):
+        return layer(x_SxNxI)
     if not isinstance(layer, AdaptedLayer):
         return linear(x_SxNxI, layer.weight, layer.bias)
     base: Any = layer.layer
@@ -196,6 +212,8 @@ def _apply(layer: Any, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) ->
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
+    if isinstance(module, StackedLayerNorm):
+        return module(x)
     norm: Any = module.layer if isinstance(module, AdaptedLayer) else module
     h = layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     return h + module.delta(x) if isinstance(module, AdaptedLayer) else h

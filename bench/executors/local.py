@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from bench import methods
 from bench.errors import BadInput, one_line
 from bench.executors._base import AbstractExecutor
+from bench.methods._base import base_precision
 from bench.record import Outcome, Provenance, Record, Status
 from bench.spec import Pack, Trial
 
@@ -84,7 +86,9 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
 
     def _loaded_for(self, trial: Trial) -> Loaded:
         budget = trial.budget
-        key = (trial.task, trial.model, trial.data_hash, trial.model_hash, budget.max_length, budget.n_select)
+        precision = base_precision(budget.precision, methods.get(trial.method))
+        data = (trial.task, trial.data_hash, budget.max_length, budget.n_select)
+        key = (*data, trial.model, trial.model_hash, precision)
         if key not in self._loaded:
             self._loaded[key] = self._load(trial)
         return self._loaded[key]

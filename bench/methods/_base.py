@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from bench.spec import Trial
+from bench.spec import Precision, Trial
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +120,14 @@ class Method:
     def bias_delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> Tensor | None:
         """Return what merging adds to the bias, `delta` of zero: [K, O]; None: nothing, the map is linear."""
         return None
+
+
+def base_precision(precision: Precision, method: Method) -> Precision:
+    """Return in which precision the base model is loaded: half only where it is frozen.
+
+    Weights that are trained stay in float32 from the checkpoint on and are computed with in half precision.
+    """
+    return "fp32" if method.trains_base and precision in ("bf16", "fp16") else precision
 
 
 def rate_of(role: Role, trial: Trial) -> float | None:

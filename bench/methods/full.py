@@ -1,24 +1,17 @@
-"""Full fine-tuning: every pretrained weight is trained at eta_A, one trial at a time."""
+"""Full fine-tuning: every pretrained weight is trained at eta_A."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 from bench.methods._base import Method
-from bench.spec import Trial
 
 
 class Full(Method):
-    """No adapter. The base is not frozen, so nothing can be shared and a pack holds one trial."""
+    """No adapter. The base is not frozen, so K trials are K models side by side, which pays on a GPU only."""
 
     name = "full"
     label = "full fine-tuning"
     reads = frozenset()
     trains_base = True
-
-    def pack_key(self, trial: Trial) -> Hashable:
-        """Unlike every other trial's."""
-        return ("full", trial.trial_id)
 
 
 METHOD = Full()
