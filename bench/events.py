@@ -67,6 +67,7 @@ class PackStored:
     n_trials: int
     remaining: Estimate | None
     best: tuple[str, float] | None  # trial_id and score (select_metric, else metric_value) of the best trial so far
+    index: int = 0  # of the pack, as in its PackStarted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ from the rows alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench import estimate as cost
@@ -39,8 +40,9 @@ def preview(
     results_dir: Path,
     options: Options | None = None,
     family: Callable[[Trial], Hashable] = planner.family_of,
+    slots: int = 1,
 ) -> Preview:
-    """Return what `run` would do with a grid; imports no torch and no Optuna, changes nothing."""
+    """Return what `run` would do, `slots` packs at a time; imports no torch and no Optuna, changes nothing."""
     options = options or Options()
     limits = planner.limits_for(study, options.limits)
     packs = planner.plan(trials, limits=limits, family=family)
@@ -48,7 +50,8 @@ def preview(
     left = planner.pending(packs, finished, limits=limits, family=family)
     seconds = None
     if options.workload is not None:
-        seconds = cost.estimate(left, cost.read_calibration(results_dir), options.workload, options.place)
+        alone = cost.estimate(left, cost.read_calibration(results_dir), options.workload, options.place)
+        seconds = replace(alone, seconds=alone.seconds / slots)
     n_trials = sum(pack.size for pack in packs)
     n_left = sum(pack.size for pack in left)
     return Preview(packs=packs, pending=left, n_trials=n_trials, n_finished=n_trials - n_left, estimate=seconds)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from bench import planner, store, summary
 from bench.errors import one_line
 from bench.estimate import Calibration, Estimate, Workload
 from bench.events import Event, Options, PackStarted, PackStored, Started, SweepSummary, Warned
-from bench.executors import AbstractExecutor
+from bench.executors import AbstractExecutor, Batch, StoppedError
 from bench.interrupt import Guard
 from bench.mirror import ROW_COLUMNS, Mirror
 from bench.record import Record, Status, to_row
@@ -23,10 +25,6 @@ from bench.summary import SCORE_COLUMNS, Score
 
 QUEUE_LIMIT = 2000  # trials; beyond it Optuna's queue costs more than small trials do: finished ones are only mirrored
 _UNIT_WORK = Workload(matmul_params=1, train_tokens=1.0, n_eval=0, eval_tokens=0.0)  # for the time left, not before
-
-
-class StoppedError(Exception):
-    """The sweep cannot go on; what is finished is kept. One line for the user."""
 
 
 class Sweeper:
@@ -75,6 +73,8 @@ class Sweeper:
         found = store.recover(self.directory)
         for finding in found.findings:
             self.warn(str(finding))
+        for line in summary.strangers(found.table.select(summary.STRANGER_COLUMNS).to_pylist(), self.trials.values()):
+            self.warn(line)
         columns = list(dict.fromkeys([*SCORE_COLUMNS, *ROW_COLUMNS]))
         rows = {row["trial_id"]: row for row in found.table.select(columns).to_pylist()}
         self.scores = {trial_id: Score.of_row(row) for trial_id, row in rows.items()}
@@ -99,12 +99,8 @@ class Sweeper:
         todo = planner.pending(packs, self.scores, limits=self.limits, family=self.family)
         stale = self.stale_packs(part_of) if self.options.rerun_stale else []
         self.start(len(trials), [*todo, *(pack for pack, _ in stale)])
-        for i, pack in enumerate(todo):
-            if len(trials) <= QUEUE_LIMIT:
-                mirror.queue(pack)
-            self.execute(pack, mirror, index=i, n_packs=len(todo) + len(stale))
-        for i, (pack, part) in enumerate(stale, start=len(todo)):
-            self.execute(pack, mirror, index=i, n_packs=len(todo) + len(stale), part=part)
+        queue = len(trials) <= QUEUE_LIMIT
+        self.execute([*((pack, None) for pack in todo), *stale], mirror, before=mirror.queue if queue else None)
         if stale:  # the rows have changed under Optuna
             mirror.recover_grid(trials, self.read()[0])
 
@@ -122,8 +118,7 @@ class Sweeper:
                     raise StoppedError("sampler tpe cannot go on without Optuna's storage; run again")
                 self.trials |= {trial.trial_id: trial for trial in new}
                 packs = planner.plan(new, limits=self.limits, family=self.family)
-                for i, pack in enumerate(packs):
-                    self.execute(pack, mirror, index=i, n_packs=len(packs))
+                self.execute([(pack, None) for pack in packs], mirror)
 
     def stale_packs(self, part_of: Mapping[str, str]) -> list[tuple[Pack, str]]:
         """Return the trials whose rows come from another version of the code, with the part that holds them.
@@ -138,18 +133,38 @@ class Sweeper:
         return [(pack, part) for part, of_part in packs.items() for pack in of_part]
 
     def execute(
-        self, pack: Pack, mirror: Mirror, *, index: int, n_packs: int, part: str | None = None
+        self, jobs: Sequence[tuple[Pack, str | None]], mirror: Mirror, *, before: Callable[[Pack], None] | None = None
     ) -> None:  # fmt: skip
-        """Run one pack; store and tell what it gives as it comes. `part` is set for trials that run again."""
-        self.on_event(PackStarted(pack=pack, index=index, n_packs=n_packs))
-        for records in self.executor.stream(pack, study=self.study.name):
-            with self.guard.shield():
-                self.keep(records, part)
-                for record in records if part is None else ():
-                    mirror.tell(record)
-            self.progress(records)
+        """Run packs; store and tell what they give as it comes. A pack with a part holds trials that run again.
 
-    def keep(self, records: Sequence[Record], part: str | None) -> None:
+        `before` is called with each of the other packs just before it starts.
+        """
+        index = {pack.pack_id: i for i, (pack, _) in enumerate(jobs)}
+
+        def starting() -> Iterator[Pack]:
+            for i, (pack, part) in enumerate(jobs):
+                if before is not None and part is None:
+                    before(pack)
+                self.on_event(PackStarted(pack=pack, index=i, n_packs=len(jobs)))
+                yield pack
+
+        with closing(self.executor.stream_many(starting(), study=self.study.name)) as batches:
+            for batch in batches:
+                i = index[batch.pack.pack_id]
+                self.take(batch, mirror, index=i, part=jobs[i][1])
+
+    def take(self, batch: Batch, mirror: Mirror, *, index: int, part: str | None) -> None:
+        """Store and tell the records of a batch, and say so; an attempt that is repeated is only stored."""
+        with self.guard.shield():
+            self.keep(batch.records, part, final=batch.final)
+            for record in batch.records if part is None and batch.final else ():
+                mirror.tell(record)
+        if batch.final:
+            self.progress(batch.records, index)
+        else:
+            self.warn(f"{batch.records[0].outcome.reason}; {len(batch.records)} trials run again")
+
+    def keep(self, records: Sequence[Record], part: str | None, *, final: bool = True) -> None:
         """Store records: the moment from which they count."""
         known = [r.trial.trial_id for r in records if r.trial.trial_id in self.scores]
         if part is None and known:
@@ -166,9 +181,9 @@ class Sweeper:
                 self.scores[record.trial.trial_id] = Score.of_row(to_row(record))
                 self.consider(self.scores[record.trial.trial_id])
             else:
-                self.n_failed += 1
+                self.n_failed += final
 
-    def progress(self, records: Sequence[Record]) -> None:
+    def progress(self, records: Sequence[Record], index: int) -> None:
         """Say what was stored, and how long the rest will take at the speed measured."""
         workload, place = self.options.workload or _UNIT_WORK, self.options.place
         self.fresh = self.fresh.with_pack(records, workload, place)
@@ -179,6 +194,7 @@ class Sweeper:
             n_trials=self.n_goal,
             remaining=self.remaining(),
             best=self.best,
+            index=index,
         )
         self.on_event(event)
 
@@ -186,7 +202,10 @@ class Sweeper:
         """Return the time left on a grid; None before anything was measured."""
         known = self.fresh if self.options.workload is None else self.fresh.over(self.prior)
         measured = known.spent or self.options.workload is not None
-        return cost.seconds_for(self.work, known, self.options.place) if measured and self.work else None
+        if not measured or not self.work:
+            return None
+        alone = cost.seconds_for(self.work, known, self.options.place)
+        return replace(alone, seconds=alone.seconds / self.executor.slots)
 
     def consider(self, score: Score) -> None:
         """Remember the best trial so far."""

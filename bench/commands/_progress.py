@@ -46,6 +46,7 @@ class Plain:
                 self.trials.update({trial.trial_id: trial for trial in event.pack.trials})
                 self.pack_begun(event)
             case PackStored():
+                self.index = event.index
                 self.left = "" if event.remaining is None else f", about {_text.duration(event.remaining.seconds)} left"
                 if event.best is not None and event.best[0] in self.trials:
                     self.best = f"; best so far {event.best[1]:.4f}: {_show.place_of(self.trials[event.best[0]])}"

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bench.executors._base import AbstractExecutor
+from bench.executors._base import AbstractExecutor, Batch, StoppedError
 
-__all__ = ["AbstractExecutor"]
+__all__ = ["AbstractExecutor", "Batch", "StoppedError"]

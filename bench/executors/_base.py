@@ -1,17 +1,36 @@
-"""What an executor is: a pack in, records out, whatever happens to its trials."""
+"""What an executor is: packs in, records out, whatever happens to their trials."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from typing import final
 
 from bench.record import Record
 from bench.spec import Pack
 
 
+class StoppedError(Exception):
+    """Work cannot go on; what is finished is kept. One line for the user."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Records of one pack that may be stored. Not final: an attempt that was lost, whose trials run again."""
+
+    pack: Pack
+    records: tuple[Record, ...]
+    final: bool = True
+
+
 class AbstractExecutor(ABC):
     """Runs packs. What goes wrong inside a pack becomes records; KeyboardInterrupt and BadInput pass through."""
+
+    @property
+    def slots(self) -> int:
+        """How many packs are in flight at once: the time left is the work left, divided by it."""
+        return 1
 
     @abstractmethod
     def stream(self, pack: Pack, *, study: str) -> Iterator[list[Record]]:
@@ -19,6 +38,16 @@ class AbstractExecutor(ABC):
 
         All at once, unless the pack ran out of memory and is run in parts. Each trial comes once, in slot order.
         """
+
+    def stream_many(self, packs: Iterable[Pack], *, study: str) -> Generator[Batch, None, None]:
+        """Yield the records of several packs as they are finished; each trial comes in one final batch.
+
+        A pack is taken from `packs` just before it starts. One after another here; an executor with more slots has
+        several in flight and yields them in the order in which they end. Closing the iterator abandons them.
+        """
+        for pack in packs:
+            for records in self.stream(pack, study=study):
+                yield Batch(pack=pack, records=tuple(records))
 
     @final
     def run(self, pack: Pack, *, study: str) -> list[Record]:
