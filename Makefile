@@ -22,17 +22,18 @@ OPTIONS = $(strip \
   $(call pass,LAYERS_TO_TRANSFORM,layers-to-transform) $(call pass,HEAD_POLICY,head-policy) \
   $(call pass,LORAPLUS_LR_EMBEDDING,loraplus-lr-embedding) $(call pass,MORA_TYPES,mora-types) \
   $(call pass,MORA_ROUNDING,mora-rounding) $(call pass,SAMPLER,sampler) $(call pass,N_TRIALS,n-trials) \
-  $(call pass,PACK_SIZE,pack-size) $(call pass,PROFILE,profile) $(call pass,DEVICE,device) \
-  $(call pass,ROWS,rows) $(call pass,FORM,form) $(call pass,TO,to) $(call pass,DATA,data-dir) $(call pass,RESULTS,results-dir))
+  $(call pass,PACK_SIZE,pack-size) $(call pass,PROFILE,profile) $(call pass,DEVICE,device) $(call pass,FORM,form) \
+  $(call pass,ROWS,rows) $(call pass,TO,to) $(call pass,SAVE,save) $(call pass,DATA,data-dir) $(call pass,RESULTS,results-dir))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint plots $(COMMANDS)
+.PHONY: help setup test torture fuzz scale lint plots $(COMMANDS)
 
 help:
 	@echo 'make sweep [TASK=sst2] [MODEL=minilm] [METHODS=lora,lora+] [ETA_A=1e-4,1e-3] ...   run a sweep, draw its heatmaps'
 	@echo 'make compare [TASK=sst2] [FRESH_SEEDS=10]                                         which differences are real'
 	@echo 'make verify [STUDY=...] [CALIBRATE=1]                                             check results by rule'
 	@echo 'make test                                                                         run the tests'
+	@echo 'make torture | fuzz | scale                                                       kill it, feed it rubbish, make it large'
 	@echo 'make lint                                                                         style and types'
 	@echo 'also: make $(COMMANDS)'
 	@echo 'all options: .venv/bin/python -m bench sweep --help'
@@ -51,7 +52,17 @@ verify: OPTIONS += $(if $(filter 1,$(CALIBRATE)),--calibrate,$(call pass,CALIBRA
 dashboard: $(VENV)/.dashboard
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
+
+# The fault campaign and the fuzzers at full length; SEED and N may be given.
+torture: $(VENV)/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(if $(SEED),--seed $(SEED))
+
+fuzz: $(VENV)/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(if $(N),--n $(N)) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
+
+scale: $(VENV)/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.scale $(if $(ROWS),--rows $(ROWS))
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/mypy
