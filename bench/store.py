@@ -55,16 +55,16 @@ class Scan:
 def write(directory: Path, records: Sequence[Record], *, part: str | None = None) -> tuple[Path, ...]:
     """Store records: finished ones into one part for each pack_id (or all into `part`), the others as attempts.
 
-    A part that exists keeps the rows of trials that `records` does not bring again. Attempts get the next number of
-    their trial.
+    A part that exists keeps the rows of trials that `records` does not bring again; a file in its place that is not
+    ours to read stays, and the part gets another name. Attempts get the next number of their trial.
 
     Raises:
         OSError: a full disk, say; the parts that were there before are untouched.
     """
     written: list[Path] = []
     for name, members in _by_pack([r for r in records if r.outcome.status.finished], part).items():
-        path = directory / TRIALS / f"{name}.parquet"
-        write_part(path, _with_kept_rows(path, to_table(members)))
+        path, kept = _place(directory / TRIALS, name)
+        write_part(path, _with_kept_rows(kept, to_table(members)))
         written.append(path)
     unfinished = _numbered(directory, [r for r in records if not r.outcome.status.finished])
     for name, members in _by_pack(unfinished, None).items():
@@ -242,12 +242,20 @@ def _unify(table: pa.Table, columns: list[str] | None) -> pa.Table:
     return pa.table(arrays, schema=schema)
 
 
-def _with_kept_rows(path: Path, table: pa.Table) -> pa.Table:
-    """Return `table` after the rows of an existing part whose trials it does not bring again."""
+def _place(folder: Path, name: str) -> tuple[Path, pa.Table | None]:
+    """Return where a part of this name goes, and the rows that are there already; a stranger's file is never lost."""
+    path = folder / f"{name}.parquet"
     if not path.exists():
-        return table
+        return path, None
     old = _read(path, None)
     if isinstance(old, Finding):
+        return (path if old.kind == "torn" else _free(folder, name)), None
+    return path, old
+
+
+def _with_kept_rows(old: pa.Table | None, table: pa.Table) -> pa.Table:
+    """Return `table` after the rows of an existing part whose trials it does not bring again."""
+    if old is None:
         return table
     again = pc.is_in(old.column("trial_id"), table.column("trial_id").combine_chunks())
     return pa.concat_tables([old.filter(pc.invert(again)), table])

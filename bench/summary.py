@@ -97,6 +97,23 @@ def borders(trials: Sequence[Trial], best: Iterable[BestCell], grids: Iterable[M
     )
 
 
+def strangers(rows: Iterable[Mapping[str, Any]], trials: Iterable[Trial]) -> tuple[str, ...]:
+    """Return a warning where rows of the same task and model rest on other data, or on another base model, than now."""
+    now = {(t.task, t.model): (t.data_hash, t.model_hash) for t in trials}
+    known = [(now[row["task"], row["model"]], row) for row in rows if (row["task"], row["model"]) in now]
+    data = sum(row["data_hash"] != hashes[0] for hashes, row in known)
+    model = sum(row["model_hash"] != hashes[1] for hashes, row in known)
+    text = "finished rows rest on {} than now (another {}); they are kept and do not count, unless it is put back"
+    return tuple(
+        f"{n:,} {text.format(what, column)}"
+        for n, what, column in ((data, "other data", "data_hash"), (model, "another base model", "model_hash"))
+        if n
+    )
+
+
+STRANGER_COLUMNS = ("task", "model", "data_hash", "model_hash")
+
+
 def _shown(name: str, trial: Trial) -> str:
     value = getattr(trial, name)
     return f"{value:g}" if name == "lr_ratio" else f"{value:.1e}"

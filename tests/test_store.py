@@ -245,3 +245,15 @@ def test_a_directory_keeps_its_id(tmp_path: Path) -> None:
     assert len(first) == 16
     (tmp_path / "other").mkdir()
     assert lock.directory_id(tmp_path / "other") != first
+
+
+@pytest.mark.parametrize("version", [b"2", None])
+def test_a_file_that_is_not_ours_to_read_is_never_overwritten(tmp_path: Path, version: bytes | None) -> None:
+    path = part(tmp_path, *records(TRIALS[:2]))
+    metadata = {b"lorasweep_schema_version": version} if version else {}
+    pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
+    before = path.read_bytes()
+    again = part(tmp_path, *records(TRIALS[:2]))
+    assert again == path.with_name(f"{path.stem}-1.parquet")
+    assert path.read_bytes() == before
+    assert store.finished_ids(tmp_path) == {t.trial_id for t in TRIALS[:2]}
