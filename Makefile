@@ -23,7 +23,7 @@ OPTIONS = $(strip \
   $(call pass,LORAPLUS_LR_EMBEDDING,loraplus-lr-embedding) $(call pass,MORA_TYPES,mora-types) \
   $(call pass,MORA_ROUNDING,mora-rounding) $(call pass,SAMPLER,sampler) $(call pass,N_TRIALS,n-trials) \
   $(call pass,PACK_SIZE,pack-size) $(call pass,PROFILE,profile) $(call pass,DEVICE,device) $(call pass,FORM,form) \
-  $(call pass,ROWS,rows) $(call pass,TO,to) $(call pass,SAVE,save) $(call pass,SAVE,save) $(call pass,DATA,data-dir) $(call pass,RESULTS,results-dir))
+  $(call pass,ROWS,rows) $(call pass,TO,to) $(call pass,SAVE,save) $(call pass,DATA,data-dir) $(call pass,RESULTS,results-dir))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test torture fuzz scale lint plots $(COMMANDS)

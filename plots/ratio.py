@@ -52,7 +52,9 @@ def tidy(
     )  # fmt: skip
     pairs, columns = [], []
     for table in tables:
-        for title, panel in split(table):
+        task = f"{', '.join(table.facts.tasks)}, " if len(tables) > 1 else ""
+        for name, panel in split(table):
+            title = task + name
             if (best := _top(panel, top)) is not None:
                 pairs.append(best.assign(column=title))
                 columns.append(_quartiles(title, best["lr_ratio"], len(panel.cells)))
@@ -115,21 +117,21 @@ def _quartiles(title: str, ratios: pd.Series[Any], n_cells: int) -> dict[str, An
 def _panel(ax: Axes, table: RatioTable) -> None:
     places = {title: i for i, title in enumerate(table.columns["column"])}
     color = style.look("lora+").color
-    for row in table.columns.itertuples():
-        x = places[row.column]
-        own = table.pairs[table.pairs["column"] == row.column]
+    quartiles = table.columns[["low", "median", "high"]].to_numpy(float)
+    for (title, x), (low, median, high) in zip(places.items(), quartiles, strict=True):
+        own = table.pairs[table.pairs["column"] == title]
         spread = 0.12 * (own["place"].to_numpy(float) - own["place"].mean())
         ax.plot(x + spread, own["lr_ratio"], "o", color=style.GREY, markersize=4.5, gid="pair")
-        ax.plot([x, x], [row.low, row.high], color=color, linewidth=5, alpha=0.45, gid="quartiles", zorder=3)
-        ax.plot([x], [row.median], marker="_", markersize=22, markeredgewidth=2.5, color=color, gid="median", zorder=4)
+        ax.plot([x, x], [low, high], color=color, linewidth=5, alpha=0.45, gid="quartiles", zorder=3)
+        ax.plot([x], [median], marker="_", markersize=22, markeredgewidth=2.5, color=color, gid="median", zorder=4)
     ax.axhline(1.0, color=style.EQUAL_LINE, linewidth=1.4, linestyle="--", gid="equal_line")
     ratios = np.append(table.pairs["lr_ratio"].to_numpy(float), 1.0)
-    low, high = int(np.floor(np.log2(ratios.min()))), int(np.ceil(np.log2(ratios.max())))
+    least, most = int(np.floor(np.log2(ratios.min()))), int(np.ceil(np.log2(ratios.max())))
     ax.set_yscale("log", base=2)
-    ax.yaxis.set_major_locator(FixedLocator([2.0**k for k in range(low, high + 1, max(1, (high - low) // 8))]))
+    ax.yaxis.set_major_locator(FixedLocator([2.0**k for k in range(least, most + 1, max(1, (most - least) // 8))]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"$2^{{{round(np.log2(value))}}}$"))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.set_ylim(2.0 ** (low - 0.5), 2.0 ** (high + 0.5))
+    ax.set_ylim(2.0 ** (least - 0.5), 2.0 ** (most + 0.5))
     ax.set_xlim(-0.6, max(len(places), 1) - 0.4)
     ax.set_xticks(list(places.values()), [title.replace(", ", "\n") for title in places])
     ax.set_ylabel(f"λ = {style.ETA_B} / {style.ETA_A}")

@@ -734,7 +734,10 @@ def test_ratios_of_several_tasks_stand_side_by_side() -> None:
     df.loc[df["task"] == "cola", "metric_name"] = "matthews"
     drawn = figures.all_figures(df, info(trials, (0,)), form="paper")
     assert {"ratio", "sst2_minilm_speedup", "cola_minilm_paper_matthews_zero_A"} <= set(drawn)
-    assert len(ratio.tidy(df, info(trials, (0,))).columns) == 2
+    titles = ratio.tidy(df, info(trials, (0,))).columns["column"].tolist()
+    assert titles == ["sst2, rank 8, init zero_A", "cola, rank 8, init zero_A"]
+    one_metric = ratio.tidy(frame(trials), info(trials, (0,))).columns["column"].tolist()
+    assert one_metric == ["cola, rank 8, init zero_A", "sst2, rank 8, init zero_A"]
 
 
 def test_the_paper_s_form_of_a_study_clips_the_metric_only() -> None:
