@@ -279,18 +279,32 @@ def test_started_at_is_utc_to_the_second(three: Any) -> None:
     assert all(o.started_at.endswith("+00:00") and len(o.started_at) == 25 for o in three[1])
 
 
-def test_masks_that_a_model_draws_by_itself_are_left_out_and_said() -> None:
-    """Some architecture may drop by torch's own function: its masks would change with the pack."""
+def dropping_by(call: Any) -> Any:
+    """A model with dropout modules, and one more place where it drops by a function call while training."""
     loaded = tiny_model(dtype=torch.float32, hidden_dropout_prob=0.1)
     dense = loaded.model.get_submodule("roberta.encoder.layer.0.output.dense")
-    dense.register_forward_hook(lambda module, _, out: torch.nn.functional.dropout(out, 0.1, module.training))
+    dense.register_forward_hook(lambda module, _, out: call(out) if module.training else out)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda out: torch.nn.functional.dropout(out, 0.3, True), "bank"),
+        (lambda out: out * torch.bernoulli(torch.full_like(out, 0.7)), "bank, the model's own dropout left out"),
+    ],
+    ids=["function", "own"],
+)
+def test_masks_that_a_model_draws_by_itself_are_keyed_or_left_out_and_said(call: Any, said: str) -> None:
+    """Calls of torch's dropout are keyed; any other random number would change with the pack, and is left out."""
     short = {"max_steps": 3, "eval_steps": 3, "precision": "fp32"}
-    alone = go([lora(**short)], loaded=loaded, path="bank")[0]
-    beside = go([lora(**short), lora(rank=2, **short)], loaded=loaded, path="bank")[0]
-    assert alone.engine_path == "bank, the model's own dropout left out"
+    alone = go([lora(**short)], loaded=dropping_by(call), path="bank")[0]
+    beside = go([lora(**short), lora(rank=2, **short)], loaded=dropping_by(call), path="bank")[0]
+    assert alone.engine_path == said
     assert alone.train_loss == pytest.approx(beside.train_loss, abs=1e-6)
     usual = go([lora(**short)], loaded=tiny_model(dtype=torch.float32, hidden_dropout_prob=0.1), path="bank")[0]
     assert usual.engine_path == "bank"
+    assert (abs(alone.train_loss - usual.train_loss) > 1e-4) == (said == "bank"), "the call drops nothing"
 
 
 def test_a_pack_of_trials_that_cannot_share_is_refused() -> None:
