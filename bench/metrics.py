@@ -121,5 +121,8 @@ METRICS: dict[str, Metric] = {
         Metric(name="matthews_correlation", score=_matthews),
         Metric(name="f1", score=_f1, two_classes_only=True),
         Metric(name="eval_loss", score=None, higher_is_better=False),
+        Metric(name="char_accuracy", score=None),  # of generated text, see bench/causal.py
+        Metric(name="exact_match", score=None),
+        Metric(name="perplexity", score=None, higher_is_better=False),
     )
 }

@@ -27,7 +27,12 @@ def load(package: ModuleType, name: str, attribute: str, *, where: str) -> Any:
         raise BadInput(
             where, f"must be one of the {kind} here", got=repr(name), way_out=f"{hint}known: {one_of(known)}"
         )
-    return getattr(importlib.import_module(f"{package.__name__}.{_module(name)}"), attribute)
+    return getattr(module(package, name), attribute)
+
+
+def module(package: ModuleType, name: str) -> ModuleType:
+    """Return the module called `name`, one of `names(package)`."""
+    return importlib.import_module(f"{package.__name__}.{_module(name)}")
 
 
 def _public(module: str) -> str:

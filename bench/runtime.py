@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import devices, provenance
+from bench import causal, devices, provenance
 from bench.errors import BadInput
 from bench.estimate import Place, Workload, matmul_params
 from bench.executors.local import LocalExecutor
@@ -143,6 +143,12 @@ def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tupl
     from bench.methods._base import base_precision
 
     budget = trial.budget
+    precision = base_precision(budget.precision, methods.get(trial.method))
+    if task.causal is not None:
+        tokens = causal.encode(
+            data, located, task.causal, metric=task.metric, max_length=budget.max_length, n_select=budget.n_select
+        )
+        return tokens, models.load_causal_lm(located, DTYPES[precision])
     encoded = text.encode(
         data,
         located,
@@ -151,7 +157,6 @@ def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tupl
         max_length=budget.max_length,
         n_select=budget.n_select,
     )
-    precision = base_precision(budget.precision, methods.get(trial.method))
     return encoded, models.load_model(located, task.n_labels, DTYPES[precision])
 
 

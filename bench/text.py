@@ -21,6 +21,7 @@ from bench import cache
 from bench.errors import BadInput
 
 if TYPE_CHECKING:
+    from bench.causal import Reading
     from bench.models import Located
 
 ENCODING_VERSION = 1  # part of the cache key: raised when the same texts are encoded in another way
@@ -56,6 +57,7 @@ class Encoded:
     offsets: npt.NDArray[np.int64]  # [n + 1]
     labels: npt.NDArray[np.int64]  # [n]
     index: npt.NDArray[np.int64]  # [n], the example's place in its source file: keys its dropout masks
+    prompt_lengths: npt.NDArray[np.int64] | None = None  # [n], tokens before the target of a causal language model
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,6 +78,7 @@ class EncodedData:
     n_labels: int
     metric: str  # a name in bench/metrics.py
     data_hash: str
+    reading: Reading | None = None  # causal language models only, which have no labels
 
 
 def hash_data(train: Split, evaluation: Split) -> str:
@@ -127,7 +130,7 @@ def encode(
     Raises:
         BadInput: where the model cannot take `max_length` tokens or has no fast tokenizer.
     """
-    _check_length(located, max_length)
+    check_length(located, max_length)
     train, evaluation = (
         _encode_split(split, located, max_length, cache_dir or cache.cache_dir()) for split in (data.train, data.eval)
     )
@@ -154,6 +157,7 @@ def take(encoded: Encoded, places: npt.NDArray[np.int64]) -> Encoded:
         offsets=offsets,
         labels=encoded.labels[places],
         index=encoded.index[places],
+        prompt_lengths=None if encoded.prompt_lengths is None else encoded.prompt_lengths[places],
     )
 
 
@@ -193,7 +197,8 @@ def _flat(rows: Sequence[Sequence[int]], dtype: type) -> npt.NDArray[Any]:
     return np.fromiter((token for row in rows for token in row), dtype=dtype)
 
 
-def _check_length(located: Located, max_length: int) -> None:
+def check_length(located: Located, max_length: int) -> None:
+    """Refuse a length that the model's position embeddings do not reach."""
     limit = located.max_tokens
     if limit is not None and max_length > limit:
         rule = f"must be <= {limit}, the most that {located.name} takes"

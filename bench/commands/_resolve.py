@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench import methods, models, runtime, study, targets, tasks, toy
+from bench import causal, methods, models, runtime, study, targets, tasks, toy
 from bench.models import Located
 from bench.spec import Study, Trial
 from bench.summary import SCORE_COLUMNS, BestCell, Score, best_cells, borders
@@ -68,6 +68,7 @@ def resolve(chosen: Study) -> Resolved:
     located = models.locate(chosen.model)
     trials = _expand(chosen, task, data, located)
     toy.check(task.kind, located.model_type, trials)
+    causal.check(task.kind, task.causal, located.model_type, trials)
     models.check_targets(located, trials)
     return Resolved(study=chosen, task=task, data=data, located=located, trials=trials)
 

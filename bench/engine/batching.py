@@ -29,6 +29,7 @@ class Chunk:
     labels_b: Tensor
     example_b: Tensor  # the example's place in its source file
     place_b: Tensor  # the example's place in the split
+    prompt_b: Tensor | None  # tokens before each example's target; None where there are no targets
     n_examples: int
     n_tokens: int
     longest: int
@@ -53,8 +54,10 @@ class Batches:
         self._ids = torch.from_numpy(split.ids).to(device, torch.int64)
         self._type_ids = None if split.type_ids is None else torch.from_numpy(split.type_ids).to(device, torch.int64)
         self._offsets = split.offsets
+        self.labels = split.labels
         self._labels = torch.from_numpy(split.labels).to(device)
         self._index = torch.from_numpy(split.index).to(device)
+        self.prompt_lengths = split.prompt_lengths
 
     def order(self, *, seed: int, batch_size: int, max_steps: int) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the examples of each of max_steps batches, as places in the split."""
@@ -101,10 +104,24 @@ class Batches:
             labels_b=self._labels[where],
             example_b=self._index[where],
             place_b=where,
+            prompt_b=None if self.prompt_lengths is None else self._to(self.prompt_lengths[places]),
             n_examples=len(places),
             n_tokens=n_tokens,
             longest=int(lengths.max()),
         )
+
+    def prompts(self, places: npt.NDArray[np.int64]) -> Tensor:
+        """Return the prompts of examples whose prompts are equally long: [b, P]."""
+        assert self.prompt_lengths is not None
+        (length,) = np.unique(self.prompt_lengths[places])
+        return self._ids[self._to(self._offsets[places][:, None] + np.arange(length))]
+
+    def targets(self) -> list[list[int]]:
+        """Return the token ids of every target, the end included, in file order."""
+        assert self.prompt_lengths is not None
+        ids = self._ids.cpu().numpy()
+        starts = self._offsets[:-1] + self.prompt_lengths
+        return [ids[start:end].tolist() for start, end in zip(starts, self._offsets[1:], strict=True)]
 
     def _to(self, array: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)

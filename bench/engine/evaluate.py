@@ -29,6 +29,14 @@ class Evaluation:
         """Return the metric of each trial and its standard error over the examples: [K] each."""
         return metrics.score(metric, self.predicted_KxN, self.labels_N)
 
+    def accuracy(self, k: int) -> float:
+        """Return the share of examples that trial k got right."""
+        return float(self.score("accuracy")[0][k])
+
+    def says_one_thing(self, k: int) -> bool:
+        """Return whether trial k predicts one class only."""
+        return len(np.unique(self.predicted_KxN[k])) == 1
+
     def correct(self, k: int) -> npt.NDArray[np.bool_]:
         """Return which examples trial k got right, in file order: [N]."""
         return np.asarray(self.predicted_KxN[k] == self.labels_N)

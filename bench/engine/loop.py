@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.clock import Clock
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
-from bench.engine.evaluate import summed_loss
+from bench.engine.objective import Classification, Objective
 from bench.engine.optim import Optimizer
 from bench.engine.paths import Path
 from bench.engine.scaling import LossScale, SkippingOptimizer
@@ -42,7 +42,9 @@ class Loop:
     def __init__(
         self, bank: Bank, path: Path, split: Batches, budget: TrainBudget, *, n_chunks: int, clock: Clock,
         evaluate: Callable[[], npt.NDArray[np.float64]], on_steps: Callable[[int], None] = lambda n: None,
+        objective: Objective | None = None,
     ) -> None:  # fmt: skip
+        self.objective = objective or Classification(2)
         self.bank, self.path, self.split, self.budget = bank, path, split, budget
         self.n_chunks, self.clock, self.evaluate, self.on_steps = n_chunks, clock, evaluate, on_steps
         self.scale = LossScale(bank.n_trials, split.device) if budget.precision == "fp16" else None
@@ -92,9 +94,10 @@ class Loop:
         A mean over all rows would divide each trial's gradient by K, which AdamW hides but clipping and eps do not.
         """
         loss_K = torch.zeros(self.bank.n_trials, dtype=torch.float64, device=self.split.device)
+        n = self.objective.count(self.split, places)
         with self.bank.training():
             for chunk in self.split.chunks(places, self.n_chunks):
-                chunk_loss_K = summed_loss(self.path.logits(chunk), chunk.labels_b) / len(places)
+                chunk_loss_K = self.objective.summed_loss(self.path, chunk) / n
                 (chunk_loss_K if self.scale is None else chunk_loss_K * self.scale.scale_K).sum().backward()
                 loss_K += chunk_loss_K.detach()
         if self.scale is not None:

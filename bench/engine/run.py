@@ -11,13 +11,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from bench import methods
+from bench import methods, metrics
 from bench.clock import Clock
 from bench.engine import unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
-from bench.engine.evaluate import Evaluation, evaluate
+from bench.engine.causal import NextTokens
 from bench.engine.loop import Loop, Training
+from bench.engine.objective import Classification, Objective, Scored
 from bench.engine.paths import BankPath, Path, settle_masks
 from bench.methods.mora import r_hat
 from bench.models._base import LoadedModel
@@ -59,28 +60,36 @@ def run_pack(
     with clock.phase("setup"):
         method = methods.get(trial.method)
         bank = Bank(loaded, pack.trials, method, device=device, dtype=DTYPES[trial.budget.precision])
-        path = choose_path(bank, options.path)
+        objective = objective_of(data, bank)
+        path = choose_path(bank, "bank" if data.reading else options.path)
         train, dev = Batches(data.train, device=device), Batches(data.eval, device=device)
         settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
         select = None if data.select is None else Batches(data.select, device=device)
-    latest: list[Evaluation] = []
+    latest: list[Scored] = []
 
     def measure() -> np.ndarray:
         with clock.phase("eval"):
-            latest[:] = [evaluate(path, dev, data.eval.labels, n_trials=pack.size)]
+            latest[:] = [objective.evaluate(path, dev, n_trials=pack.size)]
         return np.where(np.isfinite(latest[0].loss_K), latest[0].score(data.metric)[0], np.nan)
 
     n_chunks = options.n_chunks or default_chunks(data, pack)
-    loop = Loop(bank, path, train, trial.budget, n_chunks=n_chunks, clock=clock, evaluate=measure, on_steps=on_steps)
+    loop = Loop(bank, path, train, trial.budget, n_chunks=n_chunks, clock=clock, evaluate=measure, on_steps=on_steps,
+                objective=objective)  # fmt: skip
     training = loop.run()
-    chosen: Evaluation | None = None
-    if select is not None and data.select is not None:
+    chosen: Scored | None = None
+    if select is not None:
         with clock.phase("eval"):
-            chosen = evaluate(path, select, data.select.labels, n_trials=pack.size)
-    shared = _Shared(data=data, bank=bank, path=path, training=training, clock=clock, started_at=started_at,
+            chosen = objective.evaluate(path, select, n_trials=pack.size)
+    shared = _Shared(data=data, bank=bank, path=path, objective=objective, training=training, clock=clock,
+                     started_at=started_at,
                      isolated=options.isolated and pack.size == 1, dev=latest[0], select=chosen)  # fmt: skip
     on_trained(bank)
     return [_outcome(k, shared) for k in range(pack.size)]
+
+
+def objective_of(data: EncodedData, bank: Bank) -> Objective:
+    """Return what is trained on: the targets of a causal language model where they are to be read, else classes."""
+    return Classification(data.n_labels) if data.reading is None else NextTokens(bank, data.metric, data.reading)
 
 
 def choose_path(bank: Bank, wanted: str) -> Path:
@@ -104,12 +113,13 @@ class _Shared:
     data: EncodedData
     bank: Bank
     path: Path
+    objective: Objective
     training: Training
     clock: Clock
     started_at: str
     isolated: bool
-    dev: Evaluation
-    select: Evaluation | None
+    dev: Scored
+    select: Scored | None
 
 
 def _outcome(k: int, pack: _Shared) -> Outcome:
@@ -141,26 +151,25 @@ def _outcome(k: int, pack: _Shared) -> Outcome:
         tokens_per_second=training.tokens / train_seconds,
         curve=tuple(curve),
         started_at=pack.started_at,
-        **(_scores(k, pack) if finite else {"n_eval": len(pack.dev.labels_N)}),
+        **(_scores(k, pack) if finite else {"n_eval": len(pack.data.eval)}),
     )
 
 
 def _scores(k: int, pack: _Shared) -> dict[str, object]:
     """Return the columns that only a trial with finite logits has."""
     value, stderr = (x[k] for x in pack.dev.score(pack.data.metric))
-    accuracy = pack.dev.score("accuracy")[0][k]
-    train_loss = pack.training.curves[k][-1].train_loss
-    chance = math.log(pack.data.n_labels)
-    collapsed = len(np.unique(pack.dev.predicted_KxN[k])) == 1 or (train_loss or 0.0) > chance
+    best = max if metrics.higher_is_better(pack.data.metric) else min
+    train_loss, correct = pack.training.curves[k][-1].train_loss, pack.dev.correct(k)
+    collapsed = pack.dev.says_one_thing(k) or (train_loss or 0.0) > pack.objective.chance_loss
     return {
         "collapsed": bool(collapsed),
         "metric_value": float(value),
         "metric_stderr": float(stderr) if math.isfinite(stderr) else None,
-        "accuracy": float(accuracy),
+        "accuracy": pack.dev.accuracy(k),
         "select_metric": None if pack.select is None else float(pack.select.score(pack.data.metric)[0][k]),
-        "best_metric": max(p.metric_value for p in pack.training.curves[k] if p.metric_value is not None),
-        "n_eval": len(pack.dev.labels_N),
-        "eval_correct": np.packbits(pack.dev.correct(k)).tobytes(),
+        "best_metric": best(p.metric_value for p in pack.training.curves[k] if p.metric_value is not None),
+        "n_eval": len(pack.data.eval),
+        "eval_correct": None if correct is None else np.packbits(correct).tobytes(),
         "train_loss": train_loss,
         "eval_loss": float(pack.dev.loss_K[k]),
     }

@@ -20,6 +20,7 @@ __all__ = [
     "Model",
     "check_targets",
     "get",
+    "load_causal_lm",
     "load_model",
     "load_tokenizer",
     "locate",
@@ -48,6 +49,17 @@ def load_model(located: Located, n_labels: int, dtype: Any = None) -> LoadedMode
     from bench.models import _load
 
     return _load.load_model(located, n_labels, dtype)
+
+
+def load_causal_lm(located: Located, dtype: Any = None) -> LoadedModel:
+    """Return the model as a causal language model, output layer and all, in `dtype` (torch.float32), on the CPU.
+
+    Raises:
+        BadInput: where transformers has no such model for it, the files are not whole, or its tokens see later ones.
+    """
+    from bench.models import _load
+
+    return _load.load_causal_lm(located, dtype)
 
 
 def load_tokenizer(located: Located) -> Any:

@@ -35,6 +35,45 @@ def load_model(located: Located, n_labels: int, dtype: Any) -> LoadedModel:
     return LoadedModel(model=model, head_names=_head_names(located, model, info))
 
 
+def load_causal_lm(located: Located, dtype: Any) -> LoadedModel:
+    """Return the language model, which has nothing new (see `models.load_causal_lm`)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rule = "must load as a causal language model"
+    with _quiet(), _one_error(located, rule):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            located.directory,
+            dtype=torch.float32 if dtype is None else dtype,
+            use_safetensors=True,
+            weights_only=True,
+            output_loading_info=True,
+            **_LOCAL,
+        )
+    lacking = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    if lacking:
+        got = f"{len(lacking)} parameters missing or of another shape, such as {lacking[0]}"
+        way_out = "use a checkpoint that was saved with its output layer"
+        rule = "the checkpoint must hold the whole language model"
+        raise BadInput(f"model {located.name}", rule, got=got, way_out=way_out)
+    _set_padding(located, model.config)
+    if getattr(model.config, "use_cache", False):
+        model.config.use_cache = False  # kept keys and values are asked for where texts are generated
+    if _sees_ahead(model):
+        way_out = "use a decoder such as tiny-decoder or gpt2"
+        raise BadInput(f"model {located.name}", rule, got="one whose logits depend on later tokens", way_out=way_out)
+    return LoadedModel(model=model.eval(), head_names=())
+
+
+def _sees_ahead(model: Any) -> bool:
+    """Return whether the logits of the first token change with the second one, as they do in an encoder."""
+    import torch
+
+    with torch.no_grad():
+        first = model.eval()(input_ids=torch.tensor([[1, 0], [1, 2]])).logits[:, 0]
+    return not torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-3 * float(first.abs().max()))
+
+
 def _set_padding(located: Located, config: Any) -> None:
     """Give a model without a padding token its end-of-text token for it, as the GLUE runs of GPT-2 do.
 

@@ -1,12 +1,15 @@
 """The tasks: one file each, named as in studies and rows; this directory is the registry.
 
 A file defines `TASK`, a `Task` (see `_base.py`). Files whose name begins with `_` are not tasks. A name that ends in
-.toml is the path of a user's own task (see `_custom.py`). `datasets` is imported only where data comes from the Hub.
+.toml is the path of a user's own task (see `_custom.py`). A file with `sized(n) -> Task` stands for a task of every
+size: `uuid-1024` is `sized(1024)` of uuid.py. `datasets` is imported only where data comes from the Hub.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import registry
@@ -26,5 +29,10 @@ def get(name: str, *, where: str = "task") -> Task:
         from bench.tasks import _custom
 
         return _custom.read_task(Path(name), where=where)
+    stem, _, size = name.rpartition("-")
+    if re.fullmatch(r"[1-9]\d{0,6}", size) and stem in names():
+        sized: Callable[[int], Task] | None = getattr(registry.module(sys.modules[__name__], stem), "sized", None)
+        if sized is not None:
+            return sized(int(size))
     task: Task = registry.load(sys.modules[__name__], name, "TASK", where=where)
     return task

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.causal import Layout
 from bench.text import TextData
 from bench.toy import ToyData
 
@@ -29,7 +30,7 @@ class TsvLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One task. `kind` is what the engine dispatches on: "text_classification", or `bench.toy.KIND`.
+    """One task. `kind` is what the engine dispatches on: TEXT_CLASSIFICATION, `bench.causal.KIND` or `bench.toy.KIND`.
 
     `text_columns`, `label_column` and the split names are those of the Hub data set, and of parquet, CSV and JSONL
     files; `tsv` gives GLUE's own layout where it differs. A label is one of `labels` or its index.
@@ -49,6 +50,7 @@ class Task:
     eval_split: str = "validation"
     tsv: TsvLayout | None = None  # None: a header line with text_columns and label_column
     directories: tuple[str, ...] = ()  # names looked for under the data directory, after `name`
+    causal: Layout | None = None  # of causal language models only
     read: Callable[[Path | None], TextData | ToyData] | None = None  # reads the data itself: embedded and custom tasks
 
     @property

@@ -1,0 +1,187 @@
+"""Causal language modelling as a kind of task: prompts and targets -> token ids, and what is read off generated ones.
+
+A sequence is: the tokenizer's begin token where it has one, the prompt's tokens, the target's tokens, the end token.
+Prompt and target are tokenised apart, so where the target begins does not depend on the tokenizer's merges. The loss
+is on the target and the end token. numpy only, as bench/text.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import text
+from bench.errors import BadInput
+from bench.spec import Trial
+from bench.text import Encoded, EncodedData, Split, TextData
+
+if TYPE_CHECKING:
+    from bench.models import Located
+
+KIND = "causal_lm"
+GENERATED = ("char_accuracy", "exact_match")  # scores of generated text
+METRICS = (*GENERATED, "perplexity")
+# Their transformers classes exist and look both ways: a causal loss on them would be met by reading the next token.
+ENCODERS = ("albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "roberta", "xlm-roberta")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """How a causal task's rows become prompts and targets, and how what is generated is read.
+
+    `template` is the prompt, with {prompt} where the prompt's column goes. `answer` is a regular expression: its last
+    match (the first group, where it has one) is what exact_match compares in what is generated and in the target.
+    """
+
+    prompt: str | None = None  # column; None: the target is the whole text
+    target: str = "target"  # column
+    template: str = "{prompt}"
+    answer: str | None = None
+    max_new_tokens: int | None = None  # None: as many as the longest target of the split
+    evaluates_train: bool = False  # memory is what is measured: the evaluation split is the training split
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What the engine needs to generate and to read what it generated."""
+
+    decode: Callable[[Sequence[Sequence[int]]], list[str]]  # token ids -> texts, special tokens left out
+    end_id: int
+    answer: str | None
+    max_new_tokens: int | None
+
+
+def data_of(train: Split, evaluation: Split, layout: Layout, metric: str) -> TextData:
+    """Return the data of a causal task; its hash covers what the texts are read by, too."""
+    parts = [text.hash_data(train, evaluation), metric, asdict(layout)]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return TextData(train=train, eval=evaluation, data_hash=digest)
+
+
+def split_of(rows: Iterable[tuple[str, str]], layout: Layout) -> Split:
+    """Return (prompt column, target column) rows as a split: `texts` are whole prompts, `pairs` the targets."""
+    found = list(rows)
+    return Split(
+        texts=tuple(layout.template.replace("{prompt}", prompt) if layout.prompt else "" for prompt, _ in found),
+        pairs=tuple(target for _, target in found),
+        labels=np.zeros(len(found), dtype=np.int64),
+    )
+
+
+def check(kind: str, layout: Layout | None, model_type: str, trials: Iterable[Trial]) -> None:
+    """Refuse what a causal task cannot do, before anything trains.
+
+    Raises:
+        BadInput: for an encoder, and for a held-out part where the task measures memory.
+    """
+    if kind != KIND:
+        return
+    if model_type in ENCODERS:
+        rule, way_out = "a causal language model must be a decoder", "use a decoder such as tiny-decoder or gpt2"
+        raise BadInput("model", rule, got=model_type, way_out=way_out)
+    n_select = max((trial.budget.n_select for trial in trials), default=0)
+    if layout is not None and layout.evaluates_train and n_select:
+        rule = "must be 0 where a task measures memory: nobody can know pairs that are held out"
+        raise BadInput("n_select", rule, got=n_select, way_out="set n_select = 0")
+
+
+def encode(
+    data: TextData, located: Located, layout: Layout, *, metric: str, max_length: int, n_select: int
+) -> EncodedData:
+    """Return the data as token ids, longer sequences cut to max_length tokens from their ends.
+
+    Raises:
+        BadInput: where the model cannot take max_length tokens, the tokenizer has no end token, or a cut leaves nothing
+            to learn or, for a score of generated text, an evaluation target that is not whole.
+    """
+    from bench.models import load_tokenizer
+
+    text.check_length(located, max_length)
+    tokenizer = load_tokenizer(located)
+    if tokenizer.eos_token_id is None:
+        rule = "must have an end token: it is what stops a generated text"
+        raise BadInput(f"tokenizer of {located.name}", rule, way_out="add eos_token to its tokenizer_config.json")
+    train = _encode_split(data.train, tokenizer, max_length, "train", whole=False)
+    kept, held = text.split_off_select(data.train, n_select)
+    return EncodedData(
+        train=text.take(train, kept),
+        select=text.take(train, held) if len(held) else None,
+        eval=_encode_split(data.eval, tokenizer, max_length, "eval", whole=metric in GENERATED),
+        n_labels=0,
+        metric=metric,
+        data_hash=data.data_hash,
+        reading=Reading(
+            decode=lambda ids: tokenizer.batch_decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            ),
+            end_id=int(tokenizer.eos_token_id),
+            answer=layout.answer,
+            max_new_tokens=layout.max_new_tokens,
+        ),
+    )
+
+
+def char_accuracy(generated: str, target: str) -> float:
+    """Return the share of the target's characters that stand in the same place of the generated text, 0 .. 1.
+
+    What comes after the target's length is not counted (exact_match counts it); an empty target is met by nothing else.
+    """
+    if not target:
+        return float(not generated)
+    return sum(a == b for a, b in zip(generated, target, strict=False)) / len(target)
+
+
+def answer_of(generated: str, pattern: str | None) -> str | None:
+    """Return what exact_match compares: the whole text, or the pattern's last match; None where it matches nowhere."""
+    if pattern is None:
+        return generated
+    found = [m.group(1) if m.re.groups else m.group() for m in re.finditer(pattern, generated)]
+    return found[-1] if found else None
+
+
+def is_match(generated: str, target: str, pattern: str | None) -> bool:
+    """Return whether the answers agree, to the character; a text without an answer agrees with nothing."""
+    mine = answer_of(generated, pattern)
+    return mine is not None and mine == answer_of(target, pattern)
+
+
+def _encode_split(split: Split, tokenizer: Any, max_length: int, name: str, *, whole: bool) -> Encoded:
+    prompts, targets = (
+        tokenizer(list(texts), add_special_tokens=False)["input_ids"] for texts in (split.texts, split.pairs or ())
+    )
+    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    rows = [[*first, *p, *t, tokenizer.eos_token_id] for p, t in zip(prompts, targets, strict=True)]
+    prompt_lengths = np.array([len(first) + len(p) for p in prompts], dtype=np.int64)
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    _check_cut(lengths, prompt_lengths, max_length, name, whole=whole)
+    cut = [row[:max_length] for row in rows]
+    return Encoded(
+        ids=np.fromiter((token for row in cut for token in row), dtype=np.int32),
+        type_ids=None,
+        offsets=np.concatenate([[0], np.cumsum([len(row) for row in cut])]).astype(np.int64),
+        labels=split.labels,
+        index=np.arange(len(split), dtype=np.int64),
+        # Without a token before it, a text's first one cannot be predicted: it is context.
+        prompt_lengths=np.maximum(prompt_lengths, 1),
+    )
+
+
+def _check_cut(
+    lengths: npt.NDArray[np.int64], prompt_lengths: npt.NDArray[np.int64], max_length: int, name: str, *, whole: bool
+) -> None:
+    bad = (lengths > max_length) if whole else (np.maximum(prompt_lengths, 1) >= np.minimum(lengths, max_length))
+    if not bad.any():
+        return
+    place = int(np.argmax(bad))
+    rule = "an evaluated target must fit whole" if whole else "a token of every target must fit, behind its prompt"
+    got = f"{int(bad.sum())} {name} examples too long, such as {place} with {int(lengths[place])} tokens"
+    raise BadInput("max_length", rule, got=f"{max_length}: {got}", way_out="raise max_length or leave them out")

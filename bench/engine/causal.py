@@ -1,0 +1,201 @@
+"""Causal language models: the loss of a target's tokens, and greedy generation of K trials at once.
+
+Loss: the mean over all target tokens of a batch, as transformers' own with -100 at the prompt: an example with a longer
+target weighs more. Generation knows nothing of the targets: each token is the likeliest after the prompt and the tokens
+generated before it, with keys and values kept from step to step. Examples go together whose prompts are equally long,
+so that nothing is padded and a trial alone generates the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import DynamicCache
+
+from bench import causal
+from bench.causal import Reading
+from bench.engine.bank import Bank
+from bench.engine.batching import Batches, Chunk
+from bench.engine.paths import Path
+
+CHUNK_TOKENS = 8192  # of all trials in a chunk of the evaluation
+Floats = npt.NDArray[np.float64]
+
+
+class NextTokens:
+    """Cross-entropy of the target's tokens; scored by what is generated, or by perplexity."""
+
+    def __init__(self, bank: Bank, metric: str, reading: Reading) -> None:
+        self.bank, self.metric, self.reading = bank, metric, reading
+        self.chance_loss = math.log(bank.model.config.vocab_size)
+
+    def summed_loss(self, path: Path, chunk: Chunk) -> Tensor:
+        """Return each trial's cross-entropy, summed over the chunk's target tokens: [K]."""
+        return self._of_examples(path, chunk).sum(dim=1)
+
+    def count(self, split: Batches, places: npt.NDArray[np.int64]) -> int:
+        """Return the number of target tokens, the end tokens included."""
+        return int(_target_lengths(split)[places].sum())
+
+    def evaluate(self, path: Path, split: Batches, *, n_trials: int) -> Written:
+        """Return losses and, where the metric asks for it, generated texts of all trials on the whole split."""
+        return Written(
+            losses_KxN=self._losses(path, split, n_trials),
+            counts_N=_target_lengths(split),
+            texts=self._texts(split) if self.metric in causal.GENERATED else None,
+            answer=self.reading.answer,
+        )
+
+    @torch.no_grad()
+    def _losses(self, path: Path, split: Batches, n_trials: int) -> Floats:
+        losses = torch.zeros(n_trials, split.n, dtype=torch.float64, device=split.device)
+        for chunk in split.chunks_of(max(1, CHUNK_TOKENS // n_trials)):
+            losses[:, chunk.place_b] = self._of_examples(path, chunk).double()
+        return losses.cpu().numpy()
+
+    def _of_examples(self, path: Path, chunk: Chunk) -> Tensor:
+        """Return the cross-entropy of each example's target, summed over its tokens: [K, b]."""
+        assert chunk.prompt_b is not None
+        logits_KxbxTxV = path.logits(chunk)
+        ids_bxT = chunk.padded(chunk.ids_N, -100)
+        position_T = torch.arange(1, chunk.longest, device=ids_bxT.device)
+        wanted_bxT = ids_bxT[:, 1:].masked_fill(position_T < chunk.prompt_b[:, None], -100)
+        at = (wanted_bxT != -100).nonzero(as_tuple=True)
+        chosen_KxMxV = logits_KxbxTxV[:, at[0], at[1]]
+        n_trials, n_chosen, _ = chosen_KxMxV.shape
+        losses_M = cross_entropy(chosen_KxMxV.flatten(0, 1), wanted_bxT[at].repeat(n_trials), reduction="none")
+        losses_KxM = losses_M.view(n_trials, n_chosen)
+        return losses_KxM.new_zeros(n_trials, chunk.n_examples).index_add(1, at[0], losses_KxM)
+
+    def _texts(self, split: Batches) -> Texts:
+        """Return the decoded targets, and what each trial generates in their place."""
+        n_trials, wanted = self.bank.n_trials, _target_lengths(split)
+        limit = self.reading.max_new_tokens or int(wanted.max())
+        generated: list[list[list[int]]] = [[[] for _ in range(split.n)] for _ in range(n_trials)]
+        for places in equal_prompts(split, max(1, CHUNK_TOKENS // n_trials), limit):
+            ids_KxbxL = generate(self.bank, split, places, end_id=self.reading.end_id, max_new_tokens=limit)
+            for k, rows in enumerate(ids_KxbxL.tolist()):
+                for place, row in zip(places, rows, strict=True):
+                    generated[k][place] = _until(row, self.reading.end_id)
+        targets = [_until(ids, self.reading.end_id) for ids in split.targets()]
+        decode = self.reading.decode
+        return Texts(targets=tuple(decode(targets)), generated=tuple(tuple(decode(rows)) for rows in generated))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Texts:
+    """What was wanted, [N], and what each trial wrote, [K][N]."""
+
+    targets: tuple[str, ...]
+    generated: tuple[tuple[str, ...], ...]
+
+    def each(self, score: Callable[[str, str], float]) -> Floats:
+        """Return the score of every text against its target: [K, N]."""
+        scores = [[score(*both) for both in zip(row, self.targets, strict=True)] for row in self.generated]
+        return np.array(scores, dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """What K trials make of one split: see `bench.engine.objective.Scored`."""
+
+    losses_KxN: Floats  # summed over an example's target tokens
+    counts_N: npt.NDArray[np.int64]  # target tokens
+    texts: Texts | None
+    answer: str | None
+
+    @property
+    def loss_K(self) -> Floats:
+        """Return the mean over all target tokens of the split."""
+        return np.asarray(self.losses_KxN.sum(axis=1) / self.counts_N.sum())
+
+    def score(self, metric: str) -> tuple[Floats, Floats]:
+        """Return the metric of each trial and its standard error over the examples: [K] each."""
+        if metric == "perplexity":
+            return self._perplexity()
+        if self.texts is None:
+            raise ValueError(f"{metric} needs generated texts")
+        if metric == "exact_match":
+            one: Callable[[str, str], float] = functools.partial(causal.is_match, pattern=self.answer)
+        else:
+            one = causal.char_accuracy
+        values_KxN = self.texts.each(one)
+        return values_KxN.mean(axis=1), values_KxN.std(axis=1) / np.sqrt(values_KxN.shape[1])
+
+    def accuracy(self, k: int) -> float | None:
+        """Return the share of examples that trial k wrote right."""
+        correct = self.correct(k)
+        return None if correct is None else float(correct.mean())
+
+    def correct(self, k: int) -> npt.NDArray[np.bool_] | None:
+        """Return which targets (or their answers) trial k wrote right, whole: [N]; None without generated texts."""
+        if self.texts is None:
+            return None
+        both = zip(self.texts.generated[k], self.texts.targets, strict=True)
+        return np.array([causal.is_match(mine, target, self.answer) for mine, target in both], dtype=np.bool_)
+
+    def says_one_thing(self, k: int) -> bool:
+        """Return whether trial k writes the same text for all of several different targets."""
+        texts = self.texts
+        return texts is not None and len(set(texts.targets)) > 1 and len(set(texts.generated[k])) == 1
+
+    def _perplexity(self) -> tuple[Floats, Floats]:
+        """Return exp(loss), and its standard error by the delta method: the loss is a ratio of means over examples."""
+        loss_K, n = self.loss_K, len(self.counts_N)
+        residuals_KxN = self.losses_KxN - loss_K[:, None] * self.counts_N
+        stderr_K = np.sqrt((residuals_KxN**2).mean(axis=1) / n) / self.counts_N.mean()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.exp(loss_K), np.exp(loss_K) * stderr_K
+
+
+@torch.no_grad()
+def generate(
+    bank: Bank, split: Batches, places: npt.NDArray[np.int64], *, end_id: int, max_new_tokens: int
+) -> Tensor:
+    """Return the greedy continuations of prompts of one length, [K, b, at most max_new_tokens].
+
+    After a row's end token there are more of them; generation stops where every row has one.
+    """
+    prompts_bxP, n_trials = split.prompts(places), bank.n_trials
+    chunk = split.chunk(places)
+    bank.keys.start_chunk(chunk.row_N, chunk.first_b)  # of no effect outside training, but must be there
+    cache = DynamicCache(config=bank.model.config)
+    step_RxT = prompts_bxP.repeat(n_trials, 1)
+    ended_R = torch.zeros(len(step_RxT), dtype=torch.bool, device=split.device)
+    made: list[Tensor] = []
+    for _ in range(max_new_tokens):
+        with bank.precision():
+            logits_RxTxV = bank.model(input_ids=step_RxT, past_key_values=cache, use_cache=True).logits
+        next_R = torch.where(ended_R, end_id, logits_RxTxV[:, -1].argmax(dim=-1))
+        made.append(next_R)
+        ended_R = ended_R | (next_R == end_id)
+        if bool(ended_R.all()):
+            break
+        step_RxT = next_R[:, None]
+    return torch.stack(made, dim=1).unflatten(0, (n_trials, len(places)))
+
+
+def equal_prompts(split: Batches, max_tokens: int, max_new_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield all places of the split, together where their prompts are equally long, so many that they fit."""
+    assert split.prompt_lengths is not None
+    for length in np.unique(split.prompt_lengths):
+        places = np.flatnonzero(split.prompt_lengths == length)
+        size = max(1, max_tokens // int(length + max_new_tokens))
+        yield from (places[start : start + size] for start in range(0, len(places), size))
+
+
+def _target_lengths(split: Batches) -> npt.NDArray[np.int64]:
+    assert split.prompt_lengths is not None
+    return np.asarray(split.lengths - split.prompt_lengths)
+
+
+def _until(ids: list[int], end_id: int) -> list[int]:
+    return ids[: ids.index(end_id)] if end_id in ids else ids
