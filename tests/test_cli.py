@@ -25,7 +25,7 @@ from bench.spec import Pack
 from bench.sweep import PackStarted, PackStored, Started
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY_COMMANDS = ("plan", "sweep", "status", "plot", "export")
+STUDY_COMMANDS = ("plan", "sweep", "status", "plot", "export", "report", "recommend")
 
 
 @pytest.mark.parametrize("command", STUDY_COMMANDS)

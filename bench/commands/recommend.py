@@ -136,7 +136,9 @@ def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, st
         facts = _facts(trial, resolved, outcome)
         for name, text in {**texts, FACTS_FILE: facts}.items():
             (made / name).write_text(text, encoding="utf-8")
-        made.chmod(0o755)
+        made.chmod(0o755)  # a temporary directory is its owner's alone, as are the files that safetensors writes
+        for path in made.iterdir():
+            path.chmod(0o644)
         if directory.exists():
             directory.rmdir()
         made.rename(directory)

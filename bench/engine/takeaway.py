@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import logging as chatter
 
 from bench.engine.bank import Bank
 from bench.methods._base import LayerShape
@@ -36,7 +37,13 @@ def save_adapter(bank: Bank, loaded: LoadedModel, directory: Path, *, base_model
 
 def save_merged(bank: Bank, loaded: LoadedModel, directory: Path, *, tokenizer_files: Iterable[Path]) -> None:
     """Write the merged model as transformers' save_pretrained does, and the tokenizer's files beside it."""
-    merged_model(bank, loaded).save_pretrained(directory)
+    shown = chatter.is_progress_bar_enabled()
+    chatter.disable_progress_bar()  # one file is written in no time
+    try:
+        merged_model(bank, loaded).save_pretrained(directory)
+    finally:
+        if shown:
+            chatter.enable_progress_bar()
     for path in tokenizer_files:
         shutil.copyfile(path, directory / path.name)
 
