@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bench import methods, models, study, targets, tasks, toy
+from bench import cli, methods, models, store, study, targets, tasks, toy
 from bench.clock import Clock
 from bench.engine import toy as engine
 from bench.engine.optim import Optimizer
@@ -169,6 +170,19 @@ def test_settings_that_the_toy_does_not_have_are_bad_input(options: dict[str, st
 def test_task_and_model_go_together(kind: str, model_type: str) -> None:
     with pytest.raises(BadInput, match="the toy's tasks and its model must go together"):
         toy.check(kind, model_type, ())
+
+
+def test_a_sweep_from_the_command_line_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = ["--eta-A", "1e-3,1e-2", "--eta-B", "1e-2,1e-1", "--seeds", "0,1", "--steps", "20"]
+    assert cli.main(["sweep", "--task", "toy", *rates, "--results-dir", str(tmp_path)]) == 0
+    assert "8 of 8 trials finished (0 diverged)" in capsys.readouterr().out
+    table = store.load(tmp_path / "toy-mlp")
+    rows = table.to_pandas()
+    assert set(rows["metric_name"]) == {"eval_loss"}
+    assert rows["curve"].map(lambda points: [p["step"] for p in points]).tolist() == [[10, 20]] * 8
+    assert (rows["eval_loss"] == rows["metric_value"]).all()
+    assert rows.loc[rows["eta_A"] == rows["eta_B"], "method"].unique().tolist() == ["lora"]
+    assert {"heatmap_eta_B_nonzero.png", "curves.pdf"} <= {p.name for p in (tmp_path / "toy-mlp" / "figures").iterdir()}
 
 
 def test_nothing_else_knows_the_toy_s_architecture() -> None:
