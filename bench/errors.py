@@ -17,8 +17,14 @@ class BadInput(Exception):
 
 
 def one_line(text: str) -> str:
-    """Return `text` with every run of white space, line breaks included, folded into one space."""
-    return " ".join(text.split())
+    """Return `text` with every run of white space, line breaks included, folded into one space.
+
+    What cannot be printed is shown as an escape, so that what a file holds never steers the terminal that reads of it.
+    """
+    folded = " ".join(text.split())
+    if folded.isprintable():
+        return folded
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in folded)
 
 
 def one_of(names: object) -> str:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bench.errors import one_line
 from bench.record import SCHEMA, SCHEMA_VERSION, Record, Status, to_table
 
 TRIALS, ATTEMPTS = "trials", "attempts"
@@ -302,4 +303,4 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
+    return one_line(str(error))[:120]
