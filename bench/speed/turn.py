@@ -26,12 +26,13 @@ from bench.speed.flops import adapter_flop
 from bench.speed.kept import kept_bytes
 from bench.speed.marks import Marks, Split, marking
 from bench.speed.merged import merge
-from bench.text import EncodedData
-from bench.throughput.memory import Meter
+from bench.text import EncodedData, take
+from bench.engine.memory import Meter
 from bench.throughput.timer import Timer
 
 WARM_UP_STEPS = 3
 SPLIT_STEPS = 3  # steps that are marked, beside those that are timed: marks make a GPU wait
+EVAL_WARM_UP = 64  # examples
 FP32_BYTES = 4
 COPIES_IN_TRAINING = 4  # of a trained weight: itself, its gradient, AdamW's two moments
 
@@ -164,10 +165,12 @@ def _frozen(bank: Bank) -> list[Tensor]:
 
 
 def _evaluate(path: Path, bench: Bench) -> float:
-    """Return the seconds of one evaluation, after a small one."""
+    """Return the seconds of one evaluation, after a small one; on a GPU after a whole one, which sees every shape."""
     split = bench.data.eval
+    n_warm_up = len(split) if bench.device.type == "cuda" else min(EVAL_WARM_UP, len(split))
+    small = take(split, np.arange(n_warm_up))
+    evaluate(path, Batches(small, device=bench.device), small.labels, n_trials=1)
     batches = Batches(split, device=bench.device)
-    evaluate(path, batches, split.labels, n_trials=1)
     start = bench.timer.read()
     evaluate(path, batches, split.labels, n_trials=1)
     return bench.timer.read() - start

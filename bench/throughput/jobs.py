@@ -14,7 +14,7 @@ from bench.text import EncodedData
 from bench.throughput import contenders
 from bench.throughput.ceiling import Shape, ceiling
 from bench.throughput.interleave import interleaved
-from bench.throughput.memory import Meter
+from bench.engine.memory import Meter
 from bench.throughput.rows import Row
 from bench.throughput.timer import Timer
 from bench.throughput.work import Work, of_length

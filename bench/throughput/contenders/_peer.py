@@ -86,8 +86,8 @@ class PeerSession(Session):
 
     def __init__(self, work: Work, peer: Peer, precision: Precision, repeat: int) -> None:
         self.work, self.peer, self.precision, self.repeat = work, peer, precision, repeat
-        self.directory = tempfile.TemporaryDirectory(prefix="lorasweep-peer-")
         self.model = peft_model(work.model().model, work.trial)
+        self.directory = tempfile.TemporaryDirectory(prefix="lorasweep-peer-")
 
     def train(self, timer: Timer) -> Block:
         """Warm up with another Trainer on the same model, then time one epoch over the block."""
