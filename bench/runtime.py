@@ -166,12 +166,14 @@ def _train(
     import torch
 
     from bench.clock import Clock
+    from bench.engine.memory import meter_of
     from bench.engine.run import EngineOptions, run_pack
 
     chosen = torch.device(device)
     clock = Clock(synchronize=_waiting_for(chosen))
     data, model = loaded
-    return run_pack(pack, data, model, EngineOptions(device=chosen), clock=clock, on_steps=on_steps)
+    options, meter = EngineOptions(device=chosen), meter_of(chosen)
+    return run_pack(pack, data, model, options, clock=clock, on_steps=on_steps, meter=meter)
 
 
 def train_once(

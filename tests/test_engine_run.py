@@ -311,3 +311,23 @@ def test_a_pack_of_trials_that_cannot_share_is_refused() -> None:
     for other in (lora(seed=1), lora(head_policy="paper"), lora(max_steps=7), lora(lora_dropout=0.1)):
         with pytest.raises(ValueError, match="share seed, budget"):
             go([lora(), other], loaded=tiny_model())
+
+
+def test_peak_memory_is_what_the_meter_says_of_the_whole_pack() -> None:
+    calls = []
+
+    class FakeMeter:
+        def start(self) -> None:
+            calls.append("start")
+
+        def peak(self) -> int:
+            calls.append("peak")
+            return 1234
+
+    outcomes = run_pack(
+        Pack(trials=(lora(max_steps=2), lora(max_steps=2, rank=2))), data(), tiny_model(), EngineOptions(device=CPU),
+        clock=Clock(), meter=FakeMeter(),
+    )  # fmt: skip
+    assert calls == ["start", "peak"]
+    assert [o.peak_memory_bytes for o in outcomes] == [1234, 1234]
+    assert go([lora(max_steps=2)], loaded=tiny_model())[0].peak_memory_bytes is None

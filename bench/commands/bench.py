@@ -65,7 +65,8 @@ def _measured(chosen: Chosen, parts: frozenset[str], contenders: frozenset[str],
 
 
 def _rows(work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozenset[str], *, repeats: int) -> list[Row]:
-    from bench.throughput import ceiling, jobs, memory, setup, sweeps
+    from bench.engine import memory
+    from bench.throughput import ceiling, jobs, setup, sweeps
 
     def tell(line: str) -> None:
         print(f"  {line}", flush=True)

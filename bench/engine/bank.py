@@ -393,8 +393,8 @@ def _stacked(module: nn.Module, path: str, params: ParamBank) -> nn.Module:
     if isinstance(module, nn.LayerNorm):
         return StackedLayerNorm(params[f"{path}.weight"], params[f"{path}.bias"], module.eps)
     raise BadInput(
-        "model", "a module with K weights of its own must be a Linear or a LayerNorm", got=f"{type(module).__name__} at {path}",
-        way_out="use a checkpoint that brings this module's weights",
+        "model", "a module with K weights of its own must be a Linear or a LayerNorm",
+        got=f"{type(module).__name__} at {path}", way_out="use a checkpoint that brings this module's weights",
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens
 from bench.engine.loop import Loop, Training
+from bench.engine.memory import Meter
 from bench.engine.objective import Classification, Objective, Scored
 from bench.engine.paths import BankPath, Path, settle_masks
 from bench.methods.mora import r_hat
@@ -45,11 +46,11 @@ class EngineOptions:
 def run_pack(
     pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineOptions,
     *, clock: Clock, on_steps: Callable[[int], None] = lambda n: None,
-    on_trained: Callable[[Bank], None] = lambda bank: None,
+    on_trained: Callable[[Bank], None] = lambda bank: None, meter: Meter | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Train and evaluate the trials of a pack together; return their outcomes in slot order.
 
-    `on_trained` gets the bank with its final weights, after the last evaluation.
+    `on_trained` gets the bank with its final weights, after the last evaluation. `meter` measures the pack's peak memory.
 
     Raises:
         BadInput: before anything trains, where a setting does not fit the model.
@@ -57,6 +58,8 @@ def run_pack(
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     trial, device = pack.trials[0], options.device
+    if meter is not None:
+        meter.start()
     with clock.phase("setup"):
         method = methods.get(trial.method)
         bank = Bank(loaded, pack.trials, method, device=device, dtype=DTYPES[trial.budget.precision])
@@ -81,7 +84,7 @@ def run_pack(
         with clock.phase("eval"):
             chosen = objective.evaluate(path, select, n_trials=pack.size)
     shared = _Shared(data=data, bank=bank, path=path, objective=objective, training=training, clock=clock,
-                     started_at=started_at,
+                     started_at=started_at, peak_memory_bytes=None if meter is None else meter.peak(),
                      isolated=options.isolated and pack.size == 1, dev=latest[0], select=chosen)  # fmt: skip
     on_trained(bank)
     return [_outcome(k, shared) for k in range(pack.size)]
@@ -117,6 +120,7 @@ class _Shared:
     training: Training
     clock: Clock
     started_at: str
+    peak_memory_bytes: int | None
     isolated: bool
     dev: Scored
     select: Scored | None
@@ -149,6 +153,7 @@ def _outcome(k: int, pack: _Shared) -> Outcome:
         engine_path=_path_name(pack),
         examples_per_second=training.examples / train_seconds,
         tokens_per_second=training.tokens / train_seconds,
+        peak_memory_bytes=pack.peak_memory_bytes,
         curve=tuple(curve),
         started_at=pack.started_at,
         **(_scores(k, pack) if finite else {"n_eval": len(pack.data.eval)}),

@@ -1,0 +1,78 @@
+"""Peak memory of a piece of work: the high-water mark above what the process held before it began."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import re
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_HIGH_WATER = "5"  # proc(5): resets VmHWM to the current resident set
+
+
+class Meter(Protocol):
+    """Measures the peak between `start` and `peak`."""
+
+    def start(self) -> None:
+        """Give unused memory back and begin."""
+        ...
+
+    def peak(self) -> int | None:
+        """Return bytes at the peak since `start` above those at `start`; None: this system does not tell."""
+        ...
+
+
+class CpuMeter:
+    """The resident set of this process, whose high-water mark Linux lets a process reset."""
+
+    def __init__(self, status: Path = STATUS, clear_refs: Path = CLEAR_REFS) -> None:
+        self.status, self.clear_refs = status, clear_refs
+        self.before: int | None = None
+
+    def start(self) -> None:
+        """Give freed memory back to the system, so that what the work before left does not hide the needs of this one."""
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+        try:
+            self.clear_refs.write_text(_RESET_HIGH_WATER, encoding="ascii")
+            self.before = self._bytes("VmRSS")
+        except OSError:
+            self.before = None
+
+    def peak(self) -> int | None:
+        """Return the growth of the resident set, in bytes."""
+        high = None if self.before is None else self._bytes("VmHWM")
+        return None if high is None or self.before is None else max(0, high - self.before)
+
+    def _bytes(self, field: str) -> int | None:
+        found = re.search(rf"^{field}:\s+(\d+) kB$", self.status.read_text(encoding="ascii"), re.MULTILINE)
+        return None if found is None else 1024 * int(found[1])
+
+
+class CudaMeter:
+    """The allocator's own count on one GPU: what tensors took, without its cache."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.before = device, 0
+
+    def start(self) -> None:
+        """Empty the cache and reset the peak."""
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self.before = torch.cuda.memory_allocated(self.device)
+
+    def peak(self) -> int | None:
+        """Return the growth of allocated memory, in bytes."""
+        return torch.cuda.max_memory_allocated(self.device) - self.before
+
+
+def meter_of(device: torch.device) -> Meter:
+    """Return what measures peak memory on a device."""
+    return CudaMeter(device) if device.type == "cuda" else CpuMeter()
