@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,20 @@ def test_a_file_that_is_not_ours_is_one_line(
     error = capsys.readouterr().err
     assert error.startswith(f"--rows: {rule}")
     assert error.count("\n") == 1
+
+
+def test_rows_of_several_studies_are_drawn_together(tmp_path: Path) -> None:
+    """As the LoRA+ paper's figure 6 does, whose columns are tasks."""
+    options = []
+    for task in ("sst2", "mrpc"):
+        trials = [replace(t, task=task) for t in lora_grid((1e-4, 1e-3, 1e-2), (1, 10), (0,))]
+        rng = np.random.default_rng(0)
+        store.write(tmp_path / task, [record(t, rng, study=task) for t in trials])
+        store.consolidate(tmp_path / task, tmp_path / f"{task}.parquet")
+        options += ["--rows", str(tmp_path / f"{task}.parquet")]
+    assert cli.main(["plot", *options, "--form", "paper", "--results-dir", str(tmp_path / "out")]) == 0
+    drawn = {path.name for path in (tmp_path / "out" / "sst2+mrpc" / "figures").iterdir()}
+    assert {"ratio.png", "sst2_minilm_speedup.png", "mrpc_minilm_paper_accuracy_zero_B.pdf"} <= drawn
 
 
 def test_export_writes_all_finished_rows_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
 
 
-ROWS_HELP = "draw all rows of a consolidated parquet file, as they are: needs no study, data or model"
+ROWS_HELP = "draw all rows of a file that bench export wrote, as they are; several times: of several, together"
 
 
 @study_command
 def command(
     selection: Selection,
-    rows: Annotated[Path | None, typer.Option("--rows", help=ROWS_HELP)] = None,
+    rows: Annotated[list[Path] | None, typer.Option("--rows", help=ROWS_HELP)] = None,
     form: Annotated[str, typer.Option("--form", help="full, or paper: the LoRA+ paper's figures")] = "full",
 ) -> int:
     """Draw the figures of a study from its finished trials: PNG and PDF."""
     fields.choice("full", "paper")(form, "--form")
-    paths = _of_study(selection, form) if rows is None else _of_file(rows, selection.results_dir, form)
+    paths = _of_files(rows, selection.results_dir, form) if rows else _of_study(selection, form)
     for path in paths:
         print(path)
     return 0
@@ -55,13 +55,14 @@ def _of_study(selection: Selection, form: str) -> Iterator[Path]:
     return draw(resolved, table, directory / "figures", form=form)
 
 
-def _of_file(path: Path, results_dir: Path, form: str) -> Iterator[Path]:
+def _of_files(paths: Sequence[Path], results_dir: Path, form: str) -> Iterator[Path]:
     from bench import metrics, store
 
-    if not path.is_file():
-        raise BadInput("--rows", "must be a file", got=path, way_out="give a file that bench export wrote")
+    for path in paths:
+        if not path.is_file():
+            raise BadInput("--rows", "must be a file", got=path, way_out="give a file that bench export wrote")
     try:
-        table = store.load_files([path])
+        table = store.load_files(paths)
     except ValueError as error:
         rule, way_out = "must be rows of this harness", "give a file that bench export wrote"
         raise BadInput("--rows", rule, got=error, way_out=way_out) from None
@@ -70,7 +71,7 @@ def _of_file(path: Path, results_dir: Path, form: str) -> Iterator[Path]:
     names = {column: sorted(set(table.column(column).to_pylist())) for column in ("study", "seed", "metric_name")}
     better = metrics.higher_is_better(names["metric_name"][0]) if len(names["metric_name"]) == 1 else None
     info = {"name": ", ".join(names["study"]), "seeds": tuple(names["seed"]), "higher_is_better": better}
-    return _save(table, info, results_dir / path.stem / "figures", form=form)
+    return _save(table, info, results_dir / "+".join(path.stem for path in paths) / "figures", form=form)
 
 
 def draw(resolved: Resolved, table: pa.Table, figures_dir: Path, *, form: str = "full") -> Iterator[Path]:
