@@ -181,7 +181,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="engine_path", type=_S, meaning="way through the model: bank or unpadded, and what it left out"),
     Column(name="examples_per_second", type=_F, meaning="training examples of this trial / train_seconds", unit="1/s"),
     Column(name="tokens_per_second", type=_F, meaning="real (not padding) tokens / train_seconds", unit="1/s"),
-    Column(name="peak_memory_bytes", type=_I, meaning="peak of the pack above what was held before: allocator (GPU), resident set (CPU)", unit="bytes"),
+    Column(name="peak_memory_bytes", type=_I, meaning="the pack's peak above what was held before it", unit="bytes"),
     Column(
         name="curve", type=CURVE_TYPE, meaning="evaluations while training; train_loss is the mean since the last one"
     ),

@@ -69,7 +69,10 @@ def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
         (int(str(located.config[key])) for key in ("hidden_size", "dim", "n_embd") if key in located.config), 0
     )
     shape = Shape(
-        n_layers=max(sizes.values()), hidden_size=hidden, train_tokens=train_tokens, n_weights=_stackable(located, hidden)
+        n_layers=max(sizes.values()),
+        hidden_size=hidden,
+        train_tokens=train_tokens,
+        n_weights=_stackable(located, hidden),
     )
     return Limits(
         max_pack_size=TOY_PACK if located.model_type == TOY else None,

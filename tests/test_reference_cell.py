@@ -1,4 +1,4 @@
-"""Dropout on: a pack against PEFT with the same masks; and one cell of the committed SST-2 sweep trained again by hand."""
+"""Dropout on: a pack against PEFT with the same masks; one cell of the committed SST-2 sweep trained by hand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def test_with_every_dropout_on_a_pack_trains_as_peft_with_the_same_masks(path: s
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not ROWS.is_file() or "LORASWEEP_DATA" not in os.environ, reason="needs the rows and LORASWEEP_DATA")
+@pytest.mark.skipif(not ROWS.is_file(), reason="the sweep's rows are not there")
+@pytest.mark.skipif("LORASWEEP_DATA" not in os.environ, reason="needs LORASWEEP_DATA")
 def test_a_cell_of_the_reference_sweep_trained_by_peft_has_its_curve() -> None:
     """MiniLM on SST-2, 300 steps: the same order, masks and start; PEFT's model, torch.optim's AdamW."""
     row = next(r for r in store.load_files([ROWS]).to_pylist() if all(r[key] == value for key, value in CELL.items()))

@@ -1,4 +1,4 @@
-"""The loss scale of each trial and the updates it skips, against torch.amp.GradScaler with torch.optim, trial by trial."""
+"""Each trial's loss scale and the updates it skips, against torch.amp.GradScaler with torch.optim, one by one."""
 
 from __future__ import annotations
 

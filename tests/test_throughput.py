@@ -19,10 +19,10 @@ from engine_helpers import random_split
 from throughput_helpers import Machine, Ticks, tiny_work, tokens_of
 
 from bench import cli
+from bench.engine import memory
 from bench.errors import BadInput
 from bench.record import Column
 from bench.speed import rows as speed_rows
-from bench.engine import memory
 from bench.throughput import ceiling, contenders, jobs, model, peer_sweep, rows, setup, summary, sweeps
 from bench.throughput.ceiling import Shape
 from bench.throughput.contenders import _peer

@@ -74,10 +74,10 @@ def _prepare(resolved: Resolved, *, steps: int, ranks: tuple[int, ...]) -> tuple
     import torch
 
     from bench import devices, models, targets, text
+    from bench.engine import memory
     from bench.engine.run import DTYPES
     from bench.speed import cases
     from bench.speed.turn import Bench
-    from bench.engine import memory
     from bench.throughput.setup import timer_of
 
     study, located, task = resolved.study, resolved.located, resolved.task

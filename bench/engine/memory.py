@@ -35,7 +35,7 @@ class CpuMeter:
         self.before: int | None = None
 
     def start(self) -> None:
-        """Give freed memory back to the system, so that what the work before left does not hide the needs of this one."""
+        """Give freed memory back to the system, so that what was left behind does not hide new needs."""
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -50,7 +50,7 @@ def run_pack(
 ) -> list[Outcome]:  # fmt: skip
     """Train and evaluate the trials of a pack together; return their outcomes in slot order.
 
-    `on_trained` gets the bank with its final weights, after the last evaluation. `meter` measures the pack's peak memory.
+    `on_trained` gets the bank with its final weights, after the last evaluation; `meter` measures peak memory.
 
     Raises:
         BadInput: before anything trains, where a setting does not fit the model.

@@ -1,7 +1,7 @@
 """fp16: a loss scale for each trial, and updates that each trial may skip on its own.
 
-A global scale would let one trial's overflow skip every trial's update. The rule is torch.amp.GradScaler's, kept for each
-trial: start at 2^16, halve after an overflow, double after 2,000 steps without one (Micikevicius et al. 2018,
+A global scale would let one trial's overflow skip every trial's update. The rule is torch.amp.GradScaler's, kept for
+each trial: start at 2^16, halve after an overflow, double after 2,000 steps without one (Micikevicius et al. 2018,
 arXiv:1710.03740, section 3.2, for why).
 """
 
@@ -17,7 +17,7 @@ from bench.engine.params import ParamBank
 from bench.spec import TrainBudget, Trial
 
 START, GROWTH, BACKOFF, INTERVAL = 2.0**16, 2.0, 0.5, 2000
-LOWEST = 2.0**-14  # a gradient that overflows even at this scale is not finite in float32 either: the trial has diverged
+LOWEST = 2.0**-14  # a gradient that overflows even below this is not finite in float32 either: diverged
 
 
 class LossScale:

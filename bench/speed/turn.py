@@ -16,6 +16,7 @@ from bench.engine.bank import AdaptedLayer, Bank
 from bench.engine.batching import Batches
 from bench.engine.evaluate import evaluate, summed_loss
 from bench.engine.loop import Loop
+from bench.engine.memory import Meter
 from bench.engine.paths import Path, draws_own_masks
 from bench.engine.run import DTYPES, choose_path, default_chunks
 from bench.methods.mora import r_hat
@@ -27,7 +28,6 @@ from bench.speed.kept import kept_bytes
 from bench.speed.marks import Marks, Split, marking
 from bench.speed.merged import merge
 from bench.text import EncodedData, take
-from bench.engine.memory import Meter
 from bench.throughput.timer import Timer
 
 WARM_UP_STEPS = 3

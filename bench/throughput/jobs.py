@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from bench.engine.memory import Meter
 from bench.engine.run import DTYPES
 from bench.errors import BadInput, one_of
 from bench.executors.local import is_out_of_memory
@@ -14,7 +15,6 @@ from bench.text import EncodedData
 from bench.throughput import contenders
 from bench.throughput.ceiling import Shape, ceiling
 from bench.throughput.interleave import interleaved
-from bench.engine.memory import Meter
 from bench.throughput.rows import Row
 from bench.throughput.timer import Timer
 from bench.throughput.work import Work, of_length
