@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +10,36 @@ import pyarrow as pa
 
 from bench.arms import Row
 from bench.commands._resolve import Resolved
+from bench.executors import AbstractExecutor
 from bench.sweep import Options, SweepSummary
 
 
-def sweep_shown(resolved: Resolved, results_dir: Path, options: Options) -> SweepSummary:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OnRay:
+    """A sweep's packs go to a Ray cluster; without an address to one of this machine alone."""
+
+    address: str | None
+    time_limit_seconds: float  # of one pack
+
+
+def sweep_shown(
+    resolved: Resolved, results_dir: Path, options: Options, *, on_ray: OnRay | None = None
+) -> SweepSummary:  # fmt: skip
     """Print the plan of a study, run its trials that are not finished while showing how far they are."""
     from bench import runtime, sweep, toy
     from bench.commands import _progress, _show
 
     study, directory = resolved.study, results_dir / resolved.study.name
-    preview = sweep.preview(study, resolved.trials, results_dir=results_dir, options=options)
+    remote = None if on_ray is None else _remote(resolved, directory, on_ray)
+    slots = 1 if remote is None else remote.slots
+    preview = sweep.preview(study, resolved.trials, results_dir=results_dir, options=options, slots=slots)
     print(_show.heading(resolved, directory, options.place.device))
     print()
     print(_show.plan(study, preview), flush=True)
     if resolved.task.kind != toy.KIND:  # which is checked already, and whose engine is quickly imported
         runtime.check_precision(study.budget.precision, study.device)
     with _progress.reporter(resolved.trials, n_steps=study.budget.max_steps) as report:
-        executor = runtime.local_executor(
+        executor = remote or runtime.local_executor(
             task=resolved.task,
             data=resolved.data,
             located=resolved.located,
@@ -36,6 +50,20 @@ def sweep_shown(resolved: Resolved, results_dir: Path, options: Options) -> Swee
         return sweep.run(
             study, resolved.trials, results_dir=results_dir, executor=executor, options=options, on_event=report
         )
+
+
+def _remote(resolved: Resolved, directory: Path, on_ray: OnRay) -> AbstractExecutor:
+    from bench import cluster, devices, runtime
+
+    cluster.connect(on_ray.address)
+    return cluster.executor(
+        task=resolved.task,
+        data=resolved.data,
+        located=resolved.located,
+        device=devices.resolve(resolved.study.device),
+        log_dir=directory / runtime.LOGS,
+        time_limit_seconds=on_ray.time_limit_seconds,
+    )
 
 
 def run(resolved: Resolved, results_dir: Path, *, rerun_stale: bool = False) -> SweepSummary:

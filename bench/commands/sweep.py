@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.commands._options import Selection, study_command
+from bench.errors import BadInput, one_of
 
 if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
     from bench.sweep import SweepSummary
+
+EXECUTORS = ("local", "ray")
 
 
 @study_command
@@ -28,13 +31,24 @@ def command(
     rerun_stale: Annotated[
         bool, typer.Option("--rerun-stale", help="repeat rows of other versions of the code")
     ] = False,
+    executor: Annotated[str, typer.Option(help="local: this process; ray: a cluster, see docs/scaling.md")] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster [default: one of this machine alone]", envvar="RAY_ADDRESS", show_default=False),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option(help="ray: seconds after which the worker of a pack is taken for hung", min=1)
+    ] = 3600,
 ) -> int:
     """Run the trials of a study that are not finished, then draw its figures."""
     from bench.commands import _resolve, _run
 
+    if executor not in EXECUTORS:
+        raise BadInput("--executor", "must be a known one", got=repr(executor), way_out=f"known: {one_of(EXECUTORS)}")
+    on_ray = _run.OnRay(address=ray_address or None, time_limit_seconds=time_limit) if executor == "ray" else None
     resolved = _resolve.resolve(selection.study())
     options = resolved.sweep_options(storage=storage, rerun_stale=rerun_stale)
-    done = _run.sweep_shown(resolved, selection.results_dir, options)
+    done = _run.sweep_shown(resolved, selection.results_dir, options, on_ray=on_ray)
     finish(resolved, done)
     return done.exit_code
 

@@ -42,7 +42,7 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
         free: Callable[[], None] = lambda: None,
     ) -> None:
         self._load, self._train, self._free = load, train, free
-        self._provenance, self._metric_name, self._log_dir = provenance, metric_name, log_dir
+        self.provenance, self._metric_name, self._log_dir = provenance, metric_name, log_dir
         self._loaded: dict[Hashable, Loaded] = {}
         self._fits: dict[Hashable, int] = {}  # the largest size that is not known to be too large
 
@@ -102,7 +102,7 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
                 pack_id=pack_id,
                 pack_size=pack.size,
                 outcome=outcome,
-                provenance=self._provenance,
+                provenance=self.provenance,
             )
             for trial, outcome in zip(pack.trials, outcomes, strict=True)
         ]
@@ -112,15 +112,19 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
         return Outcome(status=status, reason=reason, metric_name=self._metric_name, steps_done=0, started_at=now)
 
     def _log(self, pack: Pack, text: str) -> None:
-        """Append a traceback to the pack's log; losing it loses no result, so a full disk is no reason to stop."""
-        if self._log_dir is None:
-            return
-        try:
-            self._log_dir.mkdir(parents=True, exist_ok=True)
-            with open(self._log_dir / f"{pack.pack_id}.log", "a", encoding="utf-8", opener=_no_link) as log:
-                log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} pack of {pack.size}\n{text}\n")
-        except OSError:
-            return
+        if self._log_dir is not None:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            append_log(self._log_dir / f"{pack.pack_id}.log", f"{now} pack of {pack.size}\n{text}\n")
+
+
+def append_log(path: Path, text: str) -> None:
+    """Append text to a log, not through a link; losing it loses no result, so a full disk is no reason to stop."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8", opener=_no_link) as log:
+            log.write(text)
+    except OSError:
+        return
 
 
 def _no_link(path: str, flags: int) -> int:

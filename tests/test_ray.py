@@ -1,0 +1,176 @@
+"""The Ray executor on real clusters of local processes: whatever dies, every cell is there once in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from bench import store, sweep  # noqa: E402
+from bench.events import PackStarted  # noqa: E402
+from bench.spec import Pack  # noqa: E402
+from tests.ray_helpers import executor, notes  # noqa: E402
+from tests.sweep_helpers import OPTIONS as PLAIN  # noqa: E402
+from tests.sweep_helpers import FakeEngine, comparable, family, grid, ids, run, study  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+TRIALS = grid()
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own deprecations are not ours
+ENVIRONMENT = {
+    **os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+}  # fmt: skip
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Yield a cluster whose head runs no worker, with two nodes of one CPU; this process is connected to it."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    for _ in range(2):
+        made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    made.wait_for_nodes()
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def connect(made: Any) -> None:
+    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+
+
+def rows(results: Path) -> list[dict[str, object]]:
+    return comparable(store.load(results / "s"))
+
+
+def swept(tmp_path: Path, scratch: Path, seconds: float = 0.05, **options: object) -> sweep.SweepSummary:
+    return sweep.run(
+        study(), TRIALS, results_dir=tmp_path, executor=executor(scratch, seconds=seconds, **options), options=PLAIN,
+        family=family,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    path = tmp_path / "scratch"
+    path.mkdir()
+    return path
+
+
+def test_workers_die_hang_and_fail_and_every_cell_is_there_once(nodes: Any, tmp_path: Path, scratch: Path) -> None:
+    connect(nodes)
+    run(tmp_path / "local", TRIALS, FakeEngine())
+    for order in ("kill-1", "hang-1", "kill-2"):
+        (scratch / order).touch()
+    done = swept(tmp_path / "ray", scratch, time_limit_seconds=6.0)
+    assert (done.exit_code, done.n_run, done.n_failed) == (0, 30, 0)
+    assert rows(tmp_path / "ray") == rows(tmp_path / "local"), "the same rows as in one process"
+    attempts = store.load_attempts(tmp_path / "ray" / "s").to_pylist()
+    reasons = {(row["pack_id"], row["reason"]) for row in attempts}
+    assert len(reasons) == 3
+    assert sum("longer than the time limit" in reason for _, reason in reasons) == 1
+    assert sum("ActorDiedError" in reason for _, reason in reasons) == 2
+    assert {row["status"] for row in attempts} == {"failed"}
+    trained = [pack_id for _, pack_id in notes(scratch, "train")]
+    assert len(trained) == 14 + 3, "each lost pack once more, no other twice"
+    assert len(notes(scratch, "load")) == len({pid for pid, _ in notes(scratch, "train")}), "once in each worker"
+    assert len([w for w in done.warnings if "run again" in w]) == 3
+
+
+def test_a_node_killed_in_mid_pack_and_a_pack_that_kills_each_worker(nodes: Any, tmp_path: Path, scratch: Path) -> None:
+    connect(nodes)
+    victim = next(iter(nodes.worker_nodes))
+    killed: list[object] = []
+
+    def kill_once(event: object) -> None:
+        if isinstance(event, PackStarted) and event.index == 5 and not killed:
+            killed.append(event)
+            nodes.remove_node(victim, allow_graceful=False)
+
+    one = executor(scratch, seconds=1.0)
+    done = sweep.run(study(), TRIALS, results_dir=tmp_path, executor=one, options=PLAIN, family=family,
+                     on_event=kill_once)  # type: ignore[arg-type]  # fmt: skip
+    assert killed
+    assert (done.exit_code, done.n_finished) == (0, 30)
+    assert [row["trial_id"] for row in rows(tmp_path)] == ids(TRIALS)
+    attempts = store.load_attempts(tmp_path / "s").to_pylist()
+    assert attempts
+    assert all("lost" in row["reason"] for row in attempts)
+    # and a poisoned pack: it costs its attempts, is told, and is tried again by the next sweep
+    for n in range(2):
+        (scratch / f"kill-{n}").touch()
+    (record, *_) = executor(scratch, max_attempts=2).run(Pack(trials=TRIALS[:2]), study="s")
+    assert (str(record.outcome.status), record.pack_size) == ("failed", 2)
+    assert "attempt 2 of 2" in (record.outcome.reason or "")
+
+
+def test_a_driver_killed_and_started_again(nodes: Any, tmp_path: Path, scratch: Path) -> None:
+    results = tmp_path / "results"
+    command = [sys.executable, "-m", "tests.ray_helpers", nodes.address, str(results), str(scratch), "0.7"]
+    first = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
+    deadline = time.monotonic() + 120
+    while len(list((results / "s" / "trials").glob("*.parquet"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = {row["trial_id"] for row in rows(results)}
+    assert 0 < len(before) < 30
+    assert subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, timeout=240, check=False).returncode == 0
+    found = rows(results)
+    assert [row["trial_id"] for row in found] == ids(TRIALS)
+    run(tmp_path / "local", TRIALS)
+    assert found == rows(tmp_path / "local")
+
+
+def command(results: Path, cache: Path, *more: str) -> list[dict[str, object]]:
+    """Sweep a few trials of the real engine by the command line; return the rows without times and places."""
+    options = ["--methods", "lora,lora+", "--eta-A", "1e-3,3e-3", "--lambda", "1,4", "--ranks", "2", "--seeds", "0,1"]
+    words = [*options, "--steps", "4", "--eval-steps", "2", "--pack-size", "2", "--device", "cpu", *more]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "sweep", "--task", "demo", *words, "--results-dir", str(results)], cwd=ROOT,
+        env={**ENVIRONMENT, "LORASWEEP_CACHE": str(cache)}, timeout=300, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 of 8 trials finished" in done.stdout
+    found = comparable(store.load(results / "demo-tiny-roberta"))
+    for row in found:
+        for name in [name for name in row if name.endswith(("_seconds", "_per_second")) or name == "started_at"]:
+            row.pop(name)
+        row["curve"] = [{k: v for k, v in point.items() if k != "train_seconds"} for point in row["curve"]]  # type: ignore[attr-defined]
+    return found
+
+
+def test_the_same_study_here_and_on_ray_gives_the_same_rows(tmp_path: Path) -> None:
+    here = command(tmp_path / "here", tmp_path / "cache")
+    assert command(tmp_path / "ray", tmp_path / "cache", "--executor", "ray") == here
+
+
+def test_a_cluster_of_its_own_listens_on_loopback_alone() -> None:
+    script = (
+        "import psutil; from bench import cluster; cluster.connect(None); import ray\n"
+        "ray.get(ray.remote(lambda: 1).remote())\n"
+        "processes = [psutil.Process(), *psutil.Process().children(recursive=True)]\n"
+        "found = [c.laddr.ip for p in processes for c in p.net_connections('inet') if c.status == 'LISTEN']\n"
+        "print('LISTENING', len(found), sorted(set(ip.removeprefix('::ffff:') for ip in found)))\n"
+    )
+    environment = {k: v for k, v in ENVIRONMENT.items() if k != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, timeout=200, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("LISTENING")]
+    assert int(line.split()[1]) > 3
+    assert line.endswith("['127.0.0.1']")
