@@ -183,7 +183,9 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="tokens_per_second", type=_F, meaning="real (not padding) tokens / train_seconds", unit="1/s"),
     Column(name="peak_memory_bytes", type=_I, meaning="the pack's peak above what was held before it", unit="bytes"),
     Column(
-        name="curve", type=CURVE_TYPE, meaning="evaluations while training; train_loss is the mean since the last one"
+        name="curve",
+        type=CURVE_TYPE,
+        meaning="evaluations while training; train_loss: mean since the last one (toy: at the step)",
     ),
     Column(name="started_at", type=_S, meaning="ISO 8601, UTC"),
     Column(name="git_commit", type=_S, meaning="commit of the harness"),
