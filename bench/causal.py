@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,9 +156,11 @@ def is_match(generated: str, target: str, pattern: str | None) -> bool:
 
 
 def _encode_split(split: Split, tokenizer: Any, max_length: int, name: str, *, whole: bool) -> Encoded:
+    wanted = split.pairs or ()
     prompts, targets = (
-        tokenizer(list(texts), add_special_tokens=False)["input_ids"] for texts in (split.texts, split.pairs or ())
+        tokenizer(list(texts), add_special_tokens=False)["input_ids"] for texts in (split.texts, wanted)
     )
+    _check_known(targets, wanted, tokenizer)
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     rows = [[*first, *p, *t, tokenizer.eos_token_id] for p, t in zip(prompts, targets, strict=True)]
     prompt_lengths = np.array([len(first) + len(p) for p in prompts], dtype=np.int64)
@@ -173,6 +176,14 @@ def _encode_split(split: Split, tokenizer: Any, max_length: int, name: str, *, w
         # Without a token before it, a text's first one cannot be predicted: it is context.
         prompt_lengths=np.maximum(prompt_lengths, 1),
     )
+
+
+def _check_known(targets: Sequence[Sequence[int]], texts: Sequence[str], tokenizer: Any) -> None:
+    unknown = [i for i, ids in enumerate(targets) if tokenizer.unk_token_id in ids]
+    if unknown:
+        got = f"{len(unknown)} that it cannot write, such as example {unknown[0]}: {texts[unknown[0]]!r}"
+        where = f"tokenizer of {Path(tokenizer.name_or_path).name}"
+        raise BadInput(where, "must know what the targets are made of", got=got[:300], way_out="use another model")
 
 
 def _check_cut(

@@ -8,13 +8,14 @@ import re
 
 import pytest
 
-from bench import fields, study, tasks, toy
+from bench import fields, study, tasks
 from bench.study_files import STUDIES_DIR
 
 NAMES = study.names()
 CASES = list(itertools.product(NAMES, fields.PROFILES))
-TOYS = [name for name in NAMES if tasks.get(study.load(name).task).kind == toy.KIND]  # a grid and an init of their own
-DEFAULTS = [name for name in NAMES if study.load(name).name != name and name not in TOYS]  # of a task
+# with grids, and the toy with an init, of their own
+OTHERS = [name for name in NAMES if tasks.get(study.load(name).task).kind != tasks.TEXT_CLASSIFICATION]
+DEFAULTS = [name for name in NAMES if study.load(name).name != name and name not in OTHERS]  # of a task
 DEFAULT_CASES = list(itertools.product(DEFAULTS, fields.PROFILES))
 
 

@@ -1,4 +1,4 @@
-"""A user's own classification task, described by a TOML file.
+"""A user's own task, described by a TOML file.
 
 name = "reviews"                      # default: the file's name
 labels = ["negative", "positive"]     # in index order; the data may hold names or indices
@@ -16,6 +16,18 @@ id = "owner/reviews"
 config = "default"                    # may be left out
 train = "train"                       # splits; defaults: train and validation
 eval = "test"
+
+Or one of causal language modelling, with [files] or [hub] as above:
+
+kind = "causal_lm"
+metric = "exact_match"                # exact_match, char_accuracy or perplexity
+template = "Q: {prompt} A: "          # the prompt as the model sees it; default: "{prompt}"
+answer = "The answer is (.+)"         # exact_match compares its last match (or first group); default: the whole text
+max_new_tokens = 256                  # default: as many as the longest target of the split
+default_model = "gpt2"
+[columns]
+prompt = "question"                   # may be left out: then the target is the whole text, scored by perplexity
+target = "answer"                     # default: target
 """
 
 from __future__ import annotations
@@ -27,11 +39,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import metrics
+from bench import causal, metrics
 from bench.errors import BadInput, one_of
-from bench.fields import plain_name, word
+from bench.fields import choice, plain_name, shown, whole, word
 from bench.tasks import _load
-from bench.tasks._base import Task, TsvLayout
+from bench.tasks._base import TEXT_CLASSIFICATION, Task, TsvLayout
 from bench.text import TextData
 
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -39,6 +51,11 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "columns": ("text", "label", "header"),
     "files": ("train", "eval"),
     "hub": ("id", "config", "train", "eval"),
+}
+_CAUSAL_KEYS = {
+    **_KEYS,
+    "": ("name", "metric", "default_model", "template", "answer", "max_new_tokens", "columns", "files", "hub"),
+    "columns": ("prompt", "target"),
 }
 
 
@@ -49,11 +66,9 @@ def read_task(path: Path, *, where: str = "task") -> Task:
         BadInput: for a file that is missing or no TOML, an unknown or missing key, and a value that cannot be.
     """
     raw = _read_toml(path, where)
-    tables = {name: _table(raw, name, path) for name in _KEYS}
-    columns, files, hub = tables["columns"], tables["files"], tables["hub"]
-    if bool(files) == bool(hub):
-        got = "both" if files else "neither"
-        raise BadInput(str(path), "must have one of [files] and [hub]", got=got, way_out="give one of them")
+    if choice(TEXT_CLASSIFICATION, causal.KIND)(raw.pop("kind", TEXT_CLASSIFICATION), f"{path} kind") == causal.KIND:
+        return _causal(raw, path)
+    columns, files, hub = _tables(raw, path, _KEYS)
     labels = _labels(raw, path)
     task = Task(
         name=_name(raw, path),
@@ -81,7 +96,77 @@ def _with_files(task: Task, paths: tuple[Path, Path]) -> Task:
     return replace(task, read=read)
 
 
-def _read_toml(path: Path, where: str) -> Mapping[str, Any]:
+def _causal(raw: Mapping[str, Any], path: Path) -> Task:
+    """Return a task of causal language modelling: what the second half of this file's text describes."""
+    columns, files, hub = _tables(raw, path, _CAUSAL_KEYS)
+    prompt = _word(columns, "columns", "prompt", path) if "prompt" in columns else None
+    metric = choice(*causal.METRICS)(raw.get("metric", "exact_match" if prompt else "perplexity"), f"{path} metric")
+    if prompt is None and metric != "perplexity":
+        rule = "must be perplexity where there are no prompts"
+        raise BadInput(f"{path} metric", rule, got=metric, way_out="name [columns].prompt, or leave metric out")
+    task = Task(
+        name=_name(raw, path),
+        kind=causal.KIND,
+        metric=metric,
+        default_model=_word(raw, "", "default_model", path, "gpt2"),
+        hub_id=_word(hub, "hub", "id", path) if hub else None,
+        hub_config=_word(hub, "hub", "config", path) if "config" in hub else None,
+        train_split=_word(hub, "hub", "train", path, "train"),
+        eval_split=_word(hub, "hub", "eval", path, "validation"),
+        causal=causal.Layout(
+            prompt=prompt,
+            target=_word(columns, "columns", "target", path, "target"),
+            template=_template(raw, prompt, path),
+            answer=_answer(raw, path),
+            max_new_tokens=_limit(raw, path),
+        ),
+    )
+    return _with_files(task, _paths(files, path)) if files else task
+
+
+def _template(raw: Mapping[str, Any], prompt: str | None, path: Path) -> str:
+    given = raw.get("template", "{prompt}")
+    if not isinstance(given, str) or given.count("{prompt}") != 1:
+        rule, way_out = "must be a text with {prompt} in it once", 'write one, as in "Question: {prompt} Answer: "'
+        raise BadInput(f"{path} template", rule, got=shown(given), way_out=way_out)
+    if "template" in raw and prompt is None:
+        rule = "goes with a prompt: [columns].prompt must be given"
+        raise BadInput(f"{path} template", rule, way_out="name the column, or leave the template out")
+    return given
+
+
+def _limit(raw: Mapping[str, Any], path: Path) -> int | None:
+    if "max_new_tokens" not in raw:
+        return None
+    return int(whole(1)(raw["max_new_tokens"], f"{path} max_new_tokens"))
+
+
+def _answer(raw: Mapping[str, Any], path: Path) -> str | None:
+    if "answer" not in raw:
+        return None
+    pattern = word(raw["answer"], f"{path} answer")
+    try:
+        n_groups = re.compile(pattern).groups
+    except re.error as error:
+        raise BadInput(f"{path} answer", "must be a regular expression", got=str(error), way_out="mend it") from None
+    if n_groups > 1:
+        rule = "must have one group at the most"
+        raise BadInput(f"{path} answer", rule, got=n_groups, way_out="write (?:...) for the others")
+    return str(pattern)
+
+
+def _tables(
+    raw: Mapping[str, Any], path: Path, keys: Mapping[str, tuple[str, ...]]
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+    """Return the tables columns, files and hub, all keys known, and one of the last two given."""
+    columns, files, hub = [_table(raw, name, path, keys[name]) for name in keys][1:]
+    if bool(files) == bool(hub):
+        got = "both" if files else "neither"
+        raise BadInput(str(path), "must have one of [files] and [hub]", got=got, way_out="give one of them")
+    return columns, files, hub
+
+
+def _read_toml(path: Path, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.expanduser().read_text("utf-8"))
     except OSError as error:
@@ -92,14 +177,14 @@ def _read_toml(path: Path, where: str) -> Mapping[str, Any]:
         raise BadInput(str(path), "must be TOML", got=str(error), way_out="mend the line") from None
 
 
-def _table(raw: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+def _table(raw: Mapping[str, Any], name: str, path: Path, keys: tuple[str, ...]) -> Mapping[str, Any]:
     table = raw.get(name, {}) if name else raw
     if not isinstance(table, dict):
         raise BadInput(f"{path} {name}", "must be a table", got=repr(table), way_out=f"write [{name}]")
-    unknown = [key for key in table if key not in _KEYS[name]]
+    unknown = [key for key in table if key not in keys]
     if unknown:
         where = f"{path} [{name}].{unknown[0]}" if name else f"{path} {unknown[0]}"
-        raise BadInput(where, "must be a known key", way_out=f"known: {one_of(_KEYS[name])}")
+        raise BadInput(where, "must be a known key", way_out=f"known: {one_of(keys)}")
     return table
 
 

@@ -33,6 +33,32 @@ def read_split(path: Path, layout: TsvLayout, plain: TsvLayout, labels: tuple[st
     return to_split(rows, len(plain.texts), labels, lambda line: f"{path} {unit} {line}" if line else str(path))
 
 
+def read_prompts(path: Path, layout: TsvLayout) -> Iterator[tuple[str, str]]:
+    """Yield (prompt, target) of one file, in its order; `layout` names no or one text column, and the target as label.
+
+    Raises:
+        BadInput: with file and line, for a malformed row, a missing column, no text, an empty target, or no row.
+    """
+    unit = "row" if path.suffix == ".parquet" else "line"
+    return to_prompts(_rows(path, layout, layout), lambda line: f"{path} {unit} {line}" if line else str(path))
+
+
+def to_prompts(rows: Iterable[Row], place: Callable[[int], str]) -> Iterator[tuple[str, str]]:
+    """Yield checked (prompt, target) rows; the prompt is empty where a row holds the target only."""
+    found = False
+    for line, values in rows:
+        for text in values:
+            if not isinstance(text, str) or not _encodable(text):
+                got = repr(text)[:80]
+                raise BadInput(place(line), "a text must be a string", got=got, way_out="mend the row or leave it out")
+        if not values[-1]:
+            raise BadInput(place(line), "a target must not be empty", way_out="mend the row or leave it out")
+        found = True
+        yield (values[0] if len(values) > 1 else "", values[-1])
+    if not found:
+        raise BadInput(place(0), "must hold at least one example", got="none", way_out="give a split with examples")
+
+
 def to_split(rows: Iterable[Row], n_texts: int, labels: tuple[str, ...], place: Callable[[int], str]) -> Split:
     """Return checked examples as a Split; each row holds `n_texts` texts and the label, `place` names its source."""
     index_of = label_indices(labels)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import hub
+from bench import causal, hub
 from bench.errors import BadInput
 from bench.tasks import _files
 from bench.tasks._base import Task, TsvLayout
@@ -44,6 +44,10 @@ def load(task: Task, data_dir: Path | None) -> TextData:
 
 def of_files(task: Task, train: Path, evaluation: Path) -> TextData:
     """Return the data of two files."""
+    if task.causal is not None:
+        columns = plain_layout(task)
+        splits = [causal.split_of(_files.read_prompts(path, columns), task.causal) for path in (train, evaluation)]
+        return causal.data_of(splits[0], splits[1], task.causal, task.metric)
     plain = plain_layout(task)
     return _data(*(_files.read_split(path, task.tsv or plain, plain, task.labels) for path in (train, evaluation)))
 
@@ -59,11 +63,16 @@ def of_hub(task: Task) -> TextData:
             hub.require(where, repo, api="datasets")
             with hub.failures(where, repo):
                 found = datasets.load_dataset(repo, task.hub_config)
-    return _data(*(_hub_split(task, found, split) for split in (task.train_split, task.eval_split)))
+    splits = [_hub_split(task, found, split) for split in (task.train_split, task.eval_split)]
+    if task.causal is not None:
+        return causal.data_of(splits[0], splits[1], task.causal, task.metric)
+    return _data(*splits)
 
 
 def plain_layout(task: Task) -> TsvLayout:
     """Return the columns of every file that is not in GLUE's own layout."""
+    if task.causal is not None:
+        return TsvLayout(texts=(task.causal.prompt,) if task.causal.prompt else (), label=task.causal.target)
     return TsvLayout(texts=task.text_columns, label=task.label_column)
 
 
@@ -98,13 +107,16 @@ def _hub_split(task: Task, found: Any, split: str) -> Split:
             where, "the data set must have the split", got=", ".join(found), way_out="mend the task's splits"
         )
     rows = found[split]
-    wanted = (*task.text_columns, task.label_column)
+    layout = plain_layout(task)
+    wanted = (*layout.texts, layout.label)
     missing = [name for name in wanted if name not in rows.column_names]
     if missing:
         got = ", ".join(rows.column_names)
         raise BadInput(where, f"must have a column {missing[0]}", got=got, way_out="mend the task's columns")
     columns = [rows[name][:] for name in wanted]
     values = enumerate(zip(*columns, strict=True), start=1)
+    if task.causal is not None:
+        return causal.split_of(_files.to_prompts(values, lambda row: f"{where} row {row}"), task.causal)
     return _files.to_split(values, len(task.text_columns), task.labels, lambda row: f"{where} row {row}")
 
 
