@@ -7,6 +7,7 @@ synced, and moved into place, so that a kill at any moment leaves a whole part o
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections import Counter
@@ -21,12 +22,16 @@ import pyarrow.parquet as pq
 
 from bench.errors import one_line
 from bench.record import SCHEMA, SCHEMA_VERSION, Record, Status, to_table
+from bench.spec import pack_id_of
 
 TRIALS, ATTEMPTS = "trials", "attempts"
 LARGE_ROWS = 256
+COMPACT_ROWS = 4096  # of a compacted part: replacing one of its rows writes it anew
+COMPACT_FROM = 512  # small parts; each costs a reader a millisecond or two
 TEMPORARY, TORN = ".writing-", ".torn-"
 
 _VERSION_KEY = b"lorasweep_schema_version"
+_REPLACES_KEY = b"lorasweep_replaces"  # of a compacted part: the parts whose rows it holds, which may still be there
 _OUR_NAME = re.compile(r"[0-9a-f]{16}(-\d+)?\.parquet")
 _FINISHED = [str(status) for status in Status if status.finished]
 _SORT = ("task", "model", "method", "mora_type", "rank", "eta_A", "eta_B", "seed", "trial_id")
@@ -51,6 +56,7 @@ class Scan:
     table: pa.Table
     findings: tuple[Finding, ...]
     part_of: dict[str, str]  # trial_id -> name of the part, without .parquet, whose row counts
+    replaced: frozenset[Path] = frozenset()  # parts of which a compacted one holds every row
 
 
 def write(directory: Path, records: Sequence[Record], *, part: str | None = None) -> tuple[Path, ...]:
@@ -136,6 +142,8 @@ def recover(directory: Path) -> Scan:
         for leftover in folder.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
     found = scan(directory)
+    for replaced in found.replaced:
+        replaced.unlink(missing_ok=True)
     findings = (*found.findings, *_scan(directory / ATTEMPTS, once=False).findings)
     return replace(found, findings=tuple(_set_aside(f) if f.kind == "torn" else f for f in findings))
 
@@ -143,6 +151,46 @@ def recover(directory: Path) -> Scan:
 def check(directory: Path) -> tuple[Finding, ...]:
     """Do as `recover` and return what was found."""
     return recover(directory).findings
+
+
+def compact(directory: Path, *, at_least: int = 2) -> int:
+    """Put small parts together into parts of about COMPACT_ROWS rows; return how many went. Under the directory's lock.
+
+    Only where there are `at_least` small parts. The new part is in place before the first old one goes, and names
+    those that it replaces: a reader sees every row at every moment, and after a kill the next call goes on. Programs
+    that read the directory without `load` may see rows twice in between.
+    """
+    folder = directory / TRIALS
+    tables, _ = _read_parts(folder, None)
+    for path in _replaced(tables):
+        path.unlink(missing_ok=True)
+        del tables[path]
+    small = {path: table for path, table in tables.items() if table.num_rows < COMPACT_ROWS // 2}
+    groups = [group for group in _groups(small) if len(group) > 1] if len(small) >= at_least else []
+    for group in groups:
+        _replace(folder, group)
+    return sum(map(len, groups))
+
+
+def _replace(folder: Path, group: dict[Path, pa.Table]) -> None:
+    """Write one part with the rows of these, then remove them."""
+    table = _merge(group, once=True).table
+    names = sorted(path.stem for path in group)
+    path, _ = _place(folder, pack_id_of([*table.column("trial_id").to_pylist(), *names]))
+    metadata = {**SCHEMA.metadata, _REPLACES_KEY: " ".join(names).encode()}
+    write_part(path, table.replace_schema_metadata(metadata))
+    for old in group:
+        old.unlink(missing_ok=True)
+
+
+def _groups(parts: dict[Path, pa.Table]) -> list[dict[Path, pa.Table]]:
+    """Cut parts, oldest first, into groups of at least COMPACT_ROWS rows, the last one apart."""
+    groups: list[dict[Path, pa.Table]] = [{}]
+    for path in sorted(parts, key=lambda path: (_first_start(parts[path]), path.name)):
+        if sum(table.num_rows for table in groups[-1].values()) >= COMPACT_ROWS:
+            groups.append({})
+        groups[-1][path] = parts[path]
+    return groups
 
 
 def consolidate(directory: Path, target: Path) -> int:
@@ -168,9 +216,10 @@ def load_files(paths: Iterable[Path]) -> pa.Table:
 
 
 def _scan(folder: Path, *, once: bool = True) -> Scan:
-    tables, findings = _read_all(folder, None)
-    merged = _merge(tables, once=once)
-    return replace(merged, findings=(*findings, *merged.findings))
+    tables, findings = _read_parts(folder, None)
+    replaced = _replaced(tables)
+    merged = _merge({path: table for path, table in tables.items() if path not in replaced}, once=once)
+    return replace(merged, findings=(*findings, *merged.findings), replaced=frozenset(replaced))
 
 
 def _merge(tables: dict[Path, pa.Table], *, once: bool) -> Scan:
@@ -187,7 +236,8 @@ def _merge(tables: dict[Path, pa.Table], *, once: bool) -> Scan:
                 detail = f"trial {trial_id} is also in {first}.parquet, whose row counts"
                 findings.append(Finding(kind="duplicate", path=path, detail=detail))
         kept.append(table if all(new) else table.filter(pa.array(new)))
-    return Scan(table=pa.concat_tables(kept), findings=tuple(findings), part_of=part_of)
+    plain = [table.replace_schema_metadata(SCHEMA.metadata) for table in kept]
+    return Scan(table=pa.concat_tables(plain), findings=tuple(findings), part_of=part_of)
 
 
 def _first_start(table: pa.Table) -> str:
@@ -195,20 +245,45 @@ def _first_start(table: pa.Table) -> str:
 
 
 def _read_all(folder: Path, columns: list[str] | None) -> tuple[dict[Path, pa.Table], list[Finding]]:
-    tables: dict[Path, pa.Table] = {}
-    findings: list[Finding] = []
-    for path in sorted(folder.glob("*")):
-        if path.name.startswith((".", "_")):
-            continue
-        try:
-            found = _read(path, columns)
-        except FileNotFoundError:
-            continue  # moved by a sweep since the listing
-        if isinstance(found, Finding):
-            findings.append(found)
-        else:
-            tables[path] = found
-    return tables, findings
+    """Read every part that counts."""
+    tables, findings = _read_parts(folder, columns)
+    replaced = _replaced(tables)
+    return {path: table for path, table in tables.items() if path not in replaced}, findings
+
+
+def _read_parts(folder: Path, columns: list[str] | None) -> tuple[dict[Path, pa.Table], list[Finding]]:
+    """Read every part; list again where one went since the listing: its rows may be in a compacted one by now."""
+    read: dict[Path, pa.Table | Finding] = {}
+    gone: set[Path] = set()
+    whole = False
+    while not whole:
+        whole = True
+        for path in sorted(folder.glob("[!._]*")):
+            if path not in read:
+                try:
+                    read[path] = _read(path, columns)
+                except FileNotFoundError:
+                    whole &= path in gone  # listed again and still not there: a link to nothing
+                    gone.add(path)
+    tables = {path: found for path, found in read.items() if not isinstance(found, Finding)}
+    return tables, [found for found in read.values() if isinstance(found, Finding)]
+
+
+def _replaced(tables: dict[Path, pa.Table]) -> set[Path]:
+    """Return the parts all of whose rows a compacted part names and holds: a compaction was killed before they went."""
+    by_name = {path.stem: path for path in tables}
+    found: set[Path] = set()
+    for path, table in tables.items():
+        old = [by_name[name] for name in _replaces(table) if name in by_name and by_name[name] != path]
+        ids = set(table.column("trial_id").to_pylist()) if old else set()
+        found |= {part for part in old if ids.issuperset(tables[part].column("trial_id").to_pylist())}
+    return found
+
+
+def _replaces(table: pa.Table) -> list[str]:
+    """Return the names of the parts whose rows a compacted part holds."""
+    names = (table.schema.metadata or {}).get(_REPLACES_KEY, b"")
+    return str(names.decode("ascii", "replace")).split()
 
 
 def _read(path: Path, columns: list[str] | None) -> pa.Table | Finding:
@@ -234,6 +309,9 @@ def _read(path: Path, columns: list[str] | None) -> pa.Table | Finding:
 def _unify(table: pa.Table, columns: list[str] | None) -> pa.Table:
     """Return the table with exactly SCHEMA's columns and types: what an older schema lacked is null."""
     schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
+    replaces = (table.schema.metadata or {}).get(_REPLACES_KEY)
+    if replaces is not None:
+        schema = schema.with_metadata({**(schema.metadata or {}), _REPLACES_KEY: replaces})
     if table.schema.equals(schema):
         return table.replace_schema_metadata(schema.metadata)
     arrays = [
@@ -259,7 +337,7 @@ def _with_kept_rows(old: pa.Table | None, table: pa.Table) -> pa.Table:
     if old is None:
         return table
     again = pc.is_in(old.column("trial_id"), table.column("trial_id").combine_chunks())
-    return pa.concat_tables([old.filter(pc.invert(again)), table])
+    return pa.concat_tables([old.filter(pc.invert(again)).replace_schema_metadata(SCHEMA.metadata), table])
 
 
 def _by_pack(records: Sequence[Record], part: str | None) -> dict[str, list[Record]]:
@@ -272,9 +350,16 @@ def _by_pack(records: Sequence[Record], part: str | None) -> dict[str, list[Reco
 def _numbered(directory: Path, records: Sequence[Record]) -> list[Record]:
     if not records:
         return []
-    tables, _ = _read_all(directory / ATTEMPTS, ["trial_id"])
-    before = Counter(trial_id for t in tables.values() for trial_id in t.column("trial_id").to_pylist())
+    paths = sorted((directory / ATTEMPTS).glob("[!._]*"))
+    before = Counter(trial_id for path in paths for trial_id in _ids_of(path, path.stat().st_mtime_ns))
     return [replace(record, attempt=before[record.trial.trial_id] + 1) for record in records]
+
+
+@functools.cache
+def _ids_of(path: Path, changed_ns: int) -> tuple[str, ...]:
+    """Return the trials of one part, read once: a sweep whose every pack fails asks for all of them at each pack."""
+    found = _read(path, ["trial_id"])
+    return () if isinstance(found, Finding) else tuple(found.column("trial_id").to_pylist())
 
 
 def _free(folder: Path, name: str) -> Path:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from bench import estimate as cost
 from bench import lock, planner, store
-from bench.events import Event, Options, PackStarted, PackStored, Preview, Started, SweepSummary, Warned
+from bench.events import STATE, Event, Options, PackStarted, PackStored, Preview, Started, SweepSummary, Warned
 from bench.executors import AbstractExecutor
 from bench.interrupt import Guard
 from bench.spec import Study, Trial
 from bench.summary import BestCell
 
 __all__ = [
+    "STATE",
     "BestCell",
     "Event",
     "Options",
@@ -79,6 +80,7 @@ def run(
     directory = results_dir / study.name
     with lock.hold(directory), Guard() as guard:
         lock.prove_writable(directory / store.TRIALS, directory / store.ATTEMPTS)
+        _compact(directory, on_event)
         return Sweeper(
             study,
             trials,
@@ -89,3 +91,11 @@ def run(
             family=family,
             guard=guard,
         ).run()
+
+
+def _compact(directory: Path, on_event: Callable[[Event], None]) -> None:
+    """Put the parts of earlier runs together where they are many: every command reads them all."""
+    try:
+        store.compact(directory, at_least=store.COMPACT_FROM)
+    except OSError as error:
+        on_event(Warned(text=f"{directory}: small parts stay apart: {error.strerror}; nothing is lost by it"))

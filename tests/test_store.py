@@ -257,3 +257,106 @@ def test_a_file_that_is_not_ours_to_read_is_never_overwritten(tmp_path: Path, ve
     assert again == path.with_name(f"{path.stem}-1.parquet")
     assert path.read_bytes() == before
     assert store.finished_ids(tmp_path) == {t.trial_id for t in TRIALS[:2]}
+
+
+# Compaction
+
+
+def many_parts(directory: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Write 24 trials in 12 parts, and let compacted parts be of 8 rows; return the ids."""
+    monkeypatch.setattr(store, "COMPACT_ROWS", 8)
+    for i in range(0, 24, 2):
+        store.write(directory, records(TRIALS[i : i + 2]))
+    return ids(TRIALS[:24])
+
+
+def by_id(directory: Path) -> dict[str, object]:
+    return {row["trial_id"]: row for row in store.load(directory).to_pylist()}
+
+
+def test_compaction_keeps_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_ids = many_parts(tmp_path, monkeypatch)
+    before = by_id(tmp_path)
+    assert store.compact(tmp_path, at_least=13) == 0
+    assert store.compact(tmp_path) == 12
+    assert len(list((tmp_path / store.TRIALS).iterdir())) == 3
+    assert by_id(tmp_path) == before
+    assert sorted(before) == all_ids == sorted(store.finished_ids(tmp_path))
+    assert store.load(tmp_path).schema.equals(SCHEMA, check_metadata=True)
+    assert store.check(tmp_path) == ()
+    assert store.compact(tmp_path) == 0, "large parts stay as they are"
+    part_of = store.scan(tmp_path).part_of[TRIALS[0].trial_id]
+    store.write(tmp_path, records(TRIALS[:1], metric_value=0.5), part=part_of)
+    assert by_id(tmp_path)[TRIALS[0].trial_id]["metric_value"] == 0.5  # type: ignore[index]
+    assert sorted(by_id(tmp_path)) == all_ids
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_a_killed_compaction_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    all_ids = many_parts(tmp_path, monkeypatch)
+    unlink, removed = Path.unlink, []
+
+    def die(path: Path, missing_ok: bool = False) -> None:
+        if len(removed) == at:
+            raise KeyboardInterrupt
+        removed.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.compact(tmp_path)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert sorted(store.load(tmp_path).column("trial_id").to_pylist()) == all_ids
+    found = store.recover(tmp_path)
+    assert found.findings == ()
+    assert sorted(found.table.column("trial_id").to_pylist()) == all_ids
+    in_files = [i for p in (tmp_path / store.TRIALS).iterdir() for i in pq.read_table(p).column("trial_id").to_pylist()]
+    assert sorted(in_files) == all_ids, "what a plain reader sees, once the next sweep has begun"
+
+
+def test_a_reader_sees_every_row_at_every_moment_of_a_compaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_ids = many_parts(tmp_path, monkeypatch)
+    seen: list[list[str]] = []
+    unlink, read = Path.unlink, store._read
+
+    def look_then_unlink(path: Path, missing_ok: bool = False) -> None:
+        seen.append(sorted(store.load(tmp_path).column("trial_id").to_pylist()))
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", look_then_unlink)
+        store.compact(tmp_path)
+    assert len(seen) == 12
+    store.write(tmp_path, records(TRIALS[24:26]))
+    store.write(tmp_path, records(TRIALS[26:28]))
+    compacted = []
+
+    def compact_before_the_first_read(path: Path, columns: list[str] | None) -> object:
+        if not compacted:  # the reader has listed the directory, and every small part goes now
+            compacted.append(True)
+            store.compact(tmp_path)
+        return read(path, columns)
+
+    monkeypatch.setattr(store, "_read", compact_before_the_first_read)
+    assert sorted(store.load(tmp_path).column("trial_id").to_pylist()) == ids(TRIALS[:28])
+    assert all(one == all_ids for one in seen)
+
+
+def test_a_link_to_nothing_is_no_reason_to_wait(tmp_path: Path) -> None:
+    store.write(tmp_path, records(TRIALS[:2]))
+    (tmp_path / store.TRIALS / "x.parquet").symlink_to(tmp_path / "nowhere")
+    assert store.load(tmp_path).num_rows == 2
+
+
+def test_counting_attempts_reads_each_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    read = store._read
+    monkeypatch.setattr(store, "_read", lambda path, columns: reads.append(path) or read(path, columns))
+    for i in range(6):
+        store.write(tmp_path, records(TRIALS[i % 2 : i % 2 + 1], status=Status.FAILED, metric_value=None))
+    assert len(reads) == 5
+    assert sorted(store.load_attempts(tmp_path)["attempt"].to_pylist()) == [1, 1, 2, 2, 3, 3]

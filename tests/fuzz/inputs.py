@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.test_study_fuzz import BASE, KEYS, TABLES, VALUES, toml
 
-SPECIAL = ["\t", "\n", "\r\n", '"', '""', ",", "\\", "\0", "\ufeff", "\u2028", "\x85", "[", "]", "{", "}", "=", "'", "#",
-           "nan", "1e999", "-1", "../", "é", "\ud800", "null", "9" * 400]  # fmt: skip
+SPECIAL = ["\t", "\n", "\r\n", '"', '""', ",", "\\", "\0", "\ufeff", "\u2028", "\x85", "[", "]", "{", "}", "=", "'",
+           "#", "nan", "1e999", "-1", "../", "é", "\ud800", "null", "9" * 400]  # fmt: skip
 PUT = st.one_of(st.sampled_from(SPECIAL), st.text(max_size=4))
 
 
@@ -119,8 +119,9 @@ def json_lines() -> st.SearchStrategy[bytes]:
     return st.lists(item.map(json.dumps), max_size=4).map(lambda some: "\n".join(some).encode())
 
 
-KNOWN_WORDS = ["demo", "sst2", "lora", "lora+", "mora", "full", "0", "1e-3", "1e-3,1e-2", "-1", "nan", "", " ", "cpu", "cuda",
-               "all-linear", "rank", "quick", "tpe", "../x", "x.toml", "%s", "--", "[", "(", "\x1b[31m"]  # fmt: skip
+KNOWN_WORDS = ["demo", "sst2", "lora", "lora+", "mora", "full", "0", "1e-3", "1e-3,1e-2", "-1", "nan", "", " ", "cpu",
+               "cuda", "all-linear", "rank", "quick", "tpe", "../x", "x.toml", "%s", "--", "[",
+               "(", "\x1b[31m"]  # fmt: skip
 # No surrogate and no NUL: a shell cannot pass them, and the operating system refuses them before we are asked.
 ANY = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8)
 

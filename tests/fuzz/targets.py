@@ -40,13 +40,13 @@ def targets(home: Path) -> dict[str, Target]:
     home.mkdir(parents=True, exist_ok=True)
     for name in ("train.tsv", "dev.tsv"):
         (home / name).write_text(inputs.TSV)
-    both = st.one_of
+    both, json_lines = st.one_of, inputs.json_lines()
     return {
         "study": Target(values=inputs.studies(), run=_file(home / "x.toml", _study)),
         "task": Target(values=inputs.tasks(), run=_file(home / "task.toml", _task)),
         "tsv": Target(values=both(inputs.edited(inputs.TSV), inputs.lines("\t")), run=_file(home / "x.tsv", _split)),
         "csv": Target(values=both(inputs.edited(inputs.CSV), inputs.lines(",")), run=_file(home / "x.csv", _split)),
-        "jsonl": Target(values=both(inputs.edited(inputs.JSONL), inputs.json_lines()), run=_file(home / "x.jsonl", _split)),
+        "jsonl": Target(values=both(inputs.edited(inputs.JSONL), json_lines), run=_file(home / "x.jsonl", _split)),
         "parquet": Target(values=inputs.mutated(_data_parquet(home)), run=_file(home / "x.parquet", _split)),
         "part": Target(values=inputs.mutated(_part(home)), run=lambda content, ends: _load_part(home, content, ends)),
         "cli": Target(values=inputs.arguments(*_words()), run=lambda words, ends: _command(home, words, ends)),
@@ -107,24 +107,14 @@ def _load_part(home: Path, content: bytes, ends: Ends) -> None:
     ends.counts["refused" if found.findings else "accepted"] += 1
 
 
-TRAINING = ("bench", "dashboard")  # they train or serve as soon as their options are read: not asked for here
-PATHS = ("--data-dir", "--results-dir", "--rows", "--to", "--save", "--rows-from")  # names are given, not invented
+TRAINING = ("bench", "dashboard", "speed")  # they train or serve as soon as their options are read: not asked for here
 
 
 def _words() -> tuple[list[str], list[str]]:
     names = [name.replace("_", "-") for name in registry.names(commands) if name not in TRAINING]
+    own = ("--storage", "--rerun-stale", "--fresh-seeds", "--calibrate", "--form", "--help", "--no", "-x")
     flags = [flag for option in overrides.OPTIONS for flag in option.flags]
-    return names, [
-        *flags,
-        "--storage",
-        "--rerun-stale",
-        "--fresh-seeds",
-        "--calibrate",
-        "--form",
-        "--help",
-        "--no",
-        "-x",
-    ]
+    return names, [*flags, *own]
 
 
 def _command(home: Path, words: list[str], ends: Ends) -> None:
