@@ -121,7 +121,7 @@ def _objective(
 def _config(trial: Trial, modules_to_save: Sequence[str]) -> str:
     targets = trial.target_modules
     settings: dict[str, object] = {
-        "task_type": "SEQ_CLS",
+        "task_type": "SEQ_CLS" if modules_to_save else "CAUSAL_LM",  # a classifier always has a new head
         "r": trial.rank,
         "lora_alpha": _whole(trial.lora_alpha),
         "use_rslora": bool(trial.use_rslora),
@@ -130,7 +130,8 @@ def _config(trial: Trial, modules_to_save: Sequence[str]) -> str:
     }
     if trial.layers_to_transform is not None:
         settings["layers_to_transform"] = list(trial.layers_to_transform)
-    settings["modules_to_save"] = list(modules_to_save)
+    if modules_to_save:
+        settings["modules_to_save"] = list(modules_to_save)
     inside = "".join(f"    {name}={value!r},\n" for name, value in settings.items())
     return f"config = LoraConfig(\n{inside})\nmodel = get_peft_model(model, config)"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,12 @@ from causal_helpers import (
 )
 from engine_helpers import budget, clone, trial
 from oracle import CPU, assert_hard, assert_same_course, make_bank, start_values
+from peft import PeftModel
 from test_decoders import DECODERS, MEMBERS, PACK
 
 from bench import causal
 from bench.clock import Clock
+from bench.engine import takeaway
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens, Texts, Written, equal_prompts
 from bench.engine.paths import BankPath
@@ -214,3 +218,21 @@ def test_a_pack_s_rows(metric: str) -> None:
         assert fine.eval_correct is not None
         right = np.unpackbits(np.frombuffer(fine.eval_correct, dtype=np.uint8), count=24)
         assert fine.accuracy == right.mean()
+
+
+def test_what_leaves_is_a_peft_adapter_for_causal_models_and_a_merged_model(tmp_path: Path) -> None:
+    loaded, data = language_model("llama"), causal_data()
+    bank = train_pack(loaded, data, members()[1:2]).bank
+    places = np.arange(4)
+    with torch.no_grad():
+        mine = BankPath(bank).logits(Batches(data.eval, device=CPU).chunk(places))[0]
+    takeaway.save_adapter(bank, loaded, tmp_path, base_model="here")
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+    inputs = batch_of(data.eval, places)
+    inputs.pop("labels")
+    real = inputs["attention_mask"].bool()
+    for model in (PeftModel.from_pretrained(clone(loaded.model), tmp_path), takeaway.merged_model(bank, loaded)):
+        with torch.no_grad():
+            torch.testing.assert_close(model(**inputs).logits[real], mine[real], rtol=0, atol=1e-10)
+    with torch.no_grad():
+        assert float((loaded.model(**inputs).logits[real] - mine[real]).abs().max()) > 1e-2

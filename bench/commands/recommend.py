@@ -52,6 +52,8 @@ def code_of(trial: Trial, resolved: Resolved) -> str:
 
     if trial.method not in ADAPTER_METHODS:
         return recommend.plain_code(trial)
+    if resolved.task.causal is not None:
+        return recommend.peft_code(trial, modules_to_save=())
     loaded = models.load_model(resolved.located, resolved.task.n_labels)
     return recommend.peft_code(trial, modules_to_save=modules_to_save(loaded))
 

@@ -70,7 +70,7 @@ def adapter_config(
     kinds = {shape.kind for shape in shapes}
     return {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": "SEQ_CLS" if loaded.head_names else "CAUSAL_LM",
         "base_model_name_or_path": base_model,
         "inference_mode": True,
         "r": trial.rank,
