@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -37,6 +37,15 @@ class Clock:
             self._synchronize()
             self._seconds[phase] = self._seconds.get(phase, 0.0) + self._now() - start
             self._running = None
+
+    def all_seconds(self) -> dict[Phase, float]:
+        """Return the seconds of every phase that ran."""
+        return dict(self._seconds)
+
+    def add(self, seconds: Mapping[Phase, float]) -> None:
+        """Add what an earlier process measured of the same work."""
+        for phase, more in seconds.items():
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + more
 
     def seconds(self, phase: Phase) -> float | None:
         """Return the seconds spent in `phase` so far; None if it never ran."""

@@ -12,6 +12,7 @@ from bench.record import Record
 from bench.spec import Pack
 from bench.summary import BestCell
 
+STATE = "state"  # below a study's directory: <pack_id>.safetensors of packs in mid-training
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 

@@ -108,9 +108,13 @@ def local_executor(
     located: Located,
     device: str,
     log_dir: Path,
+    state_dir: Path | None = None,
     on_steps: Callable[[int], None] = lambda n: None,
 ) -> LocalExecutor[Any]:
-    """Return an executor of this machine's device; tokens and model are loaded once, when the first pack runs."""
+    """Return an executor of this machine's device; tokens and model are loaded once, when the first pack runs.
+
+    Packs that last for minutes keep their state below `state_dir`.
+    """
     chosen = devices.resolve(device)
     load: Callable[[Trial], Any]
     train: Callable[[Pack, Any], Sequence[Outcome]]
@@ -118,7 +122,7 @@ def local_executor(
         load, train = (lambda _: data), functools.partial(_train_toy, device=chosen, on_steps=on_steps)
     else:
         load = functools.partial(_load, task=task, data=data, located=located)
-        train = functools.partial(_train, device=chosen, on_steps=on_steps)
+        train = functools.partial(_train, device=chosen, on_steps=on_steps, state_dir=state_dir)
     return LocalExecutor(
         load=load,
         train=train,
@@ -164,8 +168,9 @@ def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tupl
 
 
 def _train(
-    pack: Pack, loaded: tuple[EncodedData, LoadedModel], *, device: str, on_steps: Callable[[int], None]
-) -> Sequence[Outcome]:
+    pack: Pack, loaded: tuple[EncodedData, LoadedModel], *, device: str, on_steps: Callable[[int], None],
+    state_dir: Path | None = None,
+) -> Sequence[Outcome]:  # fmt: skip
     import torch
 
     from bench.clock import Clock
@@ -176,7 +181,7 @@ def _train(
     clock = Clock(synchronize=_waiting_for(chosen))
     data, model = loaded
     options, meter = EngineOptions(device=chosen), meter_of(chosen)
-    return run_pack(pack, data, model, options, clock=clock, on_steps=on_steps, meter=meter)
+    return run_pack(pack, data, model, options, clock=clock, on_steps=on_steps, meter=meter, state_dir=state_dir)
 
 
 def train_once(

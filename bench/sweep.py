@@ -12,14 +12,13 @@ from pathlib import Path
 
 from bench import estimate as cost
 from bench import lock, planner, store
-from bench.events import STATE, Event, Options, PackStarted, PackStored, Preview, Started, SweepSummary, Warned
+from bench.events import Event, Options, PackStarted, PackStored, Preview, Started, SweepSummary, Warned
 from bench.executors import AbstractExecutor
 from bench.interrupt import Guard
 from bench.spec import Study, Trial
 from bench.summary import BestCell
 
 __all__ = [
-    "STATE",
     "BestCell",
     "Event",
     "Options",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from bench import estimate as cost
 from bench import planner, store, summary
 from bench.errors import one_line
 from bench.estimate import Calibration, Estimate, Workload
-from bench.events import Event, Options, PackStarted, PackStored, Started, SweepSummary, Warned
+from bench.events import STATE, Event, Options, PackStarted, PackStored, Started, SweepSummary, Warned
 from bench.executors import AbstractExecutor, Batch, StoppedError
 from bench.interrupt import Guard
 from bench.mirror import ROW_COLUMNS, Mirror
@@ -157,12 +157,19 @@ class Sweeper:
         """Store and tell the records of a batch, and say so; an attempt that is repeated is only stored."""
         with self.guard.shield():
             self.keep(batch.records, part, final=batch.final)
+            self.forget_state(batch.records)
             for record in batch.records if part is None and batch.final else ():
                 mirror.tell(record)
         if batch.final:
             self.progress(batch.records, index)
         else:
             self.warn(f"{batch.records[0].outcome.reason}; {len(batch.records)} trials run again")
+
+    def forget_state(self, records: Sequence[Record]) -> None:
+        """Remove what the engine saved of packs in mid-training: their records take its place."""
+        for pack_id in {record.pack_id for record in records}:
+            with suppress(OSError):  # a file that stays is of no use, and of no harm
+                (self.directory / STATE / f"{pack_id}.safetensors").unlink(missing_ok=True)
 
     def keep(self, records: Sequence[Record], part: str | None, *, final: bool = True) -> None:
         """Store records: the moment from which they count."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from bench.arms import Row
 from bench.commands._resolve import Resolved
+from bench.events import STATE
 from bench.executors import AbstractExecutor
 from bench.sweep import Options, SweepSummary
 
@@ -45,6 +46,7 @@ def sweep_shown(
             located=resolved.located,
             device=study.device,
             log_dir=directory / runtime.LOGS,
+            state_dir=directory / STATE,
             on_steps=report.steps,
         )
         return sweep.run(

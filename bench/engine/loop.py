@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from bench.engine.objective import Classification, Objective
 from bench.engine.optim import Optimizer
 from bench.engine.paths import Path
 from bench.engine.scaling import LossScale, SkippingOptimizer
+from bench.engine.state import Keeper
 from bench.record import CurvePoint
 from bench.spec import TrainBudget
 
@@ -42,7 +44,7 @@ class Loop:
     def __init__(
         self, bank: Bank, path: Path, split: Batches, budget: TrainBudget, *, n_chunks: int, clock: Clock,
         evaluate: Callable[[], npt.NDArray[np.float64]], on_steps: Callable[[int], None] = lambda n: None,
-        objective: Objective | None = None,
+        objective: Objective | None = None, keeper: Keeper | None = None,
     ) -> None:  # fmt: skip
         self.objective = objective or Classification(2)
         self.bank, self.path, self.split, self.budget = bank, path, split, budget
@@ -53,27 +55,32 @@ class Loop:
         self.alive_K = torch.ones(bank.n_trials, dtype=torch.bool, device=split.device)
         self.died_K = torch.zeros(bank.n_trials, dtype=torch.int64, device=split.device)  # step, from 1; 0: alive
         self.all_alive = True
+        self.since: list[tuple[Tensor, Tensor]] = []  # losses and norms of the steps since the last curve point
+        self.keeper = keeper
         self.state = Training(diverged_step_K=np.zeros(bank.n_trials, dtype=np.int64), curves=[[] for _ in bank.trials])
 
     def run(self) -> Training:
-        """Train max_steps steps, or until every trial has diverged."""
+        """Train max_steps steps, or until every trial has diverged; a kept state goes on where it was."""
         budget, state = self.budget, self.state
+        if self.keeper is not None:
+            self.keeper.resume(self)
         batches = self.split.order(
             seed=self.bank.trials[0].seed, batch_size=budget.batch_size, max_steps=budget.max_steps
         )
-        since: list[tuple[Tensor, Tensor]] = []
-        for places in batches:
+        for places in itertools.islice(batches, state.steps_done, None):
             with self.clock.phase("train"):
-                since.append(self.step(places))
+                self.since.append(self.step(places))
                 at_point = state.steps_done % budget.eval_steps == 0 or state.steps_done == budget.max_steps
                 if at_point:
-                    self._look(since)
+                    self._look(self.since)
             if at_point:
-                self._add_points(len(since))
-                since = []
+                self._add_points(len(self.since))
+                self.since = []
                 self.on_steps(state.steps_done)
                 if not self.alive_K.any():
                     break
+            if self.keeper is not None and state.steps_done < budget.max_steps:
+                self.keeper.after_step(self)
         return state
 
     def step(self, places: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path as FilePath
 from typing import Literal
 
 import numpy as np
 import torch
 
-from bench import methods, metrics
+from bench import methods, metrics, provenance
 from bench.clock import Clock
-from bench.engine import unpadded
+from bench.engine import state, unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens
@@ -47,10 +48,12 @@ def run_pack(
     pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineOptions,
     *, clock: Clock, on_steps: Callable[[int], None] = lambda n: None,
     on_trained: Callable[[Bank], None] = lambda bank: None, meter: Meter | None = None,
+    state_dir: FilePath | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Train and evaluate the trials of a pack together; return their outcomes in slot order.
 
     `on_trained` gets the bank with its final weights, after the last evaluation; `meter` measures peak memory.
+    A pack that lasts saves its state below `state_dir` now and then, and goes on from one that is there (see state.py).
 
     Raises:
         BadInput: before anything trains, where a setting does not fit the model.
@@ -76,8 +79,12 @@ def run_pack(
         return np.where(np.isfinite(latest[0].loss_K), latest[0].score(data.metric)[0], np.nan)
 
     n_chunks = options.n_chunks or default_chunks(data, pack)
+    keeper = None
+    if state_dir is not None:
+        way = (provenance.source_hash(), str(device), n_chunks, path.name)
+        keeper = state.Keeper(state_dir / f"{pack.pack_id}.safetensors", key=state.key_of(pack, *way))
     loop = Loop(bank, path, train, trial.budget, n_chunks=n_chunks, clock=clock, evaluate=measure, on_steps=on_steps,
-                objective=objective)  # fmt: skip
+                objective=objective, keeper=keeper)  # fmt: skip
     training = loop.run()
     chosen: Scored | None = None
     if select is not None:
