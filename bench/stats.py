@@ -155,8 +155,13 @@ def expected_best(values: npt.ArrayLike, *, chosen_by: npt.ArrayLike | None = No
     if x.ndim != 1 or by.shape != x.shape or not len(x) or not np.isfinite(x).all() or np.isnan(by).any():
         raise ValueError(f"values and chosen_by must be [N], N >= 1, without nan, but got {x!r} and {by!r}")
     ordered, size = x[np.argsort(by, kind="stable")], len(x)
-    weights = [[math.comb(i, n - 1) / math.comb(size, n) for i in range(size)] for n in range(1, size + 1)]
-    return np.asarray(weights) @ ordered
+    # Weights of n + 1 from those of n: binomials of a thousand cells have hundreds of digits.
+    place, weights, expected = np.arange(size), np.full(size, 1 / size), np.empty(size)
+    for n in range(1, size + 1):
+        expected[n - 1] = weights @ ordered
+        if n < size:
+            weights = weights * ((place - n + 1) / n) * ((n + 1) / (size - n))
+    return expected
 
 
 def width_within(rates: npt.ArrayLike, scores: npt.ArrayLike, *, share: float = 0.01) -> Width:

@@ -15,6 +15,7 @@ from bench import estimate, planner
 from bench.estimate import Calibration, Place, Workload
 from bench.planner import Limits, Shape
 from bench.spec import Pack, Trial
+from tests.scale.cluster import simulate
 from tests.sweep_helpers import BUDGET, family, grid, ids, records, study, trial
 
 PLACE = Place(device="fake")
@@ -156,3 +157,29 @@ def test_calibrations_are_kept_and_broken_ones_count_as_none(tmp_path: Path) -> 
     for text in ("", "{", "[1]", '[{"device": 1}]', "{}", '{"a": 2}'):
         (directory / estimate.CALIBRATION_NAME).write_text(text)
         assert estimate.read_calibration(directory) == estimate.UNCALIBRATED
+
+
+# Many devices
+
+
+def test_spread_cuts_the_last_packs_and_keeps_every_trial_in_order() -> None:
+    packs = planner.plan(grid(), limits=Limits(max_pack_size=4), family=family)
+    assert planner.spread(packs, 1) == packs
+    for n_devices in (2, 3, 50):
+        cut = planner.spread(packs, n_devices)
+        assert [t for p in cut for t in p.trials] == [t for p in packs for t in p.trials]
+        left = len(grid())
+        for pack in cut:
+            assert 1 <= pack.size <= max(1, left // (planner.SPREAD * n_devices))
+            left -= pack.size
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_two_hundred_virtual_devices_end_near_the_lower_bound(seed: int) -> None:
+    trials = tuple(trial(seed=s, eta_A=1e-4 * i) for s in range(20) for i in range(1, 1001))
+    packs = planner.plan(trials, limits=Limits(max_pack_size=16))
+    done = simulate(planner.spread(packs, 200), n_devices=200, seed=seed)
+    assert done.n_lost > 0
+    assert (set(done.runs.values()), len(done.runs)) == ({1}, len(trials))
+    assert 1.0 <= done.makespan / done.lower_bound <= 1.10
+    assert simulate(packs, n_devices=200, seed=seed).makespan > 1.10 * done.lower_bound, "what spread is for"

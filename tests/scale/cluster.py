@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -35,25 +36,29 @@ def simulate(
     """Run packs in their order, each on the device that is free first.
 
     A pack of K takes K * seconds_per_trial, +-20 %; a straggler device is slower by straggler_factor throughout, and a
-    lost one disappears with its pack at a random moment of the mean makespan: the pack is run again, last in line.
+    lost one disappears with its pack at a random moment of the mean makespan: the pack is run again by the next device.
     """
     chance = random.Random(seed)
     speed = [1 / straggler_factor if chance.random() < straggler_share else 1.0 for _ in range(n_devices)]
     cost = [pack.size * seconds_per_trial * chance.uniform(0.8, 1.2) for pack in packs]
     ideal = sum(cost) / sum(speed)
-    dies = [chance.uniform(0, ideal) if chance.random() < loss_share else float("inf") for _ in range(n_devices)]
-    waiting = deque(range(len(packs)))
+    dies = [chance.uniform(0, ideal) if chance.random() < loss_share else math.inf for _ in range(n_devices)]
+    waiting, lost = deque(range(len(packs))), list[tuple[float, int]]()  # lost: (when that was noticed, pack)
     free = [(0.0, device) for device in range(n_devices)]
     runs: Counter[str] = Counter()
     makespan, n_lost = 0.0, 0
-    while waiting:
+    while waiting or lost:
         now, device = heapq.heappop(free)
         if now >= dies[device]:
             continue
-        i = waiting.popleft()
+        if lost and (lost[0][0] <= now or not waiting):
+            noticed, i = heapq.heappop(lost)
+            now = max(now, noticed)
+        else:
+            i = waiting.popleft()
         end = now + cost[i] / speed[device]
         if end > dies[device]:
-            waiting.append(i)
+            heapq.heappush(lost, (max(now, dies[device]), i))
             n_lost += 1
             continue
         heapq.heappush(free, (end, device))
