@@ -9,7 +9,7 @@ from bench.comparison import ArmResult, Comparison, Difference, SpeedUp, Target
 from bench.stats import Interval
 
 LABELS = {"lora": "LoRA", "lora+": "LoRA+", "mora": "MoRA", "full": "full fine-tuning"}
-AS_POINTS = ("accuracy", "f1", "matthews_correlation")  # shown times 100
+AS_POINTS = ("accuracy", "f1", "matthews_correlation", "char_accuracy", "exact_match")  # shown times 100
 CLAIMED_FACTOR = 2.0  # LoRA+'s own claim: up to twice as fast (Hayou et al. 2024, arXiv:2402.12354, abstract)
 
 
