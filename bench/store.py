@@ -161,6 +161,8 @@ def compact(directory: Path, *, at_least: int = 2) -> int:
     that read the directory without `load` may see rows twice in between.
     """
     folder = directory / TRIALS
+    if sum(1 for _ in folder.glob("[!._]*")) < at_least:
+        return 0  # nothing is read for it; what a killed compaction left is removed by `recover`
     tables, _ = _read_parts(folder, None)
     for path in _replaced(tables):
         path.unlink(missing_ok=True)

@@ -18,13 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import planner, store
-from bench.spec import Pack, Trial
+from bench.spec import MethodGrid, Pack, Study, Trial
 from tests import sweep_helpers as fakes
 from tests.scale.cluster import simulate
 
 LIMIT_SECONDS, LIMIT_BYTES, LIMIT_GROWTH = 30.0, 2e9, 1.5  # growth: time at full size / (10 * time at a tenth)
 N_RATES, N_RATIOS, PACK = 50, 20, 16
-STEPS = ("plan", "resume", "status", "report", "plot", "compact", "status compacted", "resume compacted")
+# A sweep compacts by itself, so what reads small parts comes first.
+STEPS = ("plan", "status", "report", "plot", "compact", "plan compacted", "status compacted", "mirror", "resume")
 
 
 def trials_of(n: int) -> tuple[Trial, ...]:
@@ -48,10 +49,8 @@ def packs_of(trials: tuple[Trial, ...]) -> tuple[Pack, ...]:
     return planner.plan(trials, limits=planner.Limits(max_pack_size=PACK))
 
 
-def study_of(trials: tuple[Trial, ...]):  # type: ignore[no-untyped-def]
+def study_of(trials: tuple[Trial, ...]) -> Study:
     """Return the study that the trials belong to."""
-    from bench.spec import MethodGrid
-
     axes = tuple((name, tuple(sorted({getattr(t, name) for t in trials}))) for name in ("eta_A", "eta_B"))
     seeds = tuple(sorted({t.seed for t in trials}))
     return replace(fakes.study(pack_size=PACK, seeds=seeds), grids=(MethodGrid(method="lora+", axes=axes),))
@@ -80,6 +79,12 @@ def resume(results: Path, n: int) -> None:
     done = fakes.run(results, trials, engine, of=study_of(trials))
     assert (done.n_finished, engine.packs, done.stopped) == (n, [], None), done.stopped
     assert done.exit_code == 0
+
+
+def mirror(results: Path, n: int) -> None:
+    """The first such sweep: every row goes into a new journal of Optuna's."""
+    assert not (results / "s" / "optuna.journal").exists()
+    resume(results, n)
 
 
 def status(results: Path, n: int) -> None:
@@ -131,7 +136,8 @@ def compact(results: Path, n: int) -> None:
 def run_step(step: str, results: Path, n: int) -> None:
     """Run one step in this process; print its seconds and its peak memory as JSON."""
     calls: dict[str, Callable[[Path, int], None]] = {
-        "plan": plan, "resume": resume, "status": status, "plot": plot, "report": report, "compact": compact,
+        "plan": plan, "mirror": mirror, "resume": resume, "status": status, "plot": plot, "report": report,
+        "compact": compact,
     }  # fmt: skip
     begin = time.monotonic()
     calls[step.split()[0]](results, n)
