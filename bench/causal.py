@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,8 @@ class Layout:
     answer: str | None = None
     max_new_tokens: int | None = None  # None: as many as the longest target of the split
     evaluates_train: bool = False  # memory is what is measured: the evaluation split is the training split
+    max_prompt_tokens: int | None = None  # longer prompts lose their beginning; None: they are kept whole
+    numeric: bool = False  # exact_match compares answers as numbers: 1,000 is 1000.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +62,16 @@ class Reading:
     end_id: int
     answer: str | None
     max_new_tokens: int | None
+    numeric: bool = False
+
+
+LATER = ("max_prompt_tokens", "numeric")  # fields of Layout that count in a data hash only where they are set
 
 
 def data_of(train: Split, evaluation: Split, layout: Layout, metric: str) -> TextData:
     """Return the data of a causal task; its hash covers what the texts are read by, too."""
-    parts = [text.hash_data(train, evaluation), metric, asdict(layout)]
+    fields = {name: value for name, value in asdict(layout).items() if name not in LATER or value}
+    parts = [text.hash_data(train, evaluation), metric, fields]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     return TextData(train=train, eval=evaluation, data_hash=digest)
 
@@ -100,6 +108,8 @@ def encode(
 ) -> EncodedData:
     """Return the data as token ids, longer sequences cut to max_length tokens from their ends.
 
+    Before that, prompts of more than the layout's max_prompt_tokens lose their beginning.
+
     Raises:
         BadInput: where the model cannot take max_length tokens, the tokenizer has no end token, or a cut leaves nothing
             to learn or, for a score of generated text, an evaluation target that is not whole.
@@ -111,12 +121,12 @@ def encode(
     if tokenizer.eos_token_id is None:
         rule = "must have an end token: it is what stops a generated text"
         raise BadInput(f"tokenizer of {located.name}", rule, way_out="add eos_token to its tokenizer_config.json")
-    train = _encode_split(data.train, tokenizer, max_length, "train", whole=False)
+    train = _encode_split(data.train, tokenizer, layout, max_length, "train", whole=False)
     kept, held = text.split_off_select(data.train, n_select)
     return EncodedData(
         train=text.take(train, kept),
         select=text.take(train, held) if len(held) else None,
-        eval=_encode_split(data.eval, tokenizer, max_length, "eval", whole=metric in GENERATED),
+        eval=_encode_split(data.eval, tokenizer, layout, max_length, "eval", whole=metric in GENERATED),
         n_labels=0,
         metric=metric,
         data_hash=data.data_hash,
@@ -127,6 +137,7 @@ def encode(
             end_id=int(tokenizer.eos_token_id),
             answer=layout.answer,
             max_new_tokens=layout.max_new_tokens,
+            numeric=layout.numeric,
         ),
     )
 
@@ -149,17 +160,32 @@ def answer_of(generated: str, pattern: str | None) -> str | None:
     return found[-1] if found else None
 
 
-def is_match(generated: str, target: str, pattern: str | None) -> bool:
-    """Return whether the answers agree, to the character; a text without an answer agrees with nothing."""
-    mine = answer_of(generated, pattern)
-    return mine is not None and mine == answer_of(target, pattern)
+def is_match(generated: str, target: str, pattern: str | None, *, numeric: bool = False) -> bool:
+    """Return whether the answers agree, to the character or as numbers; no answer agrees with nothing."""
+    mine, wanted = answer_of(generated, pattern), answer_of(target, pattern)
+    if numeric:
+        return number_of(mine) is not None and number_of(mine) == number_of(wanted)
+    return mine is not None and mine == wanted
 
 
-def _encode_split(split: Split, tokenizer: Any, max_length: int, name: str, *, whole: bool) -> Encoded:
+def number_of(answer: str | None) -> Decimal | None:
+    """Return the number that an answer is, without $, blanks, thousands separators and a full stop at its end."""
+    if answer is None:
+        return None
+    try:
+        number = Decimal(re.sub(r"[$,\s]", "", answer).removesuffix("."))
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _encode_split(split: Split, tokenizer: Any, layout: Layout, max_length: int, name: str, *, whole: bool) -> Encoded:
     wanted = split.pairs or ()
     prompts, targets = (
         tokenizer(list(texts), add_special_tokens=False)["input_ids"] for texts in (split.texts, wanted)
     )
+    if layout.max_prompt_tokens is not None:
+        prompts = [prompt[-layout.max_prompt_tokens :] for prompt in prompts]
     _check_known(targets, wanted, tokenizer)
     first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     rows = [[*first, *p, *t, tokenizer.eos_token_id] for p, t in zip(prompts, targets, strict=True)]

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 ADDRESS = "RAY_ADDRESS"  # Ray's own variable
 # Read when ray is imported. Without a cluster to join, every port of Ray is on loopback; nothing is reported home.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_FOR_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # where it is off, Ray takes the loopback address for its own
+LOOPBACK = "127.0.0.1"  # a node of this address listens nowhere else
 
 
 def connect(address: str | None, *, where: str = "--executor") -> None:
@@ -34,7 +35,7 @@ def connect(address: str | None, *, where: str = "--executor") -> None:
     """
     os.environ.update(_QUIET)
     if address is None:
-        os.environ[_LOOPBACK] = "0"
+        os.environ[_FOR_CLUSTERS] = "0"
     try:
         import ray
     except ModuleNotFoundError:
@@ -43,7 +44,7 @@ def connect(address: str | None, *, where: str = "--executor") -> None:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, **common)
+            ray.init(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **common)
         else:
             # the code goes along: workers need the packages of requirements.txt, not this one
             ray.init(address=address, runtime_env={"py_modules": [str(provenance.PACKAGE)]}, **common)

@@ -1,6 +1,7 @@
 """How long packs will take: work in FLOP, and seconds per FLOP as the last sweep on this device measured them.
 
-The same model gives the estimate before a sweep and the time left during one. No torch.
+Set-up, training and evaluation have speeds of their own, so that what a short study measured holds for a long one. The
+same model gives the estimate before a sweep and the time left during one. No torch.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import BinaryIO
 
 from bench.cache import write_atomic
 from bench.planner import method_of
-from bench.record import Record
+from bench.record import Outcome, Record
 from bench.spec import Pack, Trial
 
-Key = tuple[str, str, str, str]  # device, model, precision, method
+Key = tuple[str, str, str, str, str]  # device, model, precision, method, phase
+SETUP, TRAIN, EVAL = "setup", "train", "eval"
 
 CALIBRATION_NAME = ".calibration.json"  # below the results directory
 # Sustained rates assumed where nothing was measured: half of what a current 2-core CPU, a tenth of what a current GPU
@@ -54,31 +56,40 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """Seconds and FLOP spent so far, by device, model, precision and method."""
+    """Seconds spent so far on so much work, by what has a speed of its own.
+
+    The work is FLOP; of the phase setup, which does the same for every trial, the number of trials.
+    """
 
     spent: Mapping[Key, tuple[float, float]]
 
     def rate(self, key: Key) -> float | None:
-        """Return seconds per FLOP for a key, or None."""
-        seconds, flop = self.spent.get(key, (0.0, 0.0))
-        return seconds / flop if flop > 0 else None
+        """Return seconds per unit of work for a key, or None."""
+        seconds, amount = self.spent.get(key, (0.0, 0.0))
+        return seconds / amount if amount > 0 else None
 
     def rate_like(self, key: Key) -> float | None:
-        """Return seconds per FLOP over all methods on the key's device, model and precision, or None."""
-        like = [spent for other, spent in self.spent.items() if other[:3] == key[:3]]
-        flop = sum(f for _, f in like)
-        return sum(s for s, _ in like) / flop if flop > 0 else None
+        """Return seconds per unit over all methods, of the key's device, model, precision and phase, or None."""
+        like = [spent for other, spent in self.spent.items() if (other[:3], other[4]) == (key[:3], key[4])]
+        amount = sum(each for _, each in like)
+        return sum(seconds for seconds, _ in like) / amount if amount > 0 else None
 
-    def with_pack(self, records: Sequence[Record], workload: Workload, place: Place) -> Calibration:
-        """Return the calibration after these records: what each measured, whole trials only."""
+    def with_pack(
+        self, records: Sequence[Record], workload: Workload, place: Place, *, by_tokens: bool = False
+    ) -> Calibration:
+        """Return the calibration after these records: what each measured, whole trials only.
+
+        With `by_tokens` the work is that of the tokens really seen, since a few steps differ from the mean.
+        """
         spent = dict(self.spent)
         for record in records:
-            seconds = seconds_of(record)
-            if seconds is None or record.outcome.steps_done < record.trial.budget.max_steps:
+            if record.outcome.train_seconds is None or record.outcome.steps_done < record.trial.budget.max_steps:
                 continue
-            key = _key(record.trial, place.device)
-            before = spent.get(key, (0.0, 0.0))
-            spent[key] = (before[0] + seconds, before[1] + flop(record.trial, workload))
+            done = work_of_trial(record.trial, workload) | (_trained(record, workload) if by_tokens else {})
+            for phase, seconds in _seconds_by_phase(record.outcome).items():
+                key = _key(record.trial, place.device, phase)
+                before = spent.get(key, (0.0, 0.0))
+                spent[key] = (before[0] + seconds, before[1] + done[phase])
         return Calibration(spent=spent)
 
     def over(self, older: Calibration) -> Calibration:
@@ -95,11 +106,12 @@ def estimate(packs: Iterable[Pack], calibration: Calibration, workload: Workload
 
 
 def work_of(packs: Iterable[Pack], workload: Workload, place: Place) -> Counter[Key]:
-    """Return the FLOP of packs, by what has a speed of its own."""
+    """Return the work of packs, by what has a speed of its own."""
     work: Counter[Key] = Counter()
     for pack in packs:
         for trial in pack.trials:
-            work[_key(trial, place.device)] += flop(trial, workload)  # type: ignore[assignment]
+            for phase, amount in work_of_trial(trial, workload).items():
+                work[_key(trial, place.device, phase)] += amount  # type: ignore[assignment]
     return work
 
 
@@ -109,20 +121,48 @@ def seconds_for(work: Mapping[Key, float], calibration: Calibration, place: Plac
     for key, amount in work.items():
         rate = calibration.rate(key)
         calibrated = calibrated and rate is not None
-        rate = rate or calibration.rate_like(key) or 1 / NOMINAL_FLOP_PER_SECOND[place.kind]
+        if rate is None:
+            rate = calibration.rate_like(key)
+        if rate is None:
+            rate = 0.0 if key[4] == SETUP else 1 / NOMINAL_FLOP_PER_SECOND[place.kind]
         seconds += max(0.0, amount) * rate
     return Estimate(seconds=seconds, calibrated=calibrated)
 
 
 def flop(trial: Trial, workload: Workload) -> float:
-    """Return a trial's work: 2P FLOP for a token forward, 4P to train adapters on it, 6P to train all weights."""
-    budget, P = trial.budget, workload.matmul_params
-    of_a_token = (6 if method_of(trial.method).trains_base else 4) * P
-    train = budget.max_steps * budget.batch_size * min(workload.train_tokens, budget.max_length) * of_a_token
+    """Return the FLOP of a whole trial, training and evaluation."""
+    work = work_of_trial(trial, workload)
+    return work[TRAIN] + work[EVAL]
+
+
+def work_of_trial(trial: Trial, workload: Workload) -> dict[str, float]:
+    """Return a trial's work by phase: one set-up; the FLOP of training; 2P FLOP for each token evaluated."""
+    budget = trial.budget
+    tokens = budget.max_steps * budget.batch_size * min(workload.train_tokens, budget.max_length)
     n_evals = -(-budget.max_steps // budget.eval_steps)
     n_select = workload.n_select if budget.n_select else 0
     seen = n_evals * workload.n_eval * workload.eval_tokens + n_select * workload.train_tokens
-    return float(train + 2 * P * seen)
+    train, evaluated = tokens * _flop_of_token(trial, workload), 2 * workload.matmul_params * seen
+    return {SETUP: 1.0, TRAIN: float(train), EVAL: float(evaluated)}
+
+
+def _flop_of_token(trial: Trial, workload: Workload) -> int:
+    """Return what training on a token takes: 4P FLOP for adapters over a frozen base, 6P for all weights."""
+    return (6 if method_of(trial.method).trains_base else 4) * workload.matmul_params
+
+
+def _trained(record: Record, workload: Workload) -> dict[str, float]:
+    """Return the FLOP of the tokens that a trial really saw, where its row tells."""
+    outcome = record.outcome
+    if outcome.tokens_per_second is None or outcome.train_seconds is None:
+        return {}
+    return {TRAIN: outcome.tokens_per_second * outcome.train_seconds * _flop_of_token(record.trial, workload)}
+
+
+def _seconds_by_phase(outcome: Outcome) -> dict[str, float]:
+    """Return a trial's share of its pack's time; a phase that never ran took no time."""
+    setup = (outcome.setup_seconds or 0.0) + (outcome.compile_seconds or 0.0)
+    return {SETUP: setup, TRAIN: outcome.train_seconds or 0.0, EVAL: outcome.eval_seconds or 0.0}
 
 
 def matmul_params(config: Mapping[str, object]) -> int:
@@ -133,22 +173,14 @@ def matmul_params(config: Mapping[str, object]) -> int:
     return n_layers * (4 * hidden**2 + 2 * hidden * inner)
 
 
-def seconds_of(record: Record) -> float | None:
-    """Return a trial's share of its pack's time, all phases; None where nothing was measured."""
-    outcome = record.outcome
-    phases = (outcome.setup_seconds, outcome.compile_seconds, outcome.train_seconds, outcome.eval_seconds)
-    known = [seconds for seconds in phases if seconds is not None]
-    return sum(known) if known else None
-
-
 def read_calibration(results_dir: Path) -> Calibration:
     """Return what the last sweeps below this directory measured; a file that cannot be read counts as none."""
     try:
         rows = json.loads((results_dir / CALIBRATION_NAME).read_text(encoding="utf-8"))
         spent = {
-            (str(r["device"]), str(r["model"]), str(r["precision"]), str(r["method"])): (
+            (str(r["device"]), str(r["model"]), str(r["precision"]), str(r["method"]), str(r["phase"])): (
                 float(r["seconds"]),
-                float(r["flop"]),
+                float(r["work"]),
             )
             for r in rows
         }
@@ -159,7 +191,7 @@ def read_calibration(results_dir: Path) -> Calibration:
 
 def write_calibration(results_dir: Path, calibration: Calibration) -> None:
     """Keep a calibration for the next sweep."""
-    names = ("device", "model", "precision", "method", "seconds", "flop")
+    names = ("device", "model", "precision", "method", "phase", "seconds", "work")
     rows = [dict(zip(names, (*key, *spent), strict=True)) for key, spent in sorted(calibration.spent.items())]
 
     def put(stream: BinaryIO) -> None:
@@ -168,9 +200,9 @@ def write_calibration(results_dir: Path, calibration: Calibration) -> None:
     write_atomic(results_dir / CALIBRATION_NAME, put)
 
 
-def _key(trial: Trial, device: str) -> Key:
+def _key(trial: Trial, device: str, phase: str) -> Key:
     method = trial.method if trial.mora_type is None else f"{trial.method}/{trial.mora_type}"
-    return (device, trial.model, trial.budget.precision, method)
+    return (device, trial.model, trial.budget.precision, method, phase)
 
 
 def _first(config: Mapping[str, object], *keys: str) -> int:

@@ -38,6 +38,7 @@ class Preview:
     n_trials: int
     n_finished: int
     estimate: Estimate | None  # of the pending packs; None without a workload
+    packing: tuple[str, ...] = ()  # what the size of each kind of pack rests on, a line each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +79,14 @@ class Warned:
     text: str
 
 
-Event = Started | PackStarted | PackStored | Warned
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noted:
+    """Event: something that was found out before work begins, on one line."""
+
+    text: str
+
+
+Event = Started | PackStarted | PackStored | Warned | Noted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

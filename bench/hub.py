@@ -39,6 +39,16 @@ def require(where: str, repo: str, *, api: str) -> None:
         refuse(where, repo, f"{failure} from {constants.ENDPOINT}")
 
 
+def failure() -> str | None:
+    """Return why the Hub does not answer, within 10 seconds, or None where it does."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    failed = _ask(f"{constants.ENDPOINT}/api/models?limit=1")
+    return None if failed is None else f"{failed} from {constants.ENDPOINT}"
+
+
 def refuse(where: str, repo: str, got: str) -> NoReturn:
     """Raise the one error for a Hub that cannot give `repo`."""
     raise BadInput(where, f"the Hub must give {repo}", got=got, way_out=WAYS_OUT)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.errors import BadInput
 
 LOCK_NAME = ".lock"
 ID_NAME = ".id"
+TRIES, WAIT_SECONDS = 5, 0.02
 PROBE_BYTES = 1 << 16  # about the largest part of a small pack
 
 
@@ -35,18 +37,49 @@ def hold(directory: Path) -> Iterator[None]:
         os.close(handle)  # the file stays: removing it would let two processes lock two files of one name
 
 
+def holder(directory: Path) -> str | None:
+    """Return the process that holds the directory's lock (its id, or `unknown`); None where no sweep is at work."""
+    try:
+        handle = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back at once: `_take` tries more than once
+    except BlockingIOError:
+        return _named(handle)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return None
+
+
+def _named(handle: int) -> str:
+    return os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+
+
 def _take(handle: int, directory: Path) -> None:
     rule, way_out = "one sweep at a time on a study directory", "wait for it, stop it, or give another study name"
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(handle)
     except BlockingIOError:
-        holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        raise BadInput(str(directory), rule, got=f"process {holder} at work on it", way_out=way_out) from None
+        got = f"process {_named(handle)} at work on it"
+        raise BadInput(str(directory), rule, got=got, way_out=way_out) from None
     except OSError as error:
         rule, way_out = "results must lie on a file system with locks (flock)", "use a local --results-dir"
         raise BadInput(str(directory), rule, got=error.strerror, way_out=way_out) from error
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+
+
+def _lock(handle: int) -> None:
+    """Lock for this process alone; try again for a moment, for `holder` looks by holding the lock for one."""
+    for _ in range(TRIES - 1):
+        with suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(WAIT_SECONDS)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def prove_writable(*directories: Path) -> None:

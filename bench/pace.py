@@ -7,9 +7,9 @@ from dataclasses import replace
 from statistics import fmean
 
 from bench.errors import BadInput
-from bench.estimate import Calibration, Key, Place, Workload, flop, work_of
+from bench.estimate import UNCALIBRATED, Calibration, Key, Place, Workload, work_of
 from bench.record import Outcome, Record
-from bench.spec import Pack, Trial, round_rate
+from bench.spec import Pack, round_rate
 from bench.text import Split, TextData
 
 SECONDS = 40.0  # for all methods together
@@ -32,7 +32,7 @@ def measure(
     packs: Sequence[Pack], run: Run, *, workload: Workload, short: Workload, place: Place, seconds: float = SECONDS,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Calibration:  # fmt: skip
-    """Return what short runs say about whole packs: one pack for each method, its steps and evaluations scaled up.
+    """Return how fast set-up, steps and evaluations go, from a short run of one pack for each method.
 
     `run` trains a pack on data that `short` describes, `workload` describes the study's own. Each pack is run twice:
     a first time for FIRST_STEPS steps, which loads what is needed and tells how many steps the second may take.
@@ -41,19 +41,17 @@ def measure(
         BadInput: where a short run fails.
     """
     chosen = covering(packs, workload, place)
-    spent: dict[Key, tuple[float, float]] = {}
+    calibration = UNCALIBRATED
     for pack in chosen:
         first = _finished(run(shortened(pack, FIRST_STEPS)))
         per_step = sum(outcome.train_seconds or 0.0 for outcome in first) / FIRST_STEPS
         n = int(min(MOST_STEPS, max(LEAST_STEPS, seconds / len(chosen) / 2 // max(per_step, 1e-9))))
-        outcomes = _finished(run(shortened(pack, n)))
-        for trial, outcome in zip(pack.trials, outcomes, strict=True):
-            (key,) = work_of([Pack(trials=(trial,))], workload, place)
-            before = spent.get(key, (0.0, 0.0))
-            whole = seconds_of_whole(trial, outcome, n_steps=n, workload=workload, short=short)
-            spent[key] = (before[0] + whole, before[1] + flop(trial, workload))
-        tell(f"{_names(pack)}: {1e3 * fmean((o.train_seconds or 0.0) / n for o in outcomes):.1f} ms a trial-step")
-    return Calibration(spent=spent)
+        records = run(shortened(pack, n))
+        outcomes = _finished(records)
+        calibration = calibration.with_pack(records, short, place, by_tokens=True)
+        ms = 1e3 * fmean((outcome.train_seconds or 0.0) / n for outcome in outcomes)
+        tell(f"{names(pack)}, {pack.size} together: {ms:.1f} ms a trial-step")
+    return calibration
 
 
 def covering(packs: Iterable[Pack], workload: Workload, place: Place) -> tuple[Pack, ...]:
@@ -68,25 +66,14 @@ def covering(packs: Iterable[Pack], workload: Workload, place: Place) -> tuple[P
     return tuple(chosen)
 
 
-def shortened(pack: Pack, n_steps: int) -> Pack:
-    """Return the pack with n_steps steps, one evaluation, nothing held out, and rates at which nothing diverges."""
+def shortened(pack: Pack, n_steps: int, *, n_select: int = 0) -> Pack:
+    """Return the pack with n_steps steps, one evaluation, n_select held out, and rates at which nothing diverges."""
     trials = []
     for i, trial in enumerate(pack.trials):
-        budget = replace(trial.budget, max_steps=n_steps, eval_steps=n_steps, warmup_steps=0, n_select=0)
+        budget = replace(trial.budget, max_steps=n_steps, eval_steps=n_steps, warmup_steps=0, n_select=n_select)
         rate = round_rate(RATE * (1 + i / pack.size))
         trials.append(replace(trial, eta_A=rate, eta_B=None if trial.eta_B is None else rate, budget=budget))
     return Pack(trials=tuple(trials))
-
-
-def seconds_of_whole(trial: Trial, outcome: Outcome, *, n_steps: int, workload: Workload, short: Workload) -> float:
-    """Return a trial's share of its whole pack's time: set-up once, its steps, its evaluations by their tokens."""
-    budget = trial.budget
-    n_evals = -(-budget.max_steps // budget.eval_steps)
-    n_select = workload.n_select if budget.n_select else 0
-    tokens = n_evals * workload.n_eval * workload.eval_tokens + n_select * workload.train_tokens
-    per_token = (outcome.eval_seconds or 0.0) / (short.n_eval * short.eval_tokens)
-    train = budget.max_steps * (outcome.train_seconds or 0.0) / n_steps
-    return (outcome.setup_seconds or 0.0) + train + tokens * per_token
 
 
 def _finished(records: Sequence[Record]) -> list[Outcome]:
@@ -97,6 +84,7 @@ def _finished(records: Sequence[Record]) -> list[Outcome]:
     return [record.outcome for record in records]
 
 
-def _names(pack: Pack) -> str:
-    names = dict.fromkeys(t.method if t.mora_type is None else f"{t.method} type {t.mora_type}" for t in pack.trials)
-    return f"{', '.join(names)}, {pack.size} together"
+def names(pack: Pack) -> str:
+    """Return the methods of a pack's trials in words, MoRA with its type."""
+    found = (t.method if t.mora_type is None else f"{t.method} type {t.mora_type}" for t in pack.trials)
+    return ", ".join(dict.fromkeys(found))

@@ -83,7 +83,7 @@ def count(config: Mapping[str, Any], trial: Trial, *, n_labels: int = 2) -> Para
     shapes = () if method.trains_base else adapted_layers(model, method, trial, tuple(head))
     rows = tuple(_rows(model, method, trial, {shape.path: shape for shape in shapes}, set(head)))
     n_model = sum(p.numel() for p in model.parameters())
-    n_adapters = sum(method.n_added(trial, shape) for shape in shapes)
+    n_adapters = sum(method.n_added(trial, shape) for shape in shapes) + (method.n_shared(trial) if shapes else 0)
     found = Parameters(
         architecture=type(model).__name__,
         rows=rows,
@@ -144,7 +144,7 @@ def _on_meta(config: Mapping[str, Any], n_labels: int) -> PreTrainedModel:
 def _rows(
     model: PreTrainedModel, method: Method, trial: Trial, shapes: Mapping[str, LayerShape], head: set[str]
 ) -> Iterator[Row]:
-    """Yield every parameter; an adapter's stand behind those of the layer they belong to."""
+    """Yield every parameter; an adapter's stand behind those of the layer they belong to, shared ones at the end."""
     own = dict(model.named_parameters())
     last = {name.rpartition(".")[0]: name for name in own}  # of each module
     sizes: dict[tuple[object, ...], list[tuple[str, tuple[int, ...]]]] = {}
@@ -158,7 +158,13 @@ def _rows(
         key = (shape.in_features, shape.out_features, shape.kind)
         if key not in sizes:
             sizes[key] = _adapter(method, trial, shape)
-        yield from (Row(name=f"{path}.{leaf}", shape=size, trainable=True) for leaf, size in sizes[key])
+        yield from (
+            Row(name=f"{path}.{leaf}", shape=size, trainable=True)
+            for leaf, size in sizes[key]
+            if leaf not in method.shared
+        )
+    together = {leaf: size for found in sizes.values() for leaf, size in found if leaf in method.shared}
+    yield from (Row(name=f"{method.name}.{leaf}", shape=size, trainable=True) for leaf, size in together.items())
 
 
 def _adapter(method: Method, trial: Trial, shape: LayerShape) -> list[tuple[str, tuple[int, ...]]]:

@@ -7,9 +7,10 @@ uninterrupted one.
 from __future__ import annotations
 
 import functools
+import json
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from bench import methods
 from bench.spec import Pack, Study, Trial
@@ -40,6 +41,7 @@ class Limits:
     device_kind: str = "cpu"
     memory_bytes: int | None = None  # free on the device; None: not bounded by memory
     shape: Shape | None = None
+    measured: Mapping[str, int] = field(default_factory=dict)  # by kind: the size found fastest (see bench.packing)
 
 
 def limits_for(study: Study, limits: Limits) -> Limits:
@@ -118,26 +120,41 @@ def spread(packs: Sequence[Pack], n_devices: int) -> tuple[Pack, ...]:
     return tuple(cut)
 
 
+def kind_of(trial: Trial) -> str:
+    """Return what decides how a pack's speed changes with its size, rates and seeds aside, as JSON."""
+    budget = trial.budget
+    shared = (trial.task, trial.model, budget.precision, budget.batch_size, budget.max_length)
+    return json.dumps([*shared, family_of(trial)], default=str)
+
+
 def pack_limit(trial: Trial, limits: Limits) -> int:
     """Return how many trials like this one a pack may hold.
 
     The activations of one trial take about batch_size * train_tokens * hidden_size * n_layers * VALUES_KEPT * bytes of
     a value; MEMORY_SHARE of the free memory, shared by that, bounds K. Adapters and their moments are small beside it.
     A trial that trains the base brings its own weights, gradients and two moments in float32, and on a CPU, where
-    nothing is gained by models side by side, or in an architecture that cannot be stacked, it is alone.
+    nothing is gained by models side by side, or in an architecture that cannot be stacked, it is alone. No pack is
+    larger than what was measured to be fastest.
     """
     trains_base = methods.get(trial.method).trains_base
     if trains_base and (limits.device_kind == "cpu" or limits.shape is None or not limits.shape.n_weights):
         return 1
     cap = limits.max_pack_size or MAX_PACK_SIZE.get(limits.device_kind, MAX_PACK_SIZE["cpu"])
+    if limits.measured:
+        cap = min(cap, limits.measured.get(kind_of(trial), cap))
     if limits.memory_bytes is None or limits.shape is None:
         return cap
-    budget, shape = trial.budget, limits.shape
+    return max(1, min(cap, int(MEMORY_SHARE * limits.memory_bytes / bytes_of(trial, limits.shape))))
+
+
+def bytes_of(trial: Trial, shape: Shape) -> float:
+    """Return the memory that one trial of a pack takes beside the base model, as `pack_limit` counts it."""
+    budget = trial.budget
     tokens = budget.batch_size * min(shape.train_tokens, budget.max_length)
-    of_one = tokens * shape.hidden_size * shape.n_layers * VALUES_KEPT * BYTES_OF[budget.precision]
-    if trains_base:
-        of_one += 4 * BYTES_OF["fp32"] * shape.n_weights
-    return max(1, min(cap, int(MEMORY_SHARE * limits.memory_bytes / of_one)))
+    activations = tokens * shape.hidden_size * shape.n_layers * VALUES_KEPT * BYTES_OF[budget.precision]
+    if not methods.get(trial.method).trains_base:
+        return activations
+    return activations + 4 * BYTES_OF["fp32"] * shape.n_weights
 
 
 def _split(group: dict[str, Trial], limits: Limits) -> list[Pack]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
-from bench import fields as study_fields
 from bench import methods
+from bench.settings import fields as study_fields
 from bench.spec import HEAD_POLICIES, TrainBudget, Trial
 from bench.summary import BestCell, Score, best_cells, objective
 

@@ -129,7 +129,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="task", type=_S, meaning="name of the task"),
     Column(name="model", type=_S, meaning="registered name, Hub id or last part of a local directory"),
     Column(name="seed", type=_I, meaning="keys data order, dropout and initialisation"),
-    Column(name="rank", type=_I, meaning="r; for MoRA the LoRA rank whose parameter count is matched"),
+    Column(name="rank", type=_I, meaning="r; MoRA: the LoRA rank that it is as large as; subspace: its dimension"),
     Column(name="lora_alpha", type=_F, meaning="PEFT's lora_alpha: the update is scaled by lora_alpha / rank"),
     Column(name="use_rslora", type=_B, meaning="scale by lora_alpha / sqrt(rank) instead"),
     Column(name="lora_dropout", type=_F, meaning="dropout on the adapter's input", unit="probability"),
@@ -203,6 +203,16 @@ SCHEMA = pa.schema(
     [(column.name, column.type) for column in COLUMNS],
     metadata={b"lorasweep_schema_version": str(SCHEMA_VERSION).encode()},
 )
+
+
+def columns(*names: str) -> tuple[Column, ...]:
+    """Return these columns of the row, in this order, for other tables that hold the same.
+
+    Raises:
+        KeyError: for a name that the row has not.
+    """
+    by_name = {column.name: column for column in COLUMNS}
+    return tuple(by_name[name] for name in names)
 
 
 def to_row(record: Record) -> dict[str, Any]:

@@ -118,11 +118,13 @@ def local_executor(
     chosen = devices.resolve(device)
     load: Callable[[Trial], Any]
     train: Callable[[Pack, Any], Sequence[Outcome]]
+    probe: Callable[[Pack, Any], float] | None = None
     if isinstance(data, ToyData):
         load, train = (lambda _: data), functools.partial(_train_toy, device=chosen, on_steps=on_steps)
     else:
         load = functools.partial(_load, task=task, data=data, located=located)
         train = functools.partial(_train, device=chosen, on_steps=on_steps, state_dir=state_dir)
+        probe = functools.partial(_probe, device=chosen)
     return LocalExecutor(
         load=load,
         train=train,
@@ -130,6 +132,7 @@ def local_executor(
         metric_name=task.metric,
         log_dir=log_dir,
         free=_free,
+        probe=probe,
     )
 
 
@@ -182,6 +185,18 @@ def _train(
     data, model = loaded
     options, meter = EngineOptions(device=chosen), meter_of(chosen)
     return run_pack(pack, data, model, options, clock=clock, on_steps=on_steps, meter=meter, state_dir=state_dir)
+
+
+def _probe(pack: Pack, loaded: tuple[EncodedData, LoadedModel], *, device: str) -> float:
+    import torch
+
+    from bench.clock import Clock
+    from bench.engine.probe import seconds_per_trial_step
+    from bench.engine.run import EngineOptions
+
+    chosen, (data, model) = torch.device(device), loaded
+    clock = Clock(synchronize=_waiting_for(chosen))
+    return seconds_per_trial_step(pack, data, model, EngineOptions(device=chosen), clock=clock)
 
 
 def train_once(

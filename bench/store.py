@@ -8,45 +8,33 @@ synced, and moved into place, so that a kill at any moment leaves a whole part o
 from __future__ import annotations
 
 import functools
-import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from bench.errors import one_line
-from bench.record import SCHEMA, SCHEMA_VERSION, Record, Status, to_table
+from bench.parts import (
+    REPLACES_KEY,
+    TEMPORARY,
+    Finding,
+    free,
+    read_part,
+    replaces,
+    set_aside,
+    write_part,
+)
+from bench.record import SCHEMA, Record, Status, to_table
 from bench.spec import pack_id_of
 
 TRIALS, ATTEMPTS = "trials", "attempts"
-LARGE_ROWS = 256
 COMPACT_ROWS = 4096  # of a compacted part: replacing one of its rows writes it anew
 COMPACT_FROM = 512  # small parts; each costs a reader a millisecond or two
-TEMPORARY, TORN = ".writing-", ".torn-"
 
-_VERSION_KEY = b"lorasweep_schema_version"
-_REPLACES_KEY = b"lorasweep_replaces"  # of a compacted part: the parts whose rows it holds, which may still be there
-_OUR_NAME = re.compile(r"[0-9a-f]{16}(-\d+)?\.parquet")
 _FINISHED = [str(status) for status in Status if status.finished]
 _SORT = ("task", "model", "method", "mora_type", "rank", "eta_A", "eta_B", "seed", "trial_id")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """Something in a results directory that is not a whole part of ours, or a trial that is there twice."""
-
-    kind: Literal["torn", "foreign", "newer", "duplicate"]
-    path: Path
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.detail}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,35 +63,10 @@ def write(directory: Path, records: Sequence[Record], *, part: str | None = None
         written.append(path)
     unfinished = _numbered(directory, [r for r in records if not r.outcome.status.finished])
     for name, members in _by_pack(unfinished, None).items():
-        path = _free(directory / ATTEMPTS, name)
+        path = free(directory / ATTEMPTS, name)
         write_part(path, to_table(members))
         written.append(path)
     return tuple(written)
-
-
-def write_part(path: Path, table: pa.Table) -> None:
-    """Write one parquet file: temporary name beside it, fsync, os.replace, fsync of the directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
-    try:
-        with open(temporary, "wb") as stream:
-            # Statistics and dictionaries would be a third of a part of a few rows.
-            large = table.num_rows >= LARGE_ROWS
-            pq.write_table(
-                table,
-                stream,
-                compression="zstd",
-                write_page_checksum=True,
-                write_statistics=large,
-                use_dictionary=large,
-            )
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
 
 
 def scan(directory: Path) -> Scan:
@@ -145,7 +108,7 @@ def recover(directory: Path) -> Scan:
     for replaced in found.replaced:
         replaced.unlink(missing_ok=True)
     findings = (*found.findings, *_scan(directory / ATTEMPTS, once=False).findings)
-    return replace(found, findings=tuple(_set_aside(f) if f.kind == "torn" else f for f in findings))
+    return replace(found, findings=tuple(set_aside(f) if f.kind == "torn" else f for f in findings))
 
 
 def check(directory: Path) -> tuple[Finding, ...]:
@@ -179,7 +142,7 @@ def _replace(folder: Path, group: dict[Path, pa.Table]) -> None:
     table = _merge(group, once=True).table
     names = sorted(path.stem for path in group)
     path, _ = _place(folder, pack_id_of([*table.column("trial_id").to_pylist(), *names]))
-    metadata = {**SCHEMA.metadata, _REPLACES_KEY: " ".join(names).encode()}
+    metadata = {**SCHEMA.metadata, REPLACES_KEY: " ".join(names).encode()}
     write_part(path, table.replace_schema_metadata(metadata))
     for old in group:
         old.unlink(missing_ok=True)
@@ -210,7 +173,7 @@ def load_files(paths: Iterable[Path]) -> pa.Table:
     """
     tables: dict[Path, pa.Table] = {}
     for path in paths:
-        found = _read(path, None)
+        found = read_part(path, None)
         if isinstance(found, Finding):
             raise ValueError(str(found))
         tables[path] = found
@@ -263,7 +226,7 @@ def _read_parts(folder: Path, columns: list[str] | None) -> tuple[dict[Path, pa.
         for path in sorted(folder.glob("[!._]*")):
             if path not in read:
                 try:
-                    read[path] = _read(path, columns)
+                    read[path] = read_part(path, columns)
                 except FileNotFoundError:
                     whole &= path in gone  # listed again and still not there: a link to nothing
                     gone.add(path)
@@ -276,51 +239,10 @@ def _replaced(tables: dict[Path, pa.Table]) -> set[Path]:
     by_name = {path.stem: path for path in tables}
     found: set[Path] = set()
     for path, table in tables.items():
-        old = [by_name[name] for name in _replaces(table) if name in by_name and by_name[name] != path]
+        old = [by_name[name] for name in replaces(table) if name in by_name and by_name[name] != path]
         ids = set(table.column("trial_id").to_pylist()) if old else set()
         found |= {part for part in old if ids.issuperset(tables[part].column("trial_id").to_pylist())}
     return found
-
-
-def _replaces(table: pa.Table) -> list[str]:
-    """Return the names of the parts whose rows a compacted part holds."""
-    names = (table.schema.metadata or {}).get(_REPLACES_KEY, b"")
-    return str(names.decode("ascii", "replace")).split()
-
-
-def _read(path: Path, columns: list[str] | None) -> pa.Table | Finding:
-    """Return one part as SCHEMA (or those columns of it), or what is wrong with it."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY)
-            if version is None or not version.isdigit():
-                return Finding(kind="foreign", path=path, detail="not written by lorasweep; left alone and not read")
-            if int(version) > SCHEMA_VERSION:
-                detail = f"written by a newer lorasweep (schema {int(version)}, here {SCHEMA_VERSION}); not read"
-                return Finding(kind="newer", path=path, detail=detail)
-            return _unify(file.read(columns), columns)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        if _OUR_NAME.fullmatch(path.name):
-            return Finding(kind="torn", path=path, detail=f"a torn part ({_short(error)}); its trials run again")
-        detail = f"not a parquet part ({_short(error)}); left alone and not read"
-        return Finding(kind="foreign", path=path, detail=detail)
-
-
-def _unify(table: pa.Table, columns: list[str] | None) -> pa.Table:
-    """Return the table with exactly SCHEMA's columns and types: what an older schema lacked is null."""
-    schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
-    replaces = (table.schema.metadata or {}).get(_REPLACES_KEY)
-    if replaces is not None:
-        schema = schema.with_metadata({**(schema.metadata or {}), _REPLACES_KEY: replaces})
-    if table.schema.equals(schema):
-        return table.replace_schema_metadata(schema.metadata)
-    arrays = [
-        table.column(f.name).cast(f.type) if f.name in table.column_names else pa.nulls(table.num_rows, f.type)
-        for f in schema
-    ]
-    return pa.table(arrays, schema=schema)
 
 
 def _place(folder: Path, name: str) -> tuple[Path, pa.Table | None]:
@@ -328,9 +250,9 @@ def _place(folder: Path, name: str) -> tuple[Path, pa.Table | None]:
     path = folder / f"{name}.parquet"
     if not path.exists():
         return path, None
-    old = _read(path, None)
+    old = read_part(path, None)
     if isinstance(old, Finding):
-        return (path if old.kind == "torn" else _free(folder, name)), None
+        return (path if old.kind == "torn" else free(folder, name)), None
     return path, old
 
 
@@ -360,34 +282,5 @@ def _numbered(directory: Path, records: Sequence[Record]) -> list[Record]:
 @functools.cache
 def _ids_of(path: Path, changed_ns: int) -> tuple[str, ...]:
     """Return the trials of one part, read once: a sweep whose every pack fails asks for all of them at each pack."""
-    found = _read(path, ["trial_id"])
+    found = read_part(path, ["trial_id"])
     return () if isinstance(found, Finding) else tuple(found.column("trial_id").to_pylist())
-
-
-def _free(folder: Path, name: str) -> Path:
-    n = 1
-    while (folder / f"{name}-{n}.parquet").exists():
-        n += 1
-    return folder / f"{name}-{n}.parquet"
-
-
-def _set_aside(finding: Finding) -> Finding:
-    name, n = finding.path.name, 1
-    while (target := finding.path.with_name(TORN + name)).exists():
-        n += 1
-        name = f"{finding.path.name}.{n}"
-    os.replace(finding.path, target)
-    _sync_directory(target.parent)
-    return replace(finding, detail=f"{finding.detail}; renamed {target.name}")
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _short(error: Exception) -> str:
-    return one_line(str(error))[:120]

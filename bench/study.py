@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import fields, layer, methods, tasks
+from bench import methods, tasks
 from bench.errors import BadInput
-from bench.layer import Layer
-from bench.overrides import read as read_options
+from bench.settings import fields, layer
+from bench.settings.files import DEFAULTS, STUDIES_DIR, find, names, parse, profiles, shown_as
+from bench.settings.layer import Layer
+from bench.settings.overrides import read as read_options
 from bench.spec import MethodGrid, Study, TrainBudget, Trial, round_rate
-from bench.study_files import DEFAULTS, STUDIES_DIR, find, names, parse, profiles, shown_as
 
 __all__ = ["STUDIES_DIR", "cells", "expand", "load", "make_trial", "names"]
 
@@ -58,8 +60,8 @@ def load(
     """Return a study, resolved: file, then its profile, then `overrides`.
 
     `path_or_name` is a TOML file or the name of one in `studies_dir`; without it, the default study of the task in
-    `overrides` is taken. `overrides` maps keys of `bench.overrides.OPTIONS` to text as on a command line; `profile`
-    is used where they do not choose one ("quick" if neither does).
+    `overrides` is taken. `overrides` maps keys of `bench.settings.overrides.OPTIONS` to text as on a command line;
+    `profile` is used where they do not choose one ("quick" if neither does).
 
     Raises:
         BadInput: for everything that a study may not hold.
@@ -87,8 +89,9 @@ def expand(
 ) -> tuple[Trial, ...]:
     """Return the trials of a study, each once: grid by grid, axis by axis, seeds innermost.
 
-    `default_targets` are the architecture's target_modules; the names are those of the rows where the study gives a
-    path instead. LoRA+ at lr_ratio 1 is LoRA and comes out as such, so a trial that both grids hold comes out once.
+    Cells below the study's min_lr_ratio are left out. `default_targets` are the architecture's target_modules; the
+    names are those of the rows where the study gives a path instead. LoRA+ at lr_ratio 1 is LoRA and comes out as
+    such, so a trial that both grids hold comes out once.
     """
     shared = {
         "task": task_name or study.task,
@@ -103,7 +106,7 @@ def expand(
         for cell in cells(grid)
         for seed in study.seeds
     )
-    return tuple(dict.fromkeys(every))
+    return tuple(dict.fromkeys(trial for trial in every if _is_wanted(trial, study.min_lr_ratio)))
 
 
 def cells(grid: MethodGrid) -> Iterator[dict[str, Any]]:
@@ -133,6 +136,11 @@ def make_trial(
         values["loraplus_lr_embedding"] = None
     policy = cell.get("head_policy", METHOD_DEFAULTS["head_policy"])
     return Trial(**shared, **values, method=method, seed=cell["seed"], eta_A=cell["eta_A"], head_policy=policy)
+
+
+def _is_wanted(trial: Trial, min_lr_ratio: float | None) -> bool:
+    """Return whether eta_B / eta_A is large enough; a trial without eta_B is always wanted."""
+    return min_lr_ratio is None or trial.lr_ratio is None or trial.lr_ratio >= min_lr_ratio
 
 
 def _eta_B(cell: Mapping[str, Any]) -> float:
@@ -174,17 +182,19 @@ def _build(
         figure=figure,
         rows_from=settings.get("rows_from"),
         clip=settings.get("clip"),
+        min_lr_ratio=settings.get("min_lr_ratio"),
         data_dir=data_dir,
     )
     _check_sampler(study, shown)
     _check_size(study, shown)
+    _check_min_lr_ratio(study, shown)
     return study
 
 
 def _name(path: Path, task_name: str, model: str) -> str:
     """Return the study's name, which is its directory under results/: `<task>-<model>` for a task's default study."""
     if path.stem in (DEFAULTS, task_name):
-        last = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
+        last = Path(model).expanduser().resolve().name if os.path.isdir(Path(model).expanduser()) else model
         slug = re.sub(r"[^a-z0-9._+-]+", "-", f"{task_name}-{last}".lower())
         return fields.plain_name(slug.strip("-."), "--model")
     return fields.plain_name(path.stem, "--study")
@@ -242,6 +252,9 @@ def _check_sampler(study: Study, shown: str) -> None:
     if study.sampler == "grid" and study.n_trials is not None:
         rule = 'must be left out with sampler = "grid", which runs every cell'
         raise BadInput(f"{shown} n_trials", rule, got=study.n_trials, way_out='remove it or set sampler = "tpe"')
+    if study.sampler == "tpe" and study.min_lr_ratio is not None:
+        rule = 'must be left out with sampler = "tpe", which searches the whole range'
+        raise BadInput(f"{shown} min_lr_ratio", rule, got=study.min_lr_ratio, way_out="give lr_ratio in place of eta_B")
 
 
 def _check_size(study: Study, shown: str) -> None:
@@ -249,3 +262,22 @@ def _check_size(study: Study, shown: str) -> None:
     if n > MAX_TRIALS:
         way_out = "shorten the axes or split the study"
         raise BadInput(f"{shown} [grid]", f"must hold at most {MAX_TRIALS:,} trials", got=f"{n:,}", way_out=way_out)
+
+
+def _check_min_lr_ratio(study: Study, shown: str) -> None:
+    """Refuse a grid of which min_lr_ratio leaves no cell: it would run nothing and say nothing."""
+    for grid in study.grids:
+        if study.min_lr_ratio is None or "eta_B" not in methods.get(grid.method).reads:
+            continue
+        largest = max(_ratios(grid))
+        if largest < study.min_lr_ratio:
+            rule = f"must leave a cell of [{layer.grid_table(grid.method)}], whose largest eta_B / eta_A is {largest:g}"
+            way_out = "lower it or leave that grid out"
+            raise BadInput(f"{shown} min_lr_ratio", rule, got=study.min_lr_ratio, way_out=way_out)
+
+
+def _ratios(grid: MethodGrid) -> Iterator[float]:
+    """Yield eta_B / eta_A of every pair of rates, as the trials will have it."""
+    pairs = MethodGrid(method=grid.method, axes=tuple(axis for axis in grid.axes if axis[0] in fields.RATE_AXES))
+    for cell in cells(pairs):
+        yield round_rate(_eta_B(cell) / cell["eta_A"])

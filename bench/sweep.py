@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import estimate as cost
-from bench import lock, planner, store
-from bench.events import Event, Options, PackStarted, PackStored, Preview, Started, SweepSummary, Warned
+from bench import lock, packing, planner, store
+from bench.events import Event, Noted, Options, PackStarted, PackStored, Preview, Started, SweepSummary, Warned
 from bench.executors import AbstractExecutor
 from bench.interrupt import Guard
 from bench.spec import Study, Trial
@@ -21,6 +21,7 @@ from bench.summary import BestCell
 __all__ = [
     "BestCell",
     "Event",
+    "Noted",
     "Options",
     "PackStarted",
     "PackStored",
@@ -46,15 +47,23 @@ def preview(
     options = options or Options()
     limits = planner.limits_for(study, options.limits)
     packs = planner.plan(trials, limits=limits, family=family)
+    lines: tuple[str, ...] = ()
+    if study.pack_size is None:
+        measured = packing.read(results_dir)
+        limits = packing.apply(limits, packs, measured, options.place)
+        packs = planner.plan(trials, limits=limits, family=family)
+        lines = packing.lines(packs, measured, options.place)
     finished = store.finished_ids(results_dir / study.name)
-    left = planner.pending(packs, finished, limits=limits, family=family)
+    left = planner.spread(planner.pending(packs, finished, limits=limits, family=family), slots)
     seconds = None
     if options.workload is not None:
         alone = cost.estimate(left, cost.read_calibration(results_dir), options.workload, options.place)
         seconds = replace(alone, seconds=alone.seconds / slots)
     n_trials = sum(pack.size for pack in packs)
     n_left = sum(pack.size for pack in left)
-    return Preview(packs=packs, pending=left, n_trials=n_trials, n_finished=n_trials - n_left, estimate=seconds)
+    return Preview(
+        packs=packs, pending=left, n_trials=n_trials, n_finished=n_trials - n_left, estimate=seconds, packing=lines
+    )
 
 
 def run(
@@ -69,7 +78,7 @@ def run(
 ) -> SweepSummary:
     """Run the trials of a study that are not finished (sampler tpe: search their space), and return how it ended.
 
-    Ctrl-C and SIGTERM give up the pack at work, keep everything finished and return; so does a full disk.
+    Ctrl-C ends it after the packs at work; a second one, SIGTERM or a full disk gives them up. All finished is kept.
 
     Raises:
         BadInput: before anything trains: a directory in use or not writable, a storage that does not answer.

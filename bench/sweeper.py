@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from bench import estimate as cost
-from bench import planner, store, summary
+from bench import packing, planner, store, summary
+from bench.asktell.mirror import ROW_COLUMNS, Mirror
+from bench.asktell.search import Search
 from bench.errors import one_line
 from bench.estimate import Calibration, Estimate, Workload
-from bench.events import STATE, Event, Options, PackStarted, PackStored, Started, SweepSummary, Warned
+from bench.events import STATE, Event, Noted, Options, PackStarted, PackStored, Started, SweepSummary, Warned
 from bench.executors import AbstractExecutor, Batch, StoppedError
 from bench.interrupt import Guard
-from bench.mirror import ROW_COLUMNS, Mirror
 from bench.record import Record, Status, to_row
-from bench.search import Search
 from bench.spec import Pack, Study, Trial
 from bench.summary import SCORE_COLUMNS, Score
 
@@ -84,7 +84,7 @@ class Sweeper:
         """Tell Optuna what will not be finished, keep the measured speeds."""
         with self.guard.shield():
             if mirror is not None:
-                mirror.abandon()
+                mirror.close()
             if self.options.workload is not None and self.fresh.spent:
                 try:
                     cost.write_calibration(self.directory.parent, self.fresh.over(self.prior))
@@ -94,15 +94,33 @@ class Sweeper:
     def grid(self, mirror: Mirror, rows: Mapping[str, Mapping[str, Any]], part_of: Mapping[str, str]) -> None:
         """Run every pack that is left of the grid, then, if asked to, the rows of other versions of the code."""
         trials = list(self.trials.values())
+        self.settle_sizes(trials)
         mirror.recover_grid(trials, rows)
         packs = planner.plan(trials, limits=self.limits, family=self.family)
-        todo = planner.pending(packs, self.scores, limits=self.limits, family=self.family)
+        left = planner.pending(packs, self.scores, limits=self.limits, family=self.family)
+        todo = planner.spread(left, self.executor.slots)
         stale = self.stale_packs(part_of) if self.options.rerun_stale else []
         self.start(len(trials), [*todo, *(pack for pack, _ in stale)])
         queue = len(trials) <= QUEUE_LIMIT
         self.execute([*((pack, None) for pack in todo), *stale], mirror, before=mirror.queue if queue else None)
         if stale:  # the rows have changed under Optuna
             mirror.recover_grid(trials, self.read()[0])
+
+    def settle_sizes(self, trials: Sequence[Trial]) -> None:
+        """Find out how many trials a pack may hold so that none is slower than alone, where nobody has said it."""
+        if self.study.pack_size is not None:
+            return
+        results_dir = self.directory.parent
+        try:
+            self.limits, lines = packing.settle(
+                trials, self.limits, results_dir=results_dir, finished=self.scores, place=self.options.place,
+                probe=self.executor.seconds_per_trial_step, family=self.family,
+            )  # fmt: skip
+        except OSError as error:
+            self.warn(f"{results_dir}: measured pack sizes could not be kept: {error.strerror}; none was used")
+            return
+        for line in lines:
+            self.on_event(Noted(text=line))
 
     def search(self, mirror: Mirror, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Let TPE choose within the space of each method's grid, a pack at a time, until each has its n_trials."""
@@ -113,6 +131,8 @@ class Sweeper:
         self.start(sum(one.n_wanted for one in searches), [])
         for one in searches:
             while one.n_left > 0:
+                if self.guard.asked:
+                    raise KeyboardInterrupt
                 new = one.next_trials(planner.pack_limit(one.template, self.limits), self.scores)
                 if not mirror.alive:
                     raise StoppedError("sampler tpe cannot go on without Optuna's storage; run again")
@@ -138,20 +158,30 @@ class Sweeper:
         """Run packs; store and tell what they give as it comes. A pack with a part holds trials that run again.
 
         `before` is called with each of the other packs just before it starts.
+
+        Raises:
+            KeyboardInterrupt: where packs were not started because a stop was asked for.
         """
         index = {pack.pack_id: i for i, (pack, _) in enumerate(jobs)}
 
         def starting() -> Iterator[Pack]:
             for i, (pack, part) in enumerate(jobs):
+                if self.guard.asked:
+                    return
                 if before is not None and part is None:
                     before(pack)
                 self.on_event(PackStarted(pack=pack, index=i, n_packs=len(jobs)))
                 yield pack
 
-        with closing(self.executor.stream_many(starting(), study=self.study.name)) as batches:
+        ended = set[int]()
+        with self.guard.patient(), closing(self.executor.stream_many(starting(), study=self.study.name)) as batches:
             for batch in batches:
                 i = index[batch.pack.pack_id]
                 self.take(batch, mirror, index=i, part=jobs[i][1])
+                if batch.final:
+                    ended.add(i)
+        if self.guard.asked and len(ended) < len(jobs):
+            raise KeyboardInterrupt
 
     def take(self, batch: Batch, mirror: Mirror, *, index: int, part: str | None) -> None:
         """Store and tell the records of a batch, and say so; an attempt that is repeated is only stored."""

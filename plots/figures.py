@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from plots import curves, heatmap, levels, rank, rates, ratio, speedup, steps
+from plots import curves, dimension, heatmap, levels, rank, rates, ratio, speedup, steps
 from plots.grid import View
 from plots.tidy import CellTable, Measure, StudyInfo, rows_of_study
 
@@ -27,8 +27,9 @@ def all_figures(
 
     `heatmap_eta_B_<init>` and `heatmap_lr_ratio_<init>` where LoRA's and LoRA+'s cells are a grid (the rates of an
     adaptive search are not), `rates` where a method with one rate has several, `rank` where there are several ranks,
-    `curves` where curves are stored, `steps` where the grid is too fine for numbers. Several tasks or models make a
-    set each, its names begun with them. No finished row of the study: no figures.
+    `dimension` where random subspaces stand beside full fine-tuning, `curves` where curves are stored, `steps` where
+    the grid is too fine for numbers. Several tasks or models make a set each, its names begun with them. No finished
+    row of the study: no figures.
 
     Form "paper" gives the LoRA+ paper's instead (arXiv:2402.12354): `paper_<metric>_<init>` and the two losses, in the
     form of its figures 3 on, cells worse than `clip` in one colour; `steps` (2); `ratio` (6), one for all tasks and
@@ -70,6 +71,9 @@ def _of_one(df: pd.DataFrame, study: StudyInfo) -> Iterator[tuple[str, Figure]]:
     best = rank.tidy(df, study)
     if best.cells["rank"].nunique() > 1:
         yield "rank", rank.draw(best)
+    of_subspaces = dimension.tidy(df, study)
+    if of_subspaces.readings:
+        yield "dimension", dimension.draw(of_subspaces)
     trained = curves.tidy(df, study)
     if len(trained.points):
         yield "curves", curves.draw(trained)

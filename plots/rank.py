@@ -60,10 +60,11 @@ def draw(table: CellTable, ax: Axes | None = None) -> Figure:
     ranked = set(cells.loc[cells["rank"].notna(), "series"])
     legend = [lines.handle(name, level=name not in ranked) for name in lines.series_in(cells)]
     legend += lines.mark_handles(cells)
-    return lines.draw_panels(table, ax, _panel, within=WITHIN, text=text, legend=legend)
+    return lines.draw_panels(table, ax, draw_panel, within=WITHIN, text=text, legend=legend)
 
 
-def _panel(ax: Axes, panel: CellTable) -> None:
+def draw_panel(ax: Axes, panel: CellTable) -> None:
+    """Draw the cells of one panel: ranks side by side, as categories."""
     ranks = sorted(panel.cells["rank"].dropna().unique())
     place = {rank: i for i, rank in enumerate(ranks)}
     names = lines.series_in(panel.cells)

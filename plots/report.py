@@ -11,10 +11,10 @@ import hashlib
 from collections.abc import Sequence
 from importlib import resources
 
-from bench.report_charts import Chart
-from bench.report_data import Best, Report, Trouble
-from bench.report_text import counted, listed, score, seeds, unit
-from bench.report_text import verdict as three_sentences
+from bench.report.charts import Chart
+from bench.report.data import Best, Report, Trouble
+from bench.report.text import counted, listed, score, seeds, unit
+from bench.report.text import verdict as three_sentences
 from plots import report_compare, report_heat, report_speed, style, svg
 from plots.html import Html, el, join, trusted
 from plots.report_table import Value, table, whole

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.comparison import ArmResult, Comparison, Difference
-from bench.report_data import Report
-from bench.report_text import listed, score, unit
-from bench.verdict import gap, label, number, sentences
+from bench.comparison.numbers import ArmResult, Comparison, Difference
+from bench.comparison.verdict import gap, label, number, sentences
+from bench.report.data import Report
+from bench.report.text import listed, score, unit
 from plots import style
 from plots.html import Html, el, join
 from plots.report_table import Value, table, whole

@@ -5,8 +5,8 @@ from __future__ import annotations
 import matplotlib as mpl
 from matplotlib.colors import to_hex
 
-from bench.report_data import HeatCell, Heatmap, Report
-from bench.report_text import described, score, unit
+from bench.report.data import HeatCell, Heatmap, Report
+from bench.report.text import described, score, unit
 from plots import style
 from plots.html import Html, el, join
 

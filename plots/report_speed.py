@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.report_data import Isolated, Report, Speed
+from bench.report.data import Isolated, Report, Speed
 from bench.speed.summary import Line, Value
 from plots import style
 from plots.html import Html, el, join

@@ -31,7 +31,9 @@ PALETTE = (
     "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9",
 )  # fmt: skip
 
-# Index into PALETTE, and a marker, so that colour is never the only difference.
+COLORS = (*PALETTE, INK)  # the palette has ten, the methods are eleven
+
+# Index into COLORS, and a marker, so that colour is never the only difference.
 _LOOKS: dict[str, tuple[int, str]] = {
     "lora": (0, "o"),
     "lora+": (3, "s"),
@@ -39,10 +41,13 @@ _LOOKS: dict[str, tuple[int, str]] = {
     "mora-1": (1, "v"),
     "full": (7, "D"),
     "mora-2": (4, "<"),
-    "mora-3": (5, ">"),
+    "mora-3": (8, ">"),
     "mora-4": (9, "P"),
+    "bitfit": (5, "X"),
+    "head": (6, "*"),
+    "subspace": (10, "h"),
 }
-_SPARE: tuple[tuple[int, str], ...] = ((6, "X"), (8, "*"), (4, "h"), (9, "p"))
+_SPARE: tuple[tuple[int, str], ...] = ((8, "8"), (4, "p"), (9, "H"), (6, "d"))  # methods that this version has not
 
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -87,13 +92,13 @@ class Look:
 def look(series: str) -> Look:
     """Return colour, marker and label of a series (`plots.tidy.series_of`), the same on every figure."""
     index, marker = _LOOKS.get(series) or _SPARE[sum(map(ord, series)) % len(_SPARE)]
-    return Look(label=label(series), color=PALETTE[index], marker=marker)
+    return Look(label=label(series), color=COLORS[index], marker=marker)
 
 
 def label(series: str) -> str:
     """Return a series' name in words: the method's own label, and MoRA's type."""
     method, _, mora_type = series.partition("-") if series.startswith("mora-") else (series, "", "")
-    name = methods.get(method).label if method in methods.names() else method
+    name = methods.label(method)
     return f"{name} type {mora_type}" if mora_type else name
 
 

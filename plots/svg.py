@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from bench.report_charts import Chart, Line, Point
+from bench.report.charts import Chart, Line, Point
 from plots import style
 from plots.html import Html, el, join
 

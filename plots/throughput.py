@@ -10,11 +10,23 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from plots import style
 
-PEER_LABELS = {"b0": "B0: padded to 128", "b1": "B1: dynamic padding", "b1g": "B1g: group_by_length"}
-COLORS = {"b0": style.PALETTE[7], "b1": style.PALETTE[1], "b1g": style.PALETTE[2], "ours": style.PALETTE[0]}
+PEER_LABELS = {
+    "b0": "B0: padded to 128",
+    "b1": "B1: dynamic padding",
+    "b1g": "B1g: group_by_length",
+    "b1gh": "B1gh: B1g, bf16 weights",
+}
+COLORS = {
+    "b0": style.PALETTE[7],
+    "b1": style.PALETTE[1],
+    "b1g": style.PALETTE[2],
+    "b1gh": style.PALETTE[3],
+    "ours": style.PALETTE[0],
+}
 _BAR = 0.24  # inches of height
 _KEYS = ["part", "contender", "precision", "n_trials", "rank", "length"]
 _X_LABELS = {"n_trials": "K, trials trained together", "rank": "LoRA rank", "length": "tokens of every example"}
@@ -133,10 +145,18 @@ def _cost(ax: Axes, cells: pd.DataFrame, x: str) -> None:
             linestyle=":" if precision == "bf16" else "-",
         )  # fmt: skip
     values = sorted(cells.loc[cells["contender"] == "ours", x].unique())
-    ax.set_xscale("log", base=2)
+    if x == "length":  # linear from 0 on both axes: cost in proportion to tokens is a straight line through 0
+        ax.set_xlim(left=0)
+    else:
+        ax.set_xscale("log", base=2)
     ax.set_xticks(values, [f"{value:g}" for value in values])
+    if x == "n_trials":  # peers that pad are ten times slower: on a linear axis the packs would be one flat line
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+    else:
+        ax.set_ylim(bottom=0)
     ax.minorticks_off()
-    ax.set_ylim(bottom=0)
     ax.set_xlabel(_X_LABELS[x])
     ax.set_ylabel("ms per trial-step")
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from engine_helpers import clone, random_split
-from oracle import CPU, Alone, Packed, Start, make_bank, optimizer_of
+from oracle import CPU, Alone, Packed, Start, descend, make_bank, optimizer_of
 from peft import LoraConfig, get_peft_model
 from test_decoders import config_of
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, get_scheduler
+from transformers import AutoModelForCausalLM
 
 from bench.causal import Reading
 from bench.clock import Clock
@@ -114,26 +115,14 @@ def batch_of(split: Encoded, places: Any) -> dict[str, Tensor]:
 
 def train_alone(loaded: LoadedModel, split: Encoded, member: Trial, model: Any) -> Alone:
     """Train in a plain loop: one forward pass over the padded batch, transformers' shift, mean over target tokens."""
-    b = member.budget
-    optimizer = optimizer_of(model, member)
-    schedule = get_scheduler(
-        b.lr_scheduler_type, optimizer, num_warmup_steps=b.warmup_steps, num_training_steps=b.max_steps
-    )
-    trained = [p for p in model.parameters() if p.requires_grad]
-    losses, norms = [], []
-    for places in Batches(split, device=CPU).order(seed=member.seed, batch_size=b.batch_size, max_steps=b.max_steps):
+
+    def loss_of(step: int, places: npt.NDArray[np.int64]) -> Tensor:
         batch = batch_of(split, places)
         labels = batch.pop("labels")
         logits = model(**batch).logits[:, :-1]  # in float64: the model's own loss casts to float32
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-        optimizer.zero_grad()
-        loss.backward()
-        assert b.max_grad_norm is not None
-        norms.append(float(torch.nn.utils.clip_grad_norm_(trained, b.max_grad_norm)))
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-    return Alone(losses_S=np.array(losses), norms_S=np.array(norms), model=model)
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+    return descend(model, split, member, optimizer_of(model, member), loss_of)
 
 
 @torch.no_grad()

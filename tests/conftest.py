@@ -1,9 +1,37 @@
-"""Settings of every test: one thread (few cores, tiny models), nothing from the network."""
+"""Settings of every test: one thread (few cores, tiny models), nothing from the network; fixtures of several files."""
 
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip fsync, which matters when power is cut, not when a process dies; test_store.py has the calls."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture
+def handlers_are_put_back() -> Iterator[None]:
+    """Check that a test leaves the handlers of signals as they were."""
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    """Return the rows of the small sweep that nothing happened to."""
+    from tests import sweep_helpers
+
+    directory = tmp_path_factory.mktemp("whole")
+    assert sweep_helpers.run(directory, sweep_helpers.TRIALS).exit_code == 0
+    return sweep_helpers.rows(directory)

@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from bench import mirror, store, sweeper  # noqa: F401  imported here, not in each fork
+from bench import store, sweeper  # noqa: F401  imported here, not in each fork
+from bench.asktell import mirror  # noqa: F401  imported here, not in each fork
 from bench.spec import Pack
 from tests.sweep_helpers import FakeEngine, grid, run
 

@@ -166,6 +166,21 @@ def train_alone(
 
     `on_batch` is told of each step, from 0, and of its examples before the forward pass.
     """
+
+    def loss_of(step: int, places: npt.NDArray[np.int64]) -> Tensor:
+        on_batch(step, places)
+        batch = padded(split, places)
+        labels = batch.pop("labels")  # the model's own loss is float32 in DeBERTa, whatever the model's dtype
+        return torch.nn.functional.cross_entropy(model(**batch).logits, labels)
+
+    return descend(model, split, member, optimizer, loss_of)
+
+
+def descend(
+    model: Any, split: Encoded, member: Trial, optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[int, npt.NDArray[np.int64]], Tensor],
+) -> Alone:  # fmt: skip
+    """Train in a plain loop: `loss_of` gets each step, from 0, and the places of its examples in the split."""
     b = member.budget
     counts = {"num_warmup_steps": b.warmup_steps, "num_training_steps": b.max_steps}
     schedule = get_scheduler(b.lr_scheduler_type, optimizer, **counts)
@@ -173,10 +188,7 @@ def train_alone(
     losses, norms = [], []
     trained = [p for p in model.parameters() if p.requires_grad]
     for step, places in enumerate(order):
-        on_batch(step, places)
-        batch = padded(split, places)
-        labels = batch.pop("labels")  # the model's own loss is float32 in DeBERTa, whatever the model's dtype
-        loss = torch.nn.functional.cross_entropy(model(**batch).logits, labels)
+        loss = loss_of(step, places)
         optimizer.zero_grad()
         loss.backward()
         assert b.max_grad_norm is not None

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
+import optuna
 import pyarrow as pa
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
-from bench import sweep
+from bench import store, sweep
+from bench.asktell import journal
 from bench.executors.local import LocalExecutor
 from bench.record import CurvePoint, Outcome, Provenance, Record, Status
 from bench.spec import MethodGrid, Pack, Study, TrainBudget, Trial, round_rate
@@ -151,3 +158,45 @@ def comparable(table: pa.Table) -> list[dict[str, object]]:
 def ids(trials: Iterable[Trial]) -> list[str]:
     """Return the sorted ids."""
     return sorted(t.trial_id for t in trials)
+
+
+TRIALS = grid()
+
+
+def rows(directory: Path) -> list[dict[str, object]]:
+    """Return the stored rows of the sweep in this results directory."""
+    return comparable(store.load(directory / "s"))
+
+
+def journal_of(directory: Path) -> Path:
+    """Return where the journal of that sweep lies."""
+    return directory / "s" / journal.JOURNAL_NAME
+
+
+def optuna_trials(directory: Path, name: str = "s/demo/tiny/lora+") -> list[optuna.trial.FrozenTrial]:
+    """Open the journal as any user of Optuna would."""
+    storage = JournalStorage(JournalFileBackend(str(journal_of(directory))))
+    return optuna.load_study(study_name=name, storage=storage).get_trials()
+
+
+def complete(directory: Path, name: str = "s/demo/tiny/lora+") -> list[optuna.trial.FrozenTrial]:
+    """Return the trials that Optuna holds for finished."""
+    return [t for t in optuna_trials(directory, name) if t.state is TrialState.COMPLETE]
+
+
+def interrupt_at(n: int, *hows: int) -> FakeEngine:
+    """Return an engine that gets signals in its n-th pack, from 0: those named, else SIGTERM, which gives it up."""
+    engine = FakeEngine()
+
+    def before(pack: Pack) -> None:
+        for how in hows or (signal.SIGTERM,):
+            if len(engine.packs) == n:
+                os.kill(os.getpid(), how)
+
+    engine.before = before
+    return engine
+
+
+def run_with(directory: Path, one: LocalExecutor[None], trials: tuple[Trial, ...] = TRIALS) -> SweepSummary:
+    """Sweep with this executor."""
+    return sweep.run(study(), trials, results_dir=directory, executor=one, options=OPTIONS, family=family)

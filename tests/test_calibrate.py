@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench import calibrate
-from bench.calibrate import Calibration
+from bench.comparison import calibrate
+from bench.comparison.calibrate import Calibration
 
 
 def pool(n: int = 64, sd: float = 0.004, seed: int = 0) -> list[float]:

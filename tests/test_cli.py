@@ -19,8 +19,8 @@ from bench import cli, commands, models, registry, runtime, study, tasks, text
 from bench.commands import _progress, _show, _text, dictionary
 from bench.errors import BadInput
 from bench.estimate import Estimate
-from bench.overrides import BY_KEY, OPTIONS
 from bench.record import SCHEMA, Outcome
+from bench.settings.overrides import BY_KEY, OPTIONS
 from bench.spec import Pack
 from bench.sweep import PackStarted, PackStored, Started
 
@@ -93,7 +93,17 @@ def test_the_dictionary_tells_every_column_and_is_up_to_date(tmp_path: Path) -> 
 def test_studies_lists_every_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["studies", "--results-dir", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[0] for line in lines[1:]} >= {"demo", "sst2", "cola", "mrpc"}
+    assert {line.split()[0] for line in lines[1:] if line} >= {"demo", "sst2", "cola", "mrpc"}
+    by_name = {line.split()[0]: line for line in lines if line}
+    assert re.search(r"  100     0 .* (s|min|h)  LoRA\+ .*Fig\. 3", by_name["demo"])
+    assert re.search(r"  6348     0 +-  LoRA\+", by_name["toy"]), "its network is no transformer"
+
+
+def test_studies_end_their_lines_at_the_terminal_s_edge() -> None:
+    from bench.commands import studies
+
+    assert studies._cut("x" * 20 + "\nyy", 10) == "xxxxxxx...\nyy"
+    assert studies._cut("x" * 20, None) == "x" * 20
 
 
 @pytest.mark.parametrize("command", [["--help"], ["studies"], ["plan", "--results-dir", "{tmp}"]])
@@ -215,7 +225,7 @@ def test_the_bar_moves_within_a_pack_and_names_the_best_cell() -> None:
         best = (trials[1].trial_id, 0.75)
         bar(PackStored(records=(), n_finished=6, n_trials=8, remaining=None, best=best))
         assert progress.tasks[0].completed == 6
-        assert f"best so far 0.7500: {_show.place_of(trials[1])}" in progress.tasks[0].description
+        assert f"best so far 0.7500 (held out): {_show.place_of(trials[1])}" in progress.tasks[0].description
 
 
 def test_the_place_of_a_trial() -> None:

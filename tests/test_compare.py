@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bench import arms, cli, compare, study, verdict
-from bench.arms import Arm, Row
+from bench import cli, study
 from bench.commands import compare as command
-from bench.comparison import Comparison, Setup, to_json
+from bench.comparison import arms, compare, verdict
+from bench.comparison.arms import Arm, Row
+from bench.comparison.numbers import Comparison, Setup, to_json
 from bench.errors import BadInput
 from bench.record import CurvePoint, Outcome, Status
 from bench.spec import MethodGrid, Pack, Study, Trial

@@ -8,8 +8,9 @@ import re
 
 import pytest
 
-from bench import fields, study, tasks
-from bench.study_files import STUDIES_DIR
+from bench import study, tasks
+from bench.settings import fields
+from bench.settings.files import STUDIES_DIR
 
 NAMES = study.names()
 CASES = list(itertools.product(NAMES, fields.PROFILES))

@@ -16,6 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from bench import models, tasks
 from bench.demo import corpus, grammar, pretrain, words
+from bench.pretraining import learning_rate
 from bench.text import Split
 
 MODEL_DIR = Path(pretrain.__file__).parent / "tiny-roberta"
@@ -258,7 +259,7 @@ def test_pretraining_learns_polarity_of_words_before_anything_else() -> None:
 
 def test_learning_rate_warms_up_holds_and_falls_to_zero() -> None:
     settings = pretrain.Pretraining(steps=1_000, warmup_steps=100, peak_learning_rate=1.0, decay_from=0.5)
-    rates = [pretrain.learning_rate(step, settings) for step in range(1_000)]
+    rates = [learning_rate(step, settings) for step in range(1_000)]
     assert rates[0] == pytest.approx(0.01)
     assert set(rates[99:501]) == {1.0}
     assert rates[750] == pytest.approx(0.5)

@@ -121,7 +121,9 @@ def test_merging_an_embedding_equals_looking_it_up(init: str) -> None:
 def test_counts_and_roles_cover_the_parameters(name: str, changes: dict[str, Any], n_in: int, n_out: int) -> None:
     shape, method, one = shape_of(n_in, n_out), methods.get(name), member(name, **changes)
     params = method.init(one, shape, torch.Generator().manual_seed(0))
-    assert sum(p.numel() for p in params.values()) == method.n_trainable(one, shape)
+    shared = sum(params[name].numel() for name in method.shared)
+    assert sum(p.numel() for p in params.values()) == method.n_trainable(one, shape) + shared
+    assert method.n_shared(one) == shared
     assert set(method.roles(shape)) == set(params)
     assert all(p.dtype == torch.float32 for p in params.values())
     stacked = method.stack([params, params]) if params else {}
@@ -134,7 +136,8 @@ def test_bank_counts_are_the_parameters_it_trains(name: str, changes: dict[str, 
     loaded = tiny_model()
     one = member(name, **changes)
     bank = make_bank(loaded, [one])
-    adapters = sum(w.numel() for own in bank.adapters(0).values() for w in own.values())
+    own = {w.data_ptr(): w.numel() for weights in bank.adapters(0).values() for w in weights.values()}
+    adapters = sum(own.values())  # a parameter that all layers share counts once
     head = sum(loaded.model.get_parameter(n).numel() for n in loaded.head_names)
     base = sum(p.numel() for p in loaded.model.parameters())
     assert bank.n_trainable(one) == (base if name == "full" else adapters + head)

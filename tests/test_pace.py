@@ -13,7 +13,7 @@ import sweep_helpers as helpers
 
 from bench import cli, pace, planner
 from bench.errors import BadInput
-from bench.estimate import Place, Workload, estimate, read_calibration
+from bench.estimate import UNCALIBRATED, Place, Workload, estimate, read_calibration
 from bench.record import Record, Status
 from bench.spec import Pack
 from bench.text import Split, TextData
@@ -76,6 +76,24 @@ def test_the_estimate_of_a_calibrated_device_is_the_time_that_packs_take() -> No
     assert found.seconds == pytest.approx(sum(pack.size for pack in whole) * each, rel=1e-9)
 
 
+def test_a_calibration_holds_for_a_study_of_other_length_and_other_evaluations() -> None:
+    calibration = measure(Engine(), packs())
+    more = Workload(matmul_params=100, train_tokens=20.0, n_eval=4, eval_tokens=120.0)
+    budget = replace(helpers.BUDGET, max_steps=500, eval_steps=50, n_select=0)
+    long = tuple(Pack(trials=tuple(replace(t, budget=budget) for t in pack.trials)) for pack in packs())
+    each = SETUP + 500 * STEP * 20 / 10 + 10 * 4 * 120 * EVAL_TOKEN
+    found = estimate(long, calibration, more, PLACE)
+    assert found.seconds == pytest.approx(sum(pack.size for pack in long) * each, rel=1e-9)
+
+
+def test_the_tokens_of_a_short_run_count_as_they_were_and_not_by_their_mean() -> None:
+    (pack, *_) = packs()
+    steps, n_tokens = helpers.BUDGET.max_steps, 2 * helpers.BUDGET.max_steps * helpers.BUDGET.batch_size * 10.0
+    seen = helpers.records(pack.trials, train_seconds=steps * STEP, tokens_per_second=n_tokens / (steps * STEP))
+    found = estimate([pack], UNCALIBRATED.with_pack(seen, WORKLOAD, PLACE, by_tokens=True), WORKLOAD, PLACE)
+    assert found.seconds == pytest.approx(pack.size * steps * STEP / 2), "twice the usual tokens took that long"
+
+
 def test_slow_steps_are_fewer() -> None:
     engine = Engine()
     measure(engine, packs(), seconds=1.0)
@@ -112,8 +130,7 @@ def test_plan_calibrate_measures_and_keeps_the_speed(tmp_path: Path, capsys: pyt
     assert "uncalibrated" not in out
     assert cli.main(["plan", *options, *where]) == 0
     assert "uncalibrated" not in capsys.readouterr().out
-    ((key, (seconds, flop)),) = read_calibration(tmp_path).spent.items()
-    assert key[1:] == ("tiny-roberta", "fp32", "lora")
-    assert 0 < seconds < 100
-    assert flop > 0
+    spent = read_calibration(tmp_path).spent
+    assert {key[1:] for key in spent} == {("tiny-roberta", "fp32", "lora", p) for p in ("setup", "train", "eval")}
+    assert all(0 < seconds < 100 and work > 0 for seconds, work in spent.values())
     assert not (tmp_path / "demo-tiny-roberta" / "trials").exists()

@@ -72,6 +72,7 @@ def test_roberta_base_has_923_906_trainable_numbers(
         (("--model", "roberta-base", "--method", "head"), 0, 592_130),
         (("--model", "roberta-base", "--method", "full"), 0, 124_647_170),
         (("--model", "roberta-base", "--method", "mora"), 24 * 110**2, None),
+        (("--model", "roberta-base", "--method", "subspace", "--rank", "896"), 896, 896 + 592_130),
         (("--model", "gpt2", "--rank", "4"), 12 * 4 * (768 + 3 * 768), None),
         (("--model", "llama-7b", "--target-modules", "all-linear", "--rank", "8"), 19_988_480, None),
     ],

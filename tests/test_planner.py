@@ -149,11 +149,12 @@ def test_half_trained_trials_do_not_calibrate() -> None:
 def test_calibrations_are_kept_and_broken_ones_count_as_none(tmp_path: Path) -> None:
     directory = tmp_path
     assert estimate.read_calibration(directory) == estimate.UNCALIBRATED
-    kept = Calibration(spent={("fake", "tiny", "fp32", "lora"): (2.0, 5.0)})
+    key = ("fake", "tiny", "fp32", "lora", "train")
+    kept = Calibration(spent={key: (2.0, 5.0)})
     estimate.write_calibration(directory, kept)
     assert estimate.read_calibration(directory) == kept
-    newer = Calibration(spent={("fake", "tiny", "fp32", "lora"): (1.0, 5.0), ("f", "t", "p", "m"): (1.0, 1.0)})
-    assert newer.over(kept).spent[("fake", "tiny", "fp32", "lora")] == (1.0, 5.0)
+    newer = Calibration(spent={key: (1.0, 5.0), ("f", "t", "p", "m", "eval"): (1.0, 1.0)})
+    assert newer.over(kept).spent[key] == (1.0, 5.0)
     for text in ("", "{", "[1]", '[{"device": 1}]', "{}", '{"a": 2}'):
         (directory / estimate.CALIBRATION_NAME).write_text(text)
         assert estimate.read_calibration(directory) == estimate.UNCALIBRATED

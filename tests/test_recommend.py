@@ -233,6 +233,8 @@ MERGED: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("bert", {"method": "full"}),
     "bitfit": ("roberta", {"method": "bitfit"}),
     "head": ("roberta", {"method": "head"}),
+    "subspace": ("roberta", {"method": "subspace", "rank": 20, "target_modules": "all-linear"}),
+    "subspace-conv1d": ("gpt2", {"method": "subspace", "rank": 20, "target_modules": ("c_attn", "c_fc")}),
     "lora": ("roberta", {"method": "lora", "target_modules": ("word_embeddings", "value")}),
 }
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from bench import store
+from bench import parts, store
 from bench.record import SCHEMA, SCHEMA_VERSION, Status, to_row, to_table
 from tests.sweep_helpers import BUDGET, PROVENANCE, grid, records, trial
 
@@ -23,8 +23,8 @@ def directory(tmp_path: Path) -> Path:
     """A study with parts of every kind: one row or several, columns that are null throughout, a diverged row."""
     for i in range(0, len(TRIALS), 3):
         store.write(tmp_path, records(TRIALS[i : i + 3]))
-    (tmp_path / store.TRIALS / f"{store.TEMPORARY}1-x.parquet").write_bytes(b"half")
-    (tmp_path / store.TRIALS / f"{store.TORN}x.parquet").write_bytes(b"torn")
+    (tmp_path / store.TRIALS / f"{parts.TEMPORARY}1-x.parquet").write_bytes(b"half")
+    (tmp_path / store.TRIALS / f"{parts.TORN}x.parquet").write_bytes(b"torn")
     return tmp_path
 
 

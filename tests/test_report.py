@@ -19,11 +19,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from bench import cli, comparison_json, report, report_text
-from bench.comparison import Comparison, to_json
+from bench import cli
+from bench.comparison import as_json as comparison_json
+from bench.comparison.numbers import Comparison, to_json
 from bench.errors import BadInput
 from bench.record import SCHEMA, Outcome, Provenance, Record, Status, to_table
-from bench.report_data import Counts, Report, Source
+from bench.report import contents as report
+from bench.report import text as report_text
+from bench.report.data import Counts, Report, Source
 from bench.spec import MethodGrid, Study, Trial
 from bench.speed import rows as speed_rows
 from plots import html as markup

@@ -115,5 +115,3 @@ def test_a_pack_in_fp16_trains_nearly_as_in_fp32_and_leaves_its_neighbours_alone
     beside_a_broken_one = pack("fp16", [1e-3, 1e30])
     assert beside_a_broken_one[1].status == Status.DIVERGED
     assert beside_a_broken_one[0].train_loss == half[0].train_loss
-
-

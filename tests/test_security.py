@@ -11,7 +11,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from bench import bridge, cli, journal, lock, store
+from bench import cli, lock, store
+from bench.asktell import bridge, journal
 from bench.errors import BadInput
 from bench.executors.local import LocalExecutor
 from bench.spec import Pack

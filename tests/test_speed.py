@@ -396,7 +396,6 @@ def test_the_command_measures_prints_and_stores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "load_of", lambda device: Load(share=0.0, limit=0.1, words="some"))
-    monkeypatch.setenv("COLUMNS", "240")
     options = ["--ranks", "2", "--steps", "1", "--batch", "2", "--repeats", "1", "--device", "cpu"]
     assert cli.main(["speed", *options, "--results-dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out

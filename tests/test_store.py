@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench import lock, store
+from bench import lock, parts, store
 from bench.errors import BadInput
 from bench.record import SCHEMA, Record, Status, to_table
 from tests.sweep_helpers import grid, ids, records
@@ -190,7 +190,7 @@ def test_a_part_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: p
 
 def test_leftovers_of_a_killed_write_are_no_rows_and_are_cleared(tmp_path: Path) -> None:
     path = part(tmp_path, *records(TRIALS[:2]))
-    leftover = path.with_name(f"{store.TEMPORARY}77-{path.name}")
+    leftover = path.with_name(f"{parts.TEMPORARY}77-{path.name}")
     leftover.write_bytes(path.read_bytes()[:500])
     assert store.load(tmp_path).num_rows == 2
     assert store.check(tmp_path) == ()
@@ -321,7 +321,7 @@ def test_a_reader_sees_every_row_at_every_moment_of_a_compaction(
 ) -> None:
     all_ids = many_parts(tmp_path, monkeypatch)
     seen: list[list[str]] = []
-    unlink, read = Path.unlink, store._read
+    unlink, read = Path.unlink, store.read_part
 
     def look_then_unlink(path: Path, missing_ok: bool = False) -> None:
         seen.append(sorted(store.load(tmp_path).column("trial_id").to_pylist()))
@@ -341,7 +341,7 @@ def test_a_reader_sees_every_row_at_every_moment_of_a_compaction(
             store.compact(tmp_path)
         return read(path, columns)
 
-    monkeypatch.setattr(store, "_read", compact_before_the_first_read)
+    monkeypatch.setattr(store, "read_part", compact_before_the_first_read)
     assert sorted(store.load(tmp_path).column("trial_id").to_pylist()) == ids(TRIALS[:28])
     assert all(one == all_ids for one in seen)
 
@@ -354,8 +354,8 @@ def test_a_link_to_nothing_is_no_reason_to_wait(tmp_path: Path) -> None:
 
 def test_counting_attempts_reads_each_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
-    read = store._read
-    monkeypatch.setattr(store, "_read", lambda path, columns: reads.append(path) or read(path, columns))
+    read = store.read_part
+    monkeypatch.setattr(store, "read_part", lambda path, columns: reads.append(path) or read(path, columns))
     for i in range(6):
         store.write(tmp_path, records(TRIALS[i % 2 : i % 2 + 1], status=Status.FAILED, metric_value=None))
     assert len(reads) == 5

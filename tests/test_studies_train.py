@@ -6,18 +6,19 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import causal_helpers
 import numpy as np
 import pytest
 import torch
 from engine_helpers import load_random, random_data
-from oracle import train_pack
+from oracle import Packed, train_pack
 from transformers import AutoConfig
 
-from bench import models, planner, study, tasks, toy
+from bench import causal, models, planner, study, tasks, toy
 from bench.errors import BadInput
 from bench.models._config import read_config
+from bench.settings.files import STUDIES_DIR
 from bench.spec import Trial
-from bench.study_files import STUDIES_DIR
 
 TEXT_STUDIES = [name for name in study.names() if tasks.get(study.load(name).task).kind != toy.KIND]
 _ENCODER: dict[str, Any] = {
@@ -71,14 +72,22 @@ def trials_of(name: str, profile: str) -> tuple[Trial, ...]:
 @pytest.mark.parametrize("name", TEXT_STUDIES)
 def test_every_setting_of_a_study_trains_on_its_architecture(name: str) -> None:
     model_type = model_type_of(name)
+    if tasks.get(study.load(name).task).kind == causal.KIND:
+        language, prompted = causal_helpers.language_model(model_type), causal_helpers.causal_data()
+        for trial in {settings_of(t): reduced(t) for t in trials_of(name, "full")}.values():
+            assert_trained(causal_helpers.train_pack(language, prompted, [trial], n_chunks=1))
+        return
     config = AutoConfig.for_model(model_type, vocab_size=60, num_labels=2, pad_token_id=1, bos_token_id=0,
                                   eos_token_id=2, **TINY[model_type])  # fmt: skip
     torch.manual_seed(0)
     loaded, data = load_random(config), random_data(n_train=12)
     for trial in {settings_of(t): reduced(t) for t in trials_of(name, "full")}.values():
-        packed = train_pack(loaded, data, [trial], n_chunks=1)
-        assert np.isfinite(packed.losses_SxK).all()
-        assert packed.losses_SxK.shape == (2, 1)
+        assert_trained(train_pack(loaded, data, [trial], n_chunks=1))
+
+
+def assert_trained(packed: Packed) -> None:
+    assert np.isfinite(packed.losses_SxK).all()
+    assert packed.losses_SxK.shape == (2, 1)
 
 
 @pytest.mark.parametrize("profile", ["quick", "full"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import study
 from bench.errors import BadInput
-from bench.spec import Study, Trial
+from bench.spec import Study, Trial, round_rate
 
 MINIMAL = """# a figure
 task = "demo"
@@ -63,6 +65,17 @@ def test_rates_given_as_ratio_or_as_eta_B_are_the_same_cells(load) -> None:
     by_rate = load(grid('[grid."lora+"]\neta_A = [3e-4]\neta_B = [3e-3]\n'))
     assert 3e-4 * 10 != 3e-3, "the trap that rounding is for"
     assert expand(by_rate)[0].trial_id == expand(by_ratio)[0].trial_id
+
+
+def test_pairs_below_the_smallest_ratio_are_left_out(load) -> None:
+    both = '[grid."lora+"]\neta_A = [1e-4, 3e-4]\neta_B = [1e-4, 3e-4, 3e-3]\n'
+    text = grid(both + "[grid.mora]\neta_A = 1e-3\n")
+    kept = expand(load("min_lr_ratio = 1\n" + text))
+    assert [(t.method, t.eta_A, t.eta_B) for t in kept] == [
+        ("lora", 1e-4, 1e-4), ("lora+", 1e-4, 3e-4), ("lora+", 1e-4, 3e-3), ("lora", 3e-4, 3e-4),
+        ("lora+", 3e-4, 3e-3), ("mora", 1e-3, None),
+    ]  # fmt: skip
+    assert [t.lr_ratio for t in expand(load(text)) if t not in kept] == [round_rate(1 / 3)]
 
 
 def test_fields_that_a_method_does_not_read_are_none(load) -> None:
@@ -187,6 +200,15 @@ def test_identity_of_a_trial_does_not_move(load) -> None:
     assert [t.trial_id for t in expand(load(text))] == PINNED
 
 
+def test_the_id_is_kept_and_is_no_part_of_the_trial(load) -> None:
+    trial = expand(load(MINIMAL))[0]
+    fresh = replace(trial)
+    assert trial.trial_id is trial.trial_id
+    assert (fresh, hash(fresh)) == (trial, hash(trial)), "one has its id worked out, the other not"
+    assert replace(trial, seed=trial.seed + 1).trial_id != trial.trial_id
+    assert pickle.loads(pickle.dumps(fresh)).trial_id == trial.trial_id
+
+
 PINNED = ["1692ed5a7d232b77", "f85c056a333a90ea", "637d2b013a3bb58a", "7789d968bff552c3", "a27c6f51c32136ab"]
 
 BAD_FILES = [
@@ -256,6 +278,10 @@ BAD_FILES = [
     ("sampler = 'tpe'\n" + MINIMAL, "n_trials: ", "must be given"),
     ("n_trials = 5\n" + MINIMAL, "n_trials: ", "left out"),
     ("rows_from = '../other'\n" + MINIMAL, "rows_from: ", "name must be"),
+    ("min_lr_ratio = 0\n" + MINIMAL, "min_lr_ratio: ", "> 0"),
+    ("min_lr_ratio = 2\n" + MINIMAL, "min_lr_ratio: ", "[grid.lora]"),
+    ("min_lr_ratio = 5\n" + grid('[grid."lora+"]\neta_A = 1e-4\nlr_ratio = 4\n'), "min_lr_ratio: ", "is 4,"),
+    ("sampler = 'tpe'\nn_trials = 5\nmin_lr_ratio = 1\n" + MINIMAL, "min_lr_ratio: ", "left out"),
     ("pack_size = 0\n" + MINIMAL, "pack_size: ", ">= 1"),
     (MINIMAL + "[adapter]\nrank = 4\n", "[adapter]: ", "'rank'"),
     (MINIMAL + "[profile.fast]\n", "[profile]: ", "quick, full"),

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import fields, study
+from bench import study
 from bench.errors import BadInput
-from bench.overrides import OPTIONS
+from bench.settings import fields
+from bench.settings.overrides import OPTIONS
 
 KEYS = [*fields.GRID_KEYS, *fields.TRAIN_KEYS, *fields.SETTING_KEYS, "epochs"]
 WORDS = [

@@ -27,6 +27,7 @@ from bench.throughput import ceiling, contenders, jobs, model, peer_sweep, rows,
 from bench.throughput.ceiling import Shape
 from bench.throughput.contenders import _peer
 from bench.throughput.contenders._base import Block, Session
+from bench.throughput.contenders._peer import PeerSession
 from bench.throughput.interleave import interleaved
 from bench.throughput.rows import Row
 from bench.throughput.sweeps import Cells, Ended
@@ -172,6 +173,19 @@ def test_a_peer_trains_the_very_same_examples(name: str) -> None:
     assert found.computed_tokens >= found.tokens
 
 
+def test_a_peer_that_holds_its_frozen_weights_in_bf16_trains_in_fp32() -> None:
+    session = contenders.get("b1gh").start(tiny_work(), precision="bf16", n_trials=1, repeat=0)
+    assert isinstance(session, PeerSession)
+    weights = dict(session.model.named_parameters())
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    session.train(Timer(now=Ticks()))
+    session.close()
+    for name, weight in weights.items():
+        assert weight.dtype == (torch.float32 if weight.requires_grad else torch.bfloat16), name
+        assert weight.requires_grad or torch.equal(weight, before[name])
+    assert any(not torch.equal(weights[name], before[name]) for name in weights if "lora_B" in name)
+
+
 def test_grouping_leaves_the_least_padding_and_the_fixed_length_the_most() -> None:
     work = tiny_work(n=64)
     padded = {name: block_of(name, work) for name in ("b0", "b1", "b1g")}
@@ -264,9 +278,9 @@ def test_the_plan_holds_every_contender_in_both_precisions() -> None:
         (name, n, precision)
         for precision in ("fp32", "bf16")
         for name, n in [("b0", 1), ("b1", 1), ("b1g", 1), *(("ours", k) for k in (1, 4, 16, 64))]
-    }
+    } | {("b1gh", 1, "bf16")}
     evaluation = {(j.contender, j.n_trials) for j in found if j.part == jobs.EVAL}
-    assert evaluation == {("b1", 1), ("b1g", 1), ("ours", 1), ("ours", 16)}
+    assert evaluation == {("b1", 1), ("b1g", 1), ("b1gh", 1), ("ours", 1), ("ours", 16)}
     assert sorted({j.work.trial.rank for j in found if j.part == jobs.RANK}) == [1, 8], "no rank above the width, 16"
     tokens = {j.length: len(j.work.data.train) * (j.length or 0) for j in found if j.part == jobs.LENGTH}
     assert set(tokens) == {16, 32, 64, 128}

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import cli, store, verify
+from bench import cli, store
+from bench.comparison import verify
+from bench.comparison.verify import Problem
+from bench.parts import Finding
 from bench.record import Outcome, Provenance, Record, Status, to_row
 from bench.spec import Pack, Trial
-from bench.store import Finding
-from bench.verify import Problem
 from tests import sweep_helpers
 
 COMMITTED = Provenance(git_commit="c", git_dirty=False, source_hash="s", versions="{}", device="cpu")

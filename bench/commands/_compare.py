@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from bench.commands import _text
-from bench.comparison import ArmResult, Comparison, Difference
-from bench.verdict import gap, label, number, shown
+from bench.comparison.numbers import ArmResult, Comparison, Difference
+from bench.comparison.verdict import gap, label, number, shown
 
 CURVE_CELLS = (1, 2, 4, 8)  # and the whole grid: where the tuning curves are printed
 

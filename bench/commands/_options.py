@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import devices, overrides
-from bench.overrides import BY_KEY, OPTIONS, Option
+from bench import devices
+from bench.settings import overrides
+from bench.settings.overrides import BY_KEY, OPTIONS, Option
 from bench.spec import Study
 
 RESULTS_DIR = "results"
+LONGEST_NAME, LONGEST_PATH = 255, 3500  # bytes; the latter leaves room for the files below it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,4 +99,7 @@ def _directory(text: str | None, flag: str) -> Path | None:
         return None
     if not text.strip() or "\0" in text:
         raise BadInput(flag, "must name a directory", got=repr(text), way_out=f"give one or leave {flag} out")
-    return Path(text).expanduser()
+    path = Path(text).expanduser()
+    if len(os.fsencode(path)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise BadInput(flag, "must be a path that the system can have", got=f"{text[:40]}...", way_out="shorten it")
+    return path

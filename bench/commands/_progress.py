@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bench.commands import _show, _text
 from bench.record import Record
 from bench.spec import Trial
-from bench.sweep import Event, PackStarted, PackStored, Started, Warned
+from bench.sweep import Event, Noted, PackStarted, PackStored, Started, Warned
 
 COLUMNS = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
 
@@ -24,6 +24,12 @@ def reporter(trials: Sequence[Trial], *, n_steps: int) -> Iterator[Plain]:
         return
     with Progress(*COLUMNS, transient=True) as progress:
         yield Bar(trials, progress, n_steps=n_steps)
+
+
+def best_so_far(trial: Trial, score: float) -> str:
+    """Return the part of a line that names the best trial, and the split that its score was taken on."""
+    split = " (held out)" if trial.budget.n_select else ""
+    return f"; best so far {score:.4f}{split}: {_show.place_of(trial)}"
 
 
 class Plain:
@@ -49,10 +55,12 @@ class Plain:
                 self.index = event.index
                 self.left = "" if event.remaining is None else f", about {_text.duration(event.remaining.seconds)} left"
                 if event.best is not None and event.best[0] in self.trials:
-                    self.best = f"; best so far {event.best[1]:.4f}: {_show.place_of(self.trials[event.best[0]])}"
+                    self.best = best_so_far(self.trials[event.best[0]], event.best[1])
                 self.stored(event)
             case Warned():
                 self.say(f"warning: {event.text}")
+            case Noted():
+                self.say(event.text)
 
     def steps(self, n: int) -> None:
         """Take note that the trials of the pack have done n steps; lines do not show it."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench.arms import Row
 from bench.commands._resolve import Resolved
+from bench.comparison.arms import Row
 from bench.events import STATE
 from bench.executors import AbstractExecutor
-from bench.sweep import Options, SweepSummary
+from bench.sweep import Event, Options, SweepSummary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ def sweep_shown(
     resolved: Resolved, results_dir: Path, options: Options, *, on_ray: OnRay | None = None
 ) -> SweepSummary:  # fmt: skip
     """Print the plan of a study, run its trials that are not finished while showing how far they are."""
-    from bench import runtime, sweep, toy
+    from bench import live, runtime, sweep, toy
     from bench.commands import _progress, _show
 
     study, directory = resolved.study, results_dir / resolved.study.name
@@ -39,7 +39,17 @@ def sweep_shown(
     print(_show.plan(study, preview), flush=True)
     if resolved.task.kind != toy.KIND:  # which is checked already, and whose engine is quickly imported
         runtime.check_precision(study.budget.precision, study.device)
+    beacon = live.Beacon(directory, n_steps=study.budget.max_steps if remote is None else None)
     with _progress.reporter(resolved.trials, n_steps=study.budget.max_steps) as report:
+
+        def on_event(event: Event) -> None:
+            beacon(event)
+            report(event)
+
+        def on_steps(n: int) -> None:
+            beacon.steps(n)
+            report.steps(n)
+
         executor = remote or runtime.local_executor(
             task=resolved.task,
             data=resolved.data,
@@ -47,11 +57,13 @@ def sweep_shown(
             device=study.device,
             log_dir=directory / runtime.LOGS,
             state_dir=directory / STATE,
-            on_steps=report.steps,
+            on_steps=on_steps,
         )
-        return sweep.run(
-            study, resolved.trials, results_dir=results_dir, executor=executor, options=options, on_event=report
+        done = sweep.run(
+            study, resolved.trials, results_dir=results_dir, executor=executor, options=options, on_event=on_event
         )
+    beacon.ended(done)
+    return done
 
 
 def _remote(resolved: Resolved, directory: Path, on_ray: OnRay) -> AbstractExecutor:

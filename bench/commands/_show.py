@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.commands import _text
 from bench.commands._resolve import Resolved
 from bench.estimate import Estimate
+from bench.live import Live
 from bench.record import Status
 from bench.spec import Study, Trial
 from bench.summary import BestCell
@@ -41,7 +42,8 @@ def plan(study: Study, preview: Preview) -> str:
     left = sum(pack.size for pack in preview.pending)
     summary = f"{_text.count(preview.n_trials, 'trial')} in {_text.count(len(preview.packs), 'pack')}; "
     summary += f"{preview.n_finished:,} finished, {left:,} to run in {_text.count(len(preview.pending), 'pack')}"
-    return f"{_text.table(header, rows)}\n{summary}{_time(preview.estimate, left)}"
+    sizes = "".join(f"\n{line}" for line in preview.packing)
+    return f"{_text.table(header, rows)}{sizes}\n{summary}{_time(preview.estimate, left)}"
 
 
 def _plan_row(method: str, preview: Preview) -> tuple[str, ...]:
@@ -91,6 +93,22 @@ def progress(trials: Sequence[Trial], rows: Mapping[str, str], attempts: Collect
         failed = sum(1 for i in ids if i in attempts and i not in rows)
         lines.append((method, str(len(ids)), str(done.total()), str(done[str(Status.DIVERGED)]), str(failed)))
     return _text.table(("method", "trials", "finished", "diverged", "failed"), lines)
+
+
+def at_work(live: Live | None, n_finished: int, n_trials: int) -> str:
+    """Return what the sweep at work does, if there is one: packs, trials running, time left, steps of the pack."""
+    counts = f"{n_finished:,} of {n_trials:,} trials finished"
+    if live is None:
+        return counts if n_finished >= n_trials else f"{counts}; no sweep is at work on them"
+    parts = [counts, f"process {live.pid} at work"]
+    if live.n_packs:
+        parts.append(f"pack {min(live.n_stored + 1, live.n_packs)} of {live.n_packs}")
+    if live.running:
+        steps = "" if None in (live.steps_done, live.n_steps) else f" (step {live.steps_done} of {live.n_steps})"
+        parts.append(f"{_text.count(live.running, 'trial')} running{steps}")
+    if live.remaining_seconds is not None:
+        parts.append(f"about {_text.duration(live.remaining_seconds)} left when last told, {live.at}")
+    return "; ".join(parts)
 
 
 def best_table(best: Sequence[BestCell], metric: str, n_seeds: int) -> str:

@@ -5,60 +5,62 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-from rich.console import Console
-from rich.table import Table
 
+from bench.commands import _text
 from bench.errors import BadInput
 from bench.speed import summary
 from bench.speed.summary import Line, Value
 
-COLUMNS = (
-    "method", "ms/step", "x LoRA", "examples/s", "fwd/bwd/opt %", "peak MiB", "x LoRA", "kept kB/token", "x LoRA",
-    "trained", "state MiB", "stored MiB", "adapter MFLOP/token", "merge ms", "eval s", "merged s",
+TIME = (
+    "method", "ms/step", "x LoRA", "examples/s", "fwd/bwd/opt %", "adapter MFLOP/token", "merge ms", "eval s",
+    "merged s",
 )  # fmt: skip
+MEMORY = ("method", "peak MiB", "x LoRA", "kept kB/token", "x LoRA", "trained", "state MiB", "stored MiB")
 
 
-def show(table: pa.Table, console: Console | None = None) -> None:
-    """Print a line for each case, with intervals over the rounds, and what the columns mean."""
+def text(table: pa.Table) -> str:
+    """Return two tables, time and memory, a line for each case, with intervals over the rounds; and what they mean."""
     found = summary.lines(table)
-    drawn = Table(box=None, pad_edge=False)
-    for i, name in enumerate(COLUMNS):
-        drawn.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
-    for line in found:
-        drawn.add_row(*cells(line))
-    out = console or Console(soft_wrap=False)
-    out.print(drawn)
     modes = ", ".join(sorted(set(table.column("timing_mode").to_pylist())))
     n = max((line.n for line in found), default=0)
-    out.print(
-        f"timing {modes}; medians over {n} interleaved rounds, [95 % bootstrap interval]; x LoRA: paired by round, to "
-        "LoRA without dropout at the same rank; kept: bytes kept for backward of one whole batch; state: trained "
-        "weights, gradients and moments; eval, merged: one evaluation with the adapters beside and in the weights",
-        markup=False, highlight=False,
-    )  # fmt: skip
+    return f"""{_text.table(TIME, [time_cells(line) for line in found])}
+
+{_text.table(MEMORY, [memory_cells(line) for line in found])}
+
+timing {modes}; medians over {n} interleaved rounds, [95 % bootstrap interval]
+x LoRA: paired by round, to LoRA without dropout at the same rank; adapter: forward pass, by formula
+eval, merged: one evaluation with the adapters beside and in the weights
+kept: for backward, of one whole batch; state: trained weights, gradients and moments"""
 
 
-def cells(line: Line) -> list[str]:
-    """Return the texts of one line of the table."""
-    fixed = line.fixed
-    tokens, flop = fixed["kept_tokens"] or 1, fixed["adapter_flop_per_token"]
+def time_cells(line: Line) -> list[str]:
+    """Return the texts of one line of the table of times."""
+    flop = line.fixed["adapter_flop_per_token"]
     return [
         line.case,
         _with_interval(line.values.get("seconds_per_step"), 1e3),
         _with_interval(line.ratios.get("seconds_per_step")),
         _plain(line.values.get("examples_per_second")),
         _parts(line),
-        _plain(line.values.get("peak_memory_bytes"), 2**-20),
-        _plain(line.ratios.get("peak_memory_bytes")),
-        _plain(line.values.get("kept_bytes"), 1e-3 / tokens),
-        _plain(line.ratios.get("kept_bytes")),
-        f"{fixed['n_trainable']:,}",
-        _number((fixed["train_state_bytes"] or 0) / 2**20),
-        _number((fixed["stored_bytes"] or 0) / 2**20),
         "-" if flop is None else _number(flop / 1e6),
         _plain(line.values.get("merge_seconds"), 1e3),
         _plain(line.values.get("eval_seconds")),
         _plain(line.values.get("merged_eval_seconds")),
+    ]
+
+
+def memory_cells(line: Line) -> list[str]:
+    """Return the texts of one line of the table of memory."""
+    fixed = line.fixed
+    return [
+        line.case,
+        _plain(line.values.get("peak_memory_bytes"), 2**-20),
+        _plain(line.ratios.get("peak_memory_bytes")),
+        _plain(line.values.get("kept_bytes"), 1e-3 / (fixed["kept_tokens"] or 1)),
+        _plain(line.ratios.get("kept_bytes")),
+        f"{fixed['n_trainable']:,}",
+        _number((fixed["train_state_bytes"] or 0) / 2**20),
+        _number((fixed["stored_bytes"] or 0) / 2**20),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from bench.throughput.rows import Row
     from bench.throughput.setup import Chosen
     from bench.throughput.work import Work
+
+SECONDS_AROUND_A_BLOCK = 1.0  # building a contender and taking it down; a ceiling takes as long
 
 
 @some_options(
@@ -39,6 +42,8 @@ def command(
         from bench.throughput.contenders import _peer
 
         _peer.require()
+        # PEFT's business with transformers, said again in every round
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.* is deprecated", FutureWarning)
     table = _measured(chosen, parts, contenders, repeats=repeats)
     print()
     print(_throughput.text(table))
@@ -66,19 +71,25 @@ def _measured(chosen: Chosen, parts: frozenset[str], contenders: frozenset[str],
 
 def _rows(work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozenset[str], *, repeats: int) -> list[Row]:
     from bench.engine import memory
+    from bench.engine.run import DTYPES
     from bench.throughput import ceiling, jobs, setup, sweeps
 
     def tell(line: str) -> None:
         print(f"  {line}", flush=True)
 
+    planned = jobs.plan(work, setup.precisions(chosen.device), parts, contenders)
+    timer = setup.timer_of(work.device)
     config = work.loaded.model.config
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    shapes = ceiling.shapes(config.hidden_size, inner, work.device.type)
+    rate = ceiling.matmul_rate(shapes[0], DTYPES["fp32"], work.device, timer, least_seconds=ceiling.LEAST_SECONDS)
+    tell(_forecast(sum(map(jobs.work_flop, planned)) / rate, len(planned), repeats, sweeps=jobs.SWEEP in parts))
     found = list(
         jobs.measure(
-            jobs.plan(work, setup.precisions(chosen.device), parts, contenders),
+            planned,
             repeats=repeats,
-            shapes=ceiling.shapes(config.hidden_size, inner, work.device.type),
-            timer=setup.timer_of(work.device),
+            shapes=shapes,
+            timer=timer,
             meter=memory.meter_of(work.device),
             tell=tell,
             least_seconds=ceiling.LEAST_SECONDS,
@@ -88,6 +99,21 @@ def _rows(work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozens
         cells = sweeps.Cells(device=str(work.device))
         found += sweeps.measure(cells, sorted(contenders), repeats=repeats, tell=tell)
     return found
+
+
+def _forecast(seconds: float, n_jobs: int, repeats: int, *, sweeps: bool) -> str:
+    """Return about how long the run takes; `seconds` is a round's at the full fp32 matmul rate.
+
+    No block reaches that rate; those in bf16 exceed it by about as much.
+    """
+    from bench.commands import _text
+
+    beside = " and of two whole sweeps of the demo" if sweeps else ""
+    time = _text.duration(repeats * (seconds + n_jobs * SECONDS_AROUND_A_BLOCK))
+    return (
+        f"about {time}{' more than the sweeps' if sweeps else ''} for {_text.count(repeats, 'round')} of {n_jobs} "
+        f"blocks{beside}; ONLY=, REPEATS= and STEPS= make it shorter"
+    )
 
 
 def _heading(work: Work, device: str, repeats: int) -> str:

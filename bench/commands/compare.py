@@ -14,9 +14,9 @@ from bench.commands._options import Selection, study_command
 from bench.errors import BadInput
 
 if TYPE_CHECKING:
-    from bench.arms import Arm
     from bench.commands._resolve import Resolved
-    from bench.comparison import Comparison, Setup
+    from bench.comparison.arms import Arm
+    from bench.comparison.numbers import Comparison, Setup
     from bench.spec import Study, Trial
 
 SUFFIX = "compare"  # studies/<task>-compare.toml is the comparison study of a task
@@ -35,9 +35,10 @@ def command(
     ] = False,
 ) -> int:
     """Tune every method alike, run the best cells with fresh seeds, and say which differences are real."""
-    from bench import arms, store
-    from bench import compare as comparing
+    from bench import store
     from bench.commands import _resolve, _run
+    from bench.comparison import arms
+    from bench.comparison import compare as comparing
 
     resolved = _resolve.resolve(chosen_study(selection))
     study, better = resolved.study, resolved.task.higher_is_better
@@ -67,7 +68,7 @@ def chosen_study(selection: Selection) -> Study:
     Raises:
         BadInput: where the task has none.
     """
-    from bench import study_files
+    from bench.settings import files as study_files
 
     if "study" in selection.overrides:
         return selection.study()
@@ -81,7 +82,8 @@ def chosen_study(selection: Selection) -> Study:
 
 def arms_of(resolved: Resolved) -> tuple[Arm, ...]:
     """Return the arms of a study: its trials, grid by grid."""
-    from bench import arms, study
+    from bench import study
+    from bench.comparison import arms
 
     first = resolved.trials[0]
     targets = next((t.target_modules for t in resolved.trials if t.target_modules is not None), ())
@@ -111,8 +113,8 @@ def fresh_of(resolved: Resolved, trials: tuple[Trial, ...], suffix: str) -> Reso
 def write(comparison: Comparison, directory: Path) -> Path:
     """Write comparison.json into the study's directory and return its path."""
     from bench.cache import write_atomic
-    from bench.comparison import to_json
-    from bench.verdict import sentences
+    from bench.comparison.numbers import to_json
+    from bench.comparison.verdict import sentences
 
     document = {**to_json(comparison), "verdict": list(sentences(comparison))}
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
@@ -127,14 +129,14 @@ def write(comparison: Comparison, directory: Path) -> Path:
 def report(comparison: Comparison) -> str:
     """Return the comparison as tables and the verdict as sentences."""
     from bench.commands import _compare
-    from bench.verdict import sentences
+    from bench.comparison.verdict import sentences
 
     parts = [_compare.scores(comparison), _compare.tuning(comparison), _compare.reach(comparison)]
     return "\n\n".join([*parts, "\n".join(sentences(comparison))])
 
 
 def _setup(resolved: Resolved, seeds: Sequence[int], directory: Path) -> Setup:
-    from bench.comparison import Setup
+    from bench.comparison.numbers import Setup
 
     return Setup(
         study=resolved.study.name,

@@ -23,7 +23,7 @@ def command(
     import subprocess
     import sys
 
-    from bench import journal
+    from bench.asktell import journal
 
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise BadInput("dashboard", "optuna-dashboard must be installed", way_out="run make dashboard")

@@ -46,7 +46,8 @@ def command(
 
 
 def _trial(method: str, texts: dict[str, str], model: str, config: dict[str, Any]) -> Trial:
-    from bench import methods, overrides, study, targets
+    from bench import methods, study, targets
+    from bench.settings import overrides
     from bench.spec import TrainBudget
 
     reads = methods.get(method, where="--method").reads

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.commands._resolve import Resolved
+    from bench.executors import AbstractExecutor
+    from bench.spec import Pack
     from bench.sweep import Options
 
 
@@ -42,7 +44,7 @@ def command(
 
 def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
     """Measure a pack of each method and keep the speeds in the results directory."""
-    from bench import estimate, pace, planner, runtime
+    from bench import estimate, pace, runtime
     from bench.errors import BadInput
     from bench.text import TextData
 
@@ -55,17 +57,31 @@ def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
         task=resolved.task, data=data, located=resolved.located, device=study.device,
         log_dir=results_dir / study.name / runtime.LOGS,
     )  # fmt: skip
-    measured = pace.measure(
-        planner.plan(resolved.trials, limits=planner.limits_for(study, options.limits)),
-        lambda pack: executor.run(pack, study=study.name),
-        workload=workload,
-        short=runtime.workload_of(data, resolved.located, 0),
-        place=options.place,
-        tell=print,
-    )
     try:
+        packs = _packs(resolved, options, results_dir, executor)
+        measured = pace.measure(
+            packs,
+            lambda pack: executor.run(pack, study=study.name),
+            workload=workload,
+            short=runtime.workload_of(data, resolved.located, 0),
+            place=options.place,
+            tell=print,
+        )
         estimate.write_calibration(results_dir, measured.over(estimate.read_calibration(results_dir)))
     except OSError as error:
         way_out = "free space or change its permissions"
         raise BadInput(str(results_dir), "must be writable", got=error.strerror, way_out=way_out) from error
     print()
+
+
+def _packs(resolved: Resolved, options: Options, results_dir: Path, executor: AbstractExecutor) -> tuple[Pack, ...]:
+    """Return the packs of the grid, their sizes measured first as a sweep would."""
+    from bench import packing, planner, store
+
+    study, limits = resolved.study, planner.limits_for(resolved.study, options.limits)
+    if study.pack_size is None and study.sampler == "grid":
+        limits, _ = packing.settle(
+            resolved.trials, limits, results_dir=results_dir, finished=store.finished_ids(results_dir / study.name),
+            place=options.place, probe=executor.seconds_per_trial_step,
+        )  # fmt: skip
+    return planner.plan(resolved.trials, limits=limits)

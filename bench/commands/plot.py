@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import fields
 from bench.commands._options import Selection, study_command
 from bench.errors import BadInput
+from bench.settings import fields
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from bench.commands._resolve import Resolved
-    from bench.comparison import Comparison
+    from bench.comparison.numbers import Comparison
     from bench.spec import Study
 
 PAGE = "report.html"
@@ -45,8 +45,9 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
     Raises:
         BadInput: where no trial of the study is finished, or a comparison beside the rows is not one of ours.
     """
-    from bench import report, store
-    from bench.report_data import Source
+    from bench import store
+    from bench.report import contents as report
+    from bench.report.data import Source
     from plots import report as page
     from plots.tidy import StudyInfo
 
@@ -78,7 +79,7 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
 
 def comparison_of(study: Study, results_dir: Path) -> Comparison | None:
     """Return the tuned comparison of the study, else that of its task's comparison study on the same model."""
-    from bench import comparison_json
+    from bench.comparison import as_json as comparison_json
 
     for name in (study.name, f"{study.task}-compare"):
         found = comparison_json.read(results_dir / name)
@@ -106,7 +107,7 @@ def speed_of(directory: Path) -> pa.Table | None:
 
 def study_path(selection: Selection) -> Path:
     """Return the study file that the options mean."""
-    from bench import study_files
+    from bench.settings import files as study_files
 
     given = selection.overrides
     return study_files.find(given.get("study"), given.get("task"), study_files.STUDIES_DIR)
@@ -114,7 +115,7 @@ def study_path(selection: Selection) -> Path:
 
 def command_line(selection: Selection) -> str:
     """Return the command that runs the study as it was asked for, with a data directory named but not told."""
-    from bench.overrides import BY_KEY
+    from bench.settings.overrides import BY_KEY
 
     words = ["python", "-m", "bench", "sweep"]
     for key, text in selection.overrides.items():

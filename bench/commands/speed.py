@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,7 +52,7 @@ def command(
     table = rows.to_table(found, context)
     directory = selection.directory(study)
     path = rows.write(directory, table)
-    _speed.show(table)
+    print(_speed.text(table))
     print(f"rows: {path}")
     print(f"figure: {_speed.draw(table, directory / 'figures')}")
     return 0
@@ -60,7 +60,7 @@ def command(
 
 def _wanted(selection: Selection, resolved: Resolved) -> tuple[int, tuple[int, ...]]:
     """Return how many steps are timed in a turn, and the ranks: those given, else RANKS and the study's own."""
-    from bench import overrides
+    from bench.settings import overrides
     from bench.speed.cases import RANKS
 
     given = overrides.read(selection.overrides)
@@ -123,9 +123,8 @@ def _context(resolved: Resolved, mode: str, load: Load) -> Context:
     return Context(
         study=study.name, timing_mode=mode, task=resolved.task.name, model=resolved.located.name,
         batch_size=study.budget.batch_size, max_length=study.budget.max_length, precision=study.budget.precision,
-        threads=torch.get_num_threads(), load_share=load.share, device=made.device,
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"), git_commit=made.git_commit,
-        git_dirty=made.git_dirty, source_hash=made.source_hash, versions=made.versions,
+        threads=torch.get_num_threads(), load_share=load.share,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"), **asdict(made),
     )  # fmt: skip
 
 

@@ -1,32 +1,71 @@
-"""bench status: how far a study is, what failed, the best cells so far; reads only, while a sweep runs or not."""
+"""bench status: how far a study is, what runs, what failed, the best cells so far; reads only, at any time."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from bench.commands._options import Selection, study_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.commands._resolve import Resolved
+
+CLEAR = "\x1b[H\x1b[2J"  # of a terminal: to its corner, and everything gone
 
 
 @study_command
-def command(selection: Selection) -> int:
-    """Tell how far a study is: finished, diverged, failed, best cells so far."""
-    from bench import runtime, store
-    from bench.commands import _resolve, _show
+def command(
+    selection: Selection,
+    watch: Annotated[bool, typer.Option("--watch", help="again and again, until all is finished or Ctrl-C")] = False,
+    every: Annotated[float, typer.Option(help="with --watch: seconds from one look to the next", min=0.2)] = 5.0,
+) -> int:
+    """Tell how far a study is: finished, running, failed, time left, best cells so far."""
+    import time
+
+    from bench.commands import _resolve
 
     resolved = _resolve.resolve(selection.study())
     directory = selection.directory(resolved.study)
+    finished, text = look(resolved, directory)
+    _print(text, watch)
+    try:
+        while watch and not finished:
+            time.sleep(every)
+            finished, text = look(resolved, directory)
+            _print(text, watch)
+    except KeyboardInterrupt:
+        print()  # the end of watching is not the end of the sweep
+    return 0
+
+
+def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
+    """Return whether every trial is finished, and what there is to tell."""
+    from bench import live, runtime, store
+    from bench.commands import _show
+
     found = store.scan(directory)
     rows = dict(zip(*(found.table.column(name).to_pylist() for name in ("trial_id", "status")), strict=True))
     attempts = frozenset(store.load_attempts(directory).column("trial_id").to_pylist())
-    print(_show.heading(resolved, directory, runtime.place_of(resolved.study.device).device))
-    print()
+    lines = [_show.heading(resolved, directory, runtime.place_of(resolved.study.device).device), ""]
     if resolved.is_search:
         n_wanted = (resolved.study.n_trials or 0) * len(resolved.study.grids)
-        print(f"sampler tpe: {len(rows):,} of {n_wanted:,} trials finished, {len(attempts):,} failed")
-        return 0
-    print(_show.progress(resolved.trials, rows, attempts))
-    best, on_border = resolved.best(found.table)
+        n_finished = len(rows)
+        lines.append(f"sampler tpe: {len(rows):,} of {n_wanted:,} trials finished, {len(attempts):,} failed")
+    else:
+        n_wanted, n_finished = len(resolved.trials), len(resolved.ids & rows.keys())
+        lines.append(_show.progress(resolved.trials, rows, attempts))
+    lines.append(_show.at_work(live.read(directory), n_finished, n_wanted))
+    best, on_border = ((), ()) if resolved.is_search else resolved.best(found.table)
     if best:
-        print()
-        print(_show.best_table(best, resolved.task.metric, len(resolved.study.seeds)))
-    for warning in (*on_border, *found.findings):
-        print(f"warning: {warning}")
-    return 0
+        lines += ["", _show.best_table(best, resolved.task.metric, len(resolved.study.seeds))]
+    lines += [f"warning: {warning}" for warning in (*on_border, *found.findings)]
+    return n_finished >= n_wanted, "\n".join(lines)
+
+
+def _print(text: str, watch: bool) -> None:
+    import sys
+
+    print(f"{CLEAR}{text}" if watch and sys.stdout.isatty() else f"{text}\n" if watch else text, flush=True)

@@ -13,8 +13,8 @@ from bench.commands._options import Selection, study_command
 from bench.errors import BadInput
 
 if TYPE_CHECKING:
-    from bench.calibrate import Calibration
     from bench.commands._resolve import Resolved
+    from bench.comparison.calibrate import Calibration
     from bench.spec import Trial
 
 POOL = "pool"  # results/<study>-pool holds the runs of one cell
@@ -33,8 +33,9 @@ def command(
     ] = 1,
 ) -> int:
     """Check the results of a study by rule; exit code 1 if anything is wrong."""
-    from bench import store, verify
+    from bench import store
     from bench.commands import _resolve, _run
+    from bench.comparison import verify
 
     resolved = _resolve.resolve(selection.study())
     directory = selection.directory(resolved.study)
@@ -62,10 +63,11 @@ def _calibrate(resolved: Resolved, selection: Selection) -> int:
     """Run the pool of LoRA's best cell, work out the calibration, print and keep it."""
     import numpy as np
 
-    from bench import arms, calibrate, store
+    from bench import store
     from bench.commands import _run
     from bench.commands.compare import fresh_of
-    from bench.verdict import AS_POINTS
+    from bench.comparison import arms, calibrate
+    from bench.comparison.verdict import AS_POINTS
 
     pool = fresh_of(resolved, pool_trials(resolved, selection.directory(resolved.study)), POOL)
     print()
@@ -94,9 +96,10 @@ def pool_trials(resolved: Resolved, directory: Path) -> tuple[Trial, ...]:
     Raises:
         BadInput: where the study holds no finished LoRA trial.
     """
-    from bench import arms, calibrate, store
+    from bench import store
     from bench.commands import _run
-    from bench.compare import ROW_COLUMNS
+    from bench.comparison import arms, calibrate
+    from bench.comparison.compare import ROW_COLUMNS
 
     better = resolved.task.higher_is_better
     rows = _run.rows(store.load(directory), ROW_COLUMNS)

@@ -22,6 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
 from bench.demo import corpus, grammar, words
+from bench.pretraining import Schedule, updater
 
 VOCAB_SIZE = 1_650
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True))  # " <mask>" is one token
@@ -32,24 +33,19 @@ Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pretraining:
+class Pretraining(Schedule):
     """The settings of one pretraining run; the defaults gave the shipped weights."""
 
     steps: int = 12_000
-    batch_size: int = 64
     peak_learning_rate: float = 1.5e-3
     warmup_steps: int = 200
-    decay_from: float = 0.4  # fraction of the steps after which the rate falls linearly to 0
+    decay_from: float = 0.4
     easy_fraction: float = 0.1  # of the steps, the first ones, see nothing but word lists with their verdict
-    max_grad_norm: float = 1.0
-    adam_betas: tuple[float, float] = (0.9, 0.98)  # with eps, those of RoBERTa (arXiv:1907.11692, table 9)
-    adam_eps: float = 1e-6
-    weight_decay: float = 0.01
+    adam_eps: float = 1e-6  # RoBERTa's, as its betas
     mask_verdict: float = 0.7  # probability that a document's verdict word is masked
     mask_word: float = 0.2  # probability that any other token is masked where the verdict is not
     mask_word_beside: float = 0.08  # and where it is: the words that decide the verdict are needed to fill it
     n_documents: int = corpus.N_DOCUMENTS
-    seed: int = 0
 
 
 def train_tokenizer(documents: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -108,13 +104,6 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> RobertaForMasked
     return RobertaForMaskedLM(config)
 
 
-def learning_rate(step: int, settings: Pretraining) -> float:
-    """Return the rate of step 0 .. steps - 1: linear warm-up, constant, linear decay."""
-    warm = (step + 1) / settings.warmup_steps
-    decay = (settings.steps - step) / (settings.steps * (1 - settings.decay_from))
-    return settings.peak_learning_rate * min(1.0, warm, decay)
-
-
 def batches(encoded: Sequence[Sequence[int]], batch_size: int, rng: np.random.Generator) -> Iterator[list[int]]:
     """Yield, without end, lists of document numbers: shuffled each epoch, each list of similar lengths."""
     pool = POOL_BATCHES * batch_size
@@ -158,9 +147,7 @@ def train(
     easy_order = batches(easy_ids, settings.batch_size, rng)
     order = batches(all_ids, settings.batch_size, rng)
     verdict_ids = np.array(verdict_token_ids(tokenizer))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), betas=settings.adam_betas, eps=settings.adam_eps, weight_decay=settings.weight_decay
-    )
+    update = updater(model, settings)
     model.train()
     for step in range(settings.steps):
         is_easy = step < settings.easy_fraction * settings.steps
@@ -169,8 +156,7 @@ def train(
         masked, where = mask_batch(ids, verdict_ids, tokenizer, settings, rng)
         if where.any():
             loss = _loss(model, masked, ids, where, tokenizer.pad_token_id)
-            _update(model, optimizer, loss, learning_rate(step, settings), settings.max_grad_norm)
-            yield step + 1, float(loss.detach())
+            yield step + 1, update(step, loss)
 
 
 def verdict_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
@@ -216,17 +202,6 @@ def _loss(model: RobertaForMaskedLM, masked: Ids, ids: Ids, where: npt.NDArray[n
     chosen = torch.from_numpy(where)
     logits = model.lm_head(hidden[chosen])  # [masked tokens, vocabulary]: the others have no loss
     return torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids)[chosen])
-
-
-def _update(
-    model: RobertaForMaskedLM, optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float, max_norm: float
-) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    optimizer.step()
 
 
 def main() -> None:

@@ -43,7 +43,9 @@ class Bank:
         self.shapes = () if method.trains_base else adapted_layers(self.model, method, trials[0], loaded.head_names)
         _check(trials, method, self.shapes)
         head = {name: self.model.get_parameter(name) for name in loaded.head_names}
-        slots = [*_head_slots(head, self.model, trials), *_adapter_slots(self.shapes, method, trials)]
+        adapter_slots = _adapter_slots(self.shapes, method, trials)
+        self._adapter_names = frozenset(slot.name for slot in adapter_slots)
+        slots = [*_head_slots(head, self.model, trials), *adapter_slots]
         if method.trains_base:
             slots += _base_slots(self.model, set(loaded.head_names), self.n_trials)
         self.params = ParamBank(slots, n_trials=self.n_trials, device=device, dtype=_at_least_fp32(dtype))
@@ -53,7 +55,7 @@ class Bank:
     def _install(self, head_names: Sequence[str]) -> None:
         for shape in self.shapes:
             layer = self.model.get_submodule(shape.path)
-            weights = {name: self.params[f"{shape.path}.{name}"] for name in self.method.roles(shape)}
+            weights = {name: self.params[_slot_name(self.method, shape, name)] for name in self.method.roles(shape)}
             constants = self.method.constants(self.trials, shape)
             dropout = self.trials[0].lora_dropout or 0.0
             kind = AdaptedEmbedding if shape.kind == "embedding" else AdaptedLayer
@@ -96,24 +98,28 @@ class Bank:
 
     def n_trainable(self, trial: Trial) -> int:
         """Return how many numbers are trained in one trial, head included, padding of shorter ranks excluded."""
-        adapters = sum(self.method.n_trainable(trial, shape) for shape in self.shapes)
+        adapters = sum(self.method.n_trainable(trial, shape) for shape in self.shapes) + self._n_shared(trial)
         own = [n for n in self.params.names() if not self._is_adapter(n)]
         return adapters + sum(self.params.trained(name)[0].numel() for name in own)
 
     def n_total(self, trial: Trial) -> int:
         """Return all parameters of one trial's model: base, head and adapters."""
-        return self.n_base + sum(self.method.n_added(trial, shape) for shape in self.shapes)
+        return self.n_base + sum(self.method.n_added(trial, shape) for shape in self.shapes) + self._n_shared(trial)
 
     def adapters(self, k: int) -> dict[str, dict[str, Tensor]]:
-        """Return trial k's adapter parameters at its own shapes, by layer path."""
+        """Return trial k's adapter parameters at its own shapes, by layer path; a shared one is there at each."""
         found: dict[str, dict[str, Tensor]] = {}
         for shape in self.shapes:
-            mine = {name: self.params[f"{shape.path}.{name}"][k].detach() for name in self.method.roles(shape)}
+            names = {name: _slot_name(self.method, shape, name) for name in self.method.roles(shape)}
+            mine = {name: self.params[slot][k].detach() for name, slot in names.items()}
             found[shape.path] = self.method.unstack(self.trials[k], mine)
         return found
 
     def _is_adapter(self, name: str) -> bool:
-        return any(name.startswith(f"{shape.path}.") for shape in self.shapes)
+        return name in self._adapter_names
+
+    def _n_shared(self, trial: Trial) -> int:
+        return self.method.n_shared(trial) if self.shapes else 0
 
 
 class AdaptedLayer(nn.Module):
@@ -142,7 +148,11 @@ class AdaptedLayer(nn.Module):
         return self.layer.weight  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output with the adapters' added, for x with K * b leading rows."""
+        """Return the layer's output with the adapters' added, for x [K * b, ..., in].
+
+        Raises:
+            ValueError: where the rows are no multiple of K.
+        """
         if x.shape[0] % self.n_trials and self.keys.table_trial is None:
             raise ValueError(f"{self.shape.path}: K * b rows must come in, but got {x.shape[0]} for K={self.n_trials}")
         h = self.layer(x)
@@ -224,7 +234,11 @@ class StackedEmbedding(nn.Module):
         return torch.nn.functional.embedding(first_K[:, None] + ids_N, flat)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Refuse: a model's own forward pass may share ids between trials, and the rows would not tell."""
+        """Refuse: a model's own forward pass may share ids between trials, and the rows would not tell.
+
+        Raises:
+            ValueError: always.
+        """
         raise ValueError(f"{self.path}: full fine-tuning of several trials at once needs the unpadded path")
 
 
@@ -336,7 +350,7 @@ def _head_value(seed: int, name: str, role: Role, parameter: nn.Parameter, modul
 
 
 def _adapter_slots(shapes: Sequence[LayerShape], method: Method, trials: Sequence[Trial]) -> list[Slot]:
-    slots = []
+    slots: dict[str, Slot] = {}
     for shape in shapes:
         size = (shape.out_features, shape.in_features)
         inits = [method.init(t, shape, _generator(t.seed, shape.path, "adapter", size)) for t in trials]
@@ -344,8 +358,15 @@ def _adapter_slots(shapes: Sequence[LayerShape], method: Method, trials: Sequenc
         roles = method.roles(shape)
         if set(stacked) != set(roles):
             raise ValueError(f"{method.name}: each parameter has exactly one role, got {set(stacked)} and {set(roles)}")
-        slots += [Slot(name=f"{shape.path}.{name}", role=roles[name], values=stacked[name]) for name in roles]
-    return slots
+        for name in roles:
+            slot = _slot_name(method, shape, name)
+            slots.setdefault(slot, Slot(name=slot, role=roles[name], values=stacked[name]))
+    return list(slots.values())
+
+
+def _slot_name(method: Method, shape: LayerShape, name: str) -> str:
+    """Return the name of a layer's parameter: that of the method and of all layers where it is shared."""
+    return f"{method.name}.{name}" if name in method.shared else f"{shape.path}.{name}"
 
 
 def _base_slots(model: PreTrainedModel, head_names: set[str], n_trials: int) -> list[Slot]:

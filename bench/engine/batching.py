@@ -35,7 +35,7 @@ class Chunk:
     longest: int
 
     def padded(self, values_N: Tensor, fill: int) -> Tensor:
-        """Return stream values as [b, T], `fill` where there is no token."""
+        """Return stream values as [b, T], of their own dtype, `fill` where there is no token."""
         grid = values_N.new_full((self.n_examples, self.longest), fill)
         grid[self.row_N, self.position_N] = values_N
         return grid
@@ -60,7 +60,7 @@ class Batches:
         self.prompt_lengths = split.prompt_lengths
 
     def order(self, *, seed: int, batch_size: int, max_steps: int) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the examples of each of max_steps batches, as places in the split."""
+        """Yield the examples of each of max_steps batches, as places in the split: [batch_size] or fewer."""
         step, epoch = 0, 0
         while step < max_steps:
             shuffled = np.random.Generator(np.random.Philox(derive("order", seed, epoch))).permutation(self.n)
@@ -93,14 +93,15 @@ class Batches:
         n_tokens, first = int(lengths.sum()), np.cumsum(lengths) - lengths
         row = np.repeat(np.arange(len(places)), lengths)
         position = np.arange(n_tokens) - first[row]
-        source = self._to(self._offsets[places][row] + position)
-        where = self._to(places)
+        # two copies for a chunk, whatever it holds: each costs a GPU's host about as much as a kernel
+        source, row_N, position_N = self._to(np.stack([self._offsets[places][row] + position, row, position]))
+        where, first_b = self._to(np.stack([places, first]))
         return Chunk(
             ids_N=self._ids[source],
             type_ids_N=None if self._type_ids is None else self._type_ids[source],
-            row_N=self._to(row),
-            position_N=self._to(position),
-            first_b=self._to(first),
+            row_N=row_N,
+            position_N=position_N,
+            first_b=first_b,
             labels_b=self._labels[where],
             example_b=self._index[where],
             place_b=where,
@@ -111,7 +112,7 @@ class Batches:
         )
 
     def prompts(self, places: npt.NDArray[np.int64]) -> Tensor:
-        """Return the prompts of examples whose prompts are equally long: [b, P]."""
+        """Return the prompts of examples whose prompts are equally long: ids [b, P], int64."""
         assert self.prompt_lengths is not None
         (length,) = np.unique(self.prompt_lengths[places])
         return self._ids[self._to(self._offsets[places][:, None] + np.arange(length))]
@@ -124,7 +125,11 @@ class Batches:
         return [ids[start:end].tolist() for start, end in zip(starts, self._offsets[1:], strict=True)]
 
     def _to(self, array: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+        """Return the numbers on the device; only from pinned memory can a GPU fetch them while the host goes on."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
 
 def _cut(places: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], n_chunks: int) -> list[npt.NDArray[np.int64]]:

@@ -8,7 +8,6 @@ so that nothing is padded and a trial alone generates the same.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,6 +51,7 @@ class NextTokens:
             counts_N=_target_lengths(split),
             texts=self._texts(split) if self.metric in causal.GENERATED else None,
             answer=self.reading.answer,
+            numeric=self.reading.numeric,
         )
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ class Texts:
     generated: tuple[tuple[str, ...], ...]
 
     def each(self, score: Callable[[str, str], float]) -> Floats:
-        """Return the score of every text against its target: [K, N]."""
+        """Return `score(written, target)` of every text: [K, N], float64."""
         scores = [[score(*both) for both in zip(row, self.targets, strict=True)] for row in self.generated]
         return np.array(scores, dtype=np.float64)
 
@@ -111,6 +111,7 @@ class Written:
     counts_N: npt.NDArray[np.int64]  # target tokens
     texts: Texts | None
     answer: str | None
+    numeric: bool = False
 
     @property
     def loss_K(self) -> Floats:
@@ -118,13 +119,17 @@ class Written:
         return np.asarray(self.losses_KxN.sum(axis=1) / self.counts_N.sum())
 
     def score(self, metric: str) -> tuple[Floats, Floats]:
-        """Return the metric of each trial and its standard error over the examples: [K] each."""
+        """Return the metric of each trial and its standard error over the examples: [K] each, float64.
+
+        Raises:
+            ValueError: a metric of written texts, where none were generated.
+        """
         if metric == "perplexity":
             return self._perplexity()
         if self.texts is None:
             raise ValueError(f"{metric} needs generated texts")
         if metric == "exact_match":
-            one: Callable[[str, str], float] = functools.partial(causal.is_match, pattern=self.answer)
+            one: Callable[[str, str], float] = self._is_match
         else:
             one = causal.char_accuracy
         values_KxN = self.texts.each(one)
@@ -140,7 +145,10 @@ class Written:
         if self.texts is None:
             return None
         both = zip(self.texts.generated[k], self.texts.targets, strict=True)
-        return np.array([causal.is_match(mine, target, self.answer) for mine, target in both], dtype=np.bool_)
+        return np.array([self._is_match(mine, target) for mine, target in both], dtype=np.bool_)
+
+    def _is_match(self, generated: str, target: str) -> bool:
+        return causal.is_match(generated, target, self.answer, numeric=self.numeric)
 
     def says_one_thing(self, k: int) -> bool:
         """Return whether trial k writes the same text for all of several different targets."""
@@ -157,10 +165,8 @@ class Written:
 
 
 @torch.no_grad()
-def generate(
-    bank: Bank, split: Batches, places: npt.NDArray[np.int64], *, end_id: int, max_new_tokens: int
-) -> Tensor:
-    """Return the greedy continuations of prompts of one length, [K, b, at most max_new_tokens].
+def generate(bank: Bank, split: Batches, places: npt.NDArray[np.int64], *, end_id: int, max_new_tokens: int) -> Tensor:
+    """Return the greedy continuations of prompts of one length: ids [K, b, at most max_new_tokens], int64.
 
     After a row's end token there are more of them; generation stops where every row has one.
     """

@@ -40,7 +40,10 @@ class MaskKeys:
         self._calls: dict[str, int] = {}
 
     def start_chunk(self, token_key: Tensor, first_key: Tensor) -> None:
-        """Set the rows of the chunk in hand; modules that are called twice in it get two different masks."""
+        """Set the rows of the chunk in hand; modules that are called twice in it get two different masks.
+
+        `token_key` is int64 in the path's own layout, `first_key` [b] the keys of the examples' first tokens.
+        """
         self.token_key, self.first_key = token_key, first_key
         self._calls = {}
 
@@ -65,12 +68,16 @@ class MaskKeys:
 
 
 def token_key(example: Tensor, position: Tensor) -> Tensor:
-    """Return one 64-bit number for each (example, position), whose shapes broadcast."""
+    """Return one 64-bit number for each (example, position); both int64, their shapes broadcast."""
     return _mix(example * _GOLDEN + _mix(position + 1))
 
 
 def keyed_mask(salt: int, p: float, key: Tensor, n_features: int, dtype: torch.dtype) -> Tensor:
-    """Return 0 with probability p, else 1 / (1 - p), for each key and feature: [*key.shape, n_features]."""
+    """Return 0 with probability p, else 1 / (1 - p), for each key and feature: [*key.shape, n_features].
+
+    p in [0, 1] is rounded to a multiple of 2^-16 (each word of the hash gives four features), and the scale follows
+    the rounded one.
+    """
     n_words = -(-n_features // 4)
     word = torch.arange(1, n_words + 1, device=key.device, dtype=torch.int64) * _GOLDEN
     hashed = _mix(_mix(key + salt)[..., None] + word)
@@ -157,7 +164,8 @@ def drop_table(x: Tensor, p: float, path: str, keys: MaskKeys) -> Tensor:
     """Return x [..., P, d], a table that all examples share, times a mask keyed by the place in it."""
     if not keys.training or p == 0:
         return x
-    place = token_key(torch.tensor(-1, device=x.device), torch.arange(x.shape[-2], device=x.device))
+    nowhere = torch.full((), -1, device=x.device)  # a kernel, where torch.tensor would be a copy from the host
+    place = token_key(nowhere, torch.arange(x.shape[-2], device=x.device))
     salt = derive("dropout", keys.seed, keys.step, path, "table")
     return x * keyed_mask(salt, p, place, x.shape[-1], x.dtype)
 

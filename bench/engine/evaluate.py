@@ -26,7 +26,10 @@ class Evaluation:
     labels_N: npt.NDArray[np.int64]
 
     def score(self, metric: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return the metric of each trial and its standard error over the examples: [K] each."""
+        """Return the metric of each trial and its standard error over the examples: [K] each.
+
+        See `bench.metrics.score`.
+        """
         return metrics.score(metric, self.predicted_KxN, self.labels_N)
 
     def accuracy(self, k: int) -> float:
@@ -44,7 +47,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(path: Path, split: Batches, labels_N: npt.NDArray[np.int64], *, n_trials: int) -> Evaluation:
-    """Return predictions and mean losses of all trials on the whole split."""
+    """Return predictions and mean losses of all trials on the whole split; `labels_N` in file order."""
     predicted = torch.zeros(n_trials, split.n, dtype=torch.int64, device=split.device)
     loss_K = torch.zeros(n_trials, dtype=torch.float64, device=split.device)
     for chunk in split.chunks_of(max(1, CHUNK_TOKENS // n_trials) * 4):
@@ -57,7 +60,7 @@ def evaluate(path: Path, split: Batches, labels_N: npt.NDArray[np.int64], *, n_t
 
 
 def summed_loss(logits_KxbxC: Tensor, labels_b: Tensor) -> Tensor:
-    """Return each trial's cross-entropy, summed over the chunk's examples: [K]."""
+    """Return each trial's cross-entropy in nats, summed over the chunk's examples: [K]; labels int64."""
     n_trials, n_examples, _ = logits_KxbxC.shape
     losses = cross_entropy(logits_KxbxC.flatten(0, 1), labels_b.repeat(n_trials), reduction="none")
     return losses.unflatten(0, (n_trials, n_examples)).sum(dim=1)

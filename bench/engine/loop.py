@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.clock import Clock
+from bench.engine import waiting
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.objective import Classification, Objective
@@ -84,7 +85,10 @@ class Loop:
         return state
 
     def step(self, places: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Do one step; return each trial's mean loss and gradient norm before clipping, [K] each, on the device."""
+        """Do one step on the examples at `places` [batch]; return each trial's mean loss and gradient norm.
+
+        Both are [K] on the device, the loss in float64, the norm before clipping; either may not be finite.
+        """
         self.bank.keys.step = self.state.steps_done
         self.bank.params.zero_grad()
         loss_K = self._accumulate(places)
@@ -125,8 +129,7 @@ class Loop:
             good_K = ~self.scale.exhausted()
         self.alive_K = self.alive_K & torch.isfinite(loss_K) & good_K
         self.died_K = torch.where(self.alive_K | (self.died_K > 0), self.died_K, self.state.steps_done + 1)
-        # elsewhere than on a CPU the host would have to wait for the device to know
-        self.all_alive = self.split.device.type == "cpu" and bool(self.alive_K.all())
+        self.all_alive = waiting.may_ask(self.split.device) and bool(self.alive_K.all())
         return self.alive_K & finite_K
 
     def _look(self, since: Sequence[tuple[Tensor, Tensor]]) -> None:

@@ -49,7 +49,10 @@ class Optimizer:
 
     @torch.no_grad()
     def clip(self) -> Tensor:
-        """Scale each trial's gradient to norm max_grad_norm at most, as clip_grad_norm_ does; return the norms, [K]."""
+        """Scale each trial's gradient, in place, to norm max_grad_norm at most; return the norms before, [K].
+
+        As torch's clip_grad_norm_, 1e-6 in the denominator too; nothing is scaled where max_grad_norm is None.
+        """
         norm_K = self.bank.grad_norm()
         if self.budget.max_grad_norm is not None:
             self.bank.scale_grads((self.budget.max_grad_norm / (norm_K + 1e-6)).clamp(max=1.0))
@@ -57,7 +60,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, alive_K: Tensor, *, all_alive: bool) -> None:
-        """Update every trial that is alive. `all_alive` says, where the host knows it, that no trial is dead."""
+        """Update every trial that is alive, bool [K]. `all_alive`: the host knows that no trial is dead."""
         factor = schedule_factor(self.steps_done, self.budget)
         self.steps_done += 1
         for segment, rate in zip(self.bank.segments, self.rates, strict=True):

@@ -82,7 +82,11 @@ class ParamBank:
         return tuple(self._parameters)
 
     def trained(self, name: str) -> nn.Parameter:
-        """Return the trained parameter called `name`."""
+        """Return the trained parameter called `name`, [K, ...].
+
+        Raises:
+            KeyError: there is none, or it belongs to a frozen head.
+        """
         return self._parameters[name]
 
     def zero_grad(self) -> None:
@@ -90,12 +94,12 @@ class ParamBank:
         self.grads.zero_()
 
     def grad_norm(self) -> Tensor:
-        """Return the norm of each trial's whole gradient: [K]."""
+        """Return the L2 norm of each trial's whole gradient: [K], in the buffer's dtype."""
         norms_PxK = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in self._grads_by_trial])
         return torch.linalg.vector_norm(norms_PxK, dim=0)
 
     def scale_grads(self, scale_K: Tensor) -> None:
-        """Multiply each trial's gradient by its own number."""
+        """Multiply each trial's gradient, in place, by its own number, [K]."""
         for grad_Kxn in self._grads_by_trial:
             grad_Kxn.mul_(scale_K[:, None])
 

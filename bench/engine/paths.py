@@ -36,7 +36,7 @@ class BankPath:
         self.takes_type_ids = int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
     def logits(self, chunk: Chunk) -> Tensor:
-        """Return [K, b, n_labels]."""
+        """Return the logits of every trial for the chunk's examples: [K, b, n_labels], or [K, b, T, V]."""
         n_trials = self.bank.n_trials
         ids_bxT = chunk.padded(chunk.ids_N, self.pad_id)
         mask_bxT = chunk.padded(torch.ones_like(chunk.ids_N), 0)

@@ -31,7 +31,7 @@ from bench.text import EncodedData
 DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and optimizer are at least float32
     "fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 }  # fmt: skip
-CHUNK_ROWS = 1024  # tokens of all trials in a chunk that a CPU's caches still hold
+CHUNK_ROWS, CHUNK_WIDTH = 1024, 384  # tokens of all trials in a chunk at this hidden size: a CPU's caches still hold it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +42,36 @@ class EngineOptions:
     path: Literal["auto", "bank", "unpadded"] = "auto"
     n_chunks: int | None = None  # None: chosen by the number of tokens
     isolated: bool = False  # the device does nothing else: times may be compared
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """A pack that is built and has not trained."""
+
+    bank: Bank
+    path: Path
+    objective: Objective
+    train: Batches
+    n_chunks: int
+
+
+def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineOptions) -> Ready:
+    """Return the pack built for training on `data.train`: the same for a sweep and for whatever times its steps.
+
+    Raises:
+        BadInput: where a setting does not fit the model.
+    """
+    trial, device = pack.trials[0], options.device
+    dtype = DTYPES[trial.budget.precision]
+    bank = Bank(loaded, pack.trials, methods.get(trial.method), device=device, dtype=dtype)
+    path = choose_path(bank, "bank" if data.reading else options.path)
+    train = Batches(data.train, device=device)
+    settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
+    width = int(loaded.model.config.hidden_size)  # transformers maps n_embd, d_model and dim to it
+    return Ready(
+        bank=bank, path=path, objective=objective_of(data, bank), train=train,
+        n_chunks=options.n_chunks or default_chunks(data, pack, hidden_size=width),
+    )  # fmt: skip
 
 
 def run_pack(
@@ -64,12 +94,9 @@ def run_pack(
     if meter is not None:
         meter.start()
     with clock.phase("setup"):
-        method = methods.get(trial.method)
-        bank = Bank(loaded, pack.trials, method, device=device, dtype=DTYPES[trial.budget.precision])
-        objective = objective_of(data, bank)
-        path = choose_path(bank, "bank" if data.reading else options.path)
-        train, dev = Batches(data.train, device=device), Batches(data.eval, device=device)
-        settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
+        ready = prepare(pack, data, loaded, options)
+        bank, path, objective, train = ready.bank, ready.path, ready.objective, ready.train
+        dev = Batches(data.eval, device=device)
         select = None if data.select is None else Batches(data.select, device=device)
     latest: list[Scored] = []
 
@@ -78,7 +105,7 @@ def run_pack(
             latest[:] = [objective.evaluate(path, dev, n_trials=pack.size)]
         return np.where(np.isfinite(latest[0].loss_K), latest[0].score(data.metric)[0], np.nan)
 
-    n_chunks = options.n_chunks or default_chunks(data, pack)
+    n_chunks = ready.n_chunks
     keeper = None
     if state_dir is not None:
         way = (provenance.source_hash(), str(device), n_chunks, path.name)
@@ -103,17 +130,25 @@ def objective_of(data: EncodedData, bank: Bank) -> Objective:
 
 
 def choose_path(bank: Bank, wanted: str) -> Path:
-    """Return the unpadded path where the model allows it and it is not refused, else the bank path."""
+    """Return the unpadded path where the model allows it and it is not refused, else the bank path.
+
+    Raises:
+        ValueError: `wanted` is "unpadded" and the model does not allow it.
+    """
     reason = unpadded.problem(bank)
     if wanted == "unpadded" and reason is not None:
         raise ValueError(f"path unpadded: {reason}")
     return BankPath(bank) if wanted == "bank" or reason is not None else unpadded.UnpaddedPath(bank)
 
 
-def default_chunks(data: EncodedData, pack: Pack) -> int:
-    """Return into how many chunks a batch is cut: about CHUNK_ROWS tokens of all trials in each, 8 at the most."""
+def default_chunks(data: EncodedData, pack: Pack, *, hidden_size: int) -> int:
+    """Return into how many chunks a batch is cut: about CHUNK_ROWS tokens of all trials in each, 8 at the most.
+
+    A model narrower than CHUNK_WIDTH gets more tokens in each: its steps are mostly calls, not numbers.
+    """
     tokens = data.train.lengths.mean() * pack.trials[0].budget.batch_size * pack.size
-    return int(min(8, max(2, round(tokens / CHUNK_ROWS))))
+    rows = CHUNK_ROWS * max(1.0, CHUNK_WIDTH / hidden_size)
+    return int(min(8, max(2, round(tokens / rows))))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ class LossScale:
         self.good_K = torch.zeros(n_trials, dtype=torch.int64, device=device)  # steps since the last change
 
     def update(self, overflowed_K: Tensor) -> None:
-        """Halve the scale of trials that overflowed, double that of trials that have not for INTERVAL steps."""
+        """Halve the scale of trials in `overflowed_K`, bool; double it where there was none for INTERVAL steps."""
         self.good_K = torch.where(overflowed_K, 0, self.good_K + 1)
         grown_K = self.good_K == INTERVAL
         self.good_K = torch.where(grown_K, 0, self.good_K)
@@ -36,7 +36,7 @@ class LossScale:
         self.scale_K = self.scale_K * factor_K
 
     def exhausted(self) -> Tensor:
-        """Return which trials overflow whatever the scale: [K]."""
+        """Return which trials overflow whatever the scale: bool [K]."""
         return self.scale_K < LOWEST
 
 
@@ -55,7 +55,7 @@ class SkippingOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, alive_K: Tensor, *, all_alive: bool = False) -> None:
-        """Update the trials in `alive_K`: here, those whose gradient is finite in this step."""
+        """Update the trials in `alive_K`, bool [K]: here, those whose gradient is finite in this step."""
         factor_K = self._factors[self.updates_K]
         self.updates_K = self.updates_K + alive_K
         self.steps_done += 1

@@ -28,6 +28,9 @@ def save_adapter(bank: Bank, loaded: LoadedModel, directory: Path, *, base_model
     """Write adapter_config.json and adapter_model.safetensors of a bank of one trial, as PEFT's save_pretrained does.
 
     `base_model` is the Hub id or directory of the base: PEFT does not need it, people do.
+
+    Raises:
+        ValueError: for a bank of several trials.
     """
     _check_single(bank)
     save_file(adapter_state(bank, loaded), directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -36,7 +39,11 @@ def save_adapter(bank: Bank, loaded: LoadedModel, directory: Path, *, base_model
 
 
 def save_merged(bank: Bank, loaded: LoadedModel, directory: Path, *, tokenizer_files: Iterable[Path]) -> None:
-    """Write the merged model as transformers' save_pretrained does, and the tokenizer's files beside it."""
+    """Write the merged model as transformers' save_pretrained does, and the tokenizer's files beside it.
+
+    Raises:
+        ValueError: for a bank of several trials.
+    """
     shown = chatter.is_progress_bar_enabled()
     chatter.disable_progress_bar()  # one file is written in no time
     try:
@@ -49,7 +56,10 @@ def save_merged(bank: Bank, loaded: LoadedModel, directory: Path, *, tokenizer_f
 
 
 def adapter_state(bank: Bank, loaded: LoadedModel) -> dict[str, Tensor]:
-    """Return the adapter's tensors under PEFT's names: lora_A [r, in], lora_B [out, r], and the new head's."""
+    """Return the adapter's tensors, on the CPU, by PEFT's names: lora_A [r, in], lora_B [out, r], and the new head's.
+
+    An embedding's are lora_embedding_A [r, rows] and lora_embedding_B [out, r].
+    """
     state: dict[str, Tensor] = {}
     kinds = {shape.path: shape.kind for shape in bank.shapes}
     for path, own in bank.adapters(0).items():
@@ -97,7 +107,10 @@ def head_state(bank: Bank, loaded: LoadedModel) -> dict[str, Tensor]:
 def merged_model(bank: Bank, loaded: LoadedModel) -> PreTrainedModel:
     """Return a copy of the model with the head and the update of every layer in it, in at least float32.
 
-    Below that the sum of weight and update would be rounded, and the logits with it.
+    Below that the sum of weight and update would be rounded, and the logits with it. It lies on the CPU.
+
+    Raises:
+        ValueError: for a bank of several trials.
     """
     _check_single(bank)
     model: PreTrainedModel = copy.deepcopy(loaded.model).cpu()

@@ -62,7 +62,7 @@ class Forward:
 
 
 def forward(problem: Problem, A_KxRxH: Tensor, B_KxHxR: Tensor) -> Forward:
-    """Return the outputs' errors over a split, and what they were made from."""
+    """Return the outputs' errors over a split, and what they were made from; B comes scaled."""
     K, R, H = A_KxRxH.shape
     z_KxRxN = (A_KxRxH.reshape(K * R, H) @ problem.hidden_HxN).view(K, R, -1)
     mask_KxHxN = torch.bmm(B_KxHxR, z_KxRxN).gt_(0)
@@ -99,7 +99,10 @@ class Descent:
 
     @torch.no_grad()
     def step(self) -> tuple[Tensor, Tensor]:
-        """Move every trial by one update; return the loss before it, and whether loss and gradient were finite, [K]."""
+        """Move every trial by one update; return the loss before it, and whether loss and gradient were finite.
+
+        Both are [trials still there], on the device.
+        """
         losses, finite = [], []
         for rows in self._chunks():
             A, B, scale = self.A[rows], self.B[rows], self.scale[rows]
@@ -124,7 +127,7 @@ class Descent:
         return torch.cat(means), torch.cat(errors)
 
     def keep(self, alive: Tensor) -> None:
-        """Drop all other trials from the batch."""
+        """Drop all trials from the batch that `alive`, bool [trials still there], does not name."""
         for name in ("A", "B", "scale", "eta_A", "eta_B", "places"):
             setattr(self, name, getattr(self, name)[alive])
 

@@ -25,6 +25,7 @@ from bench.engine.bank import (
 from bench.engine.batching import Chunk
 from bench.engine.dropout import MaskKeys, attention_mask_of, token_key
 
+PRODUCTS_AREA = 128 * 128  # queries times keys of an example
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
 
 
@@ -42,7 +43,7 @@ class UnpaddedPath:
         self.first_position = 0 if self.config.model_type == "bert" else int(self.config.pad_token_id) + 1
 
     def logits(self, chunk: Chunk) -> Tensor:
-        """Return [K, b, n_labels]."""
+        """Return the logits of every trial for the chunk's examples: [K, b, n_labels]."""
         with self.bank.precision():
             logits = self._logits(chunk)
         return logits.to(self.bank.params.values.dtype)
@@ -99,20 +100,22 @@ class UnpaddedPath:
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, module: Any, layout: Layout, query_key: Tensor) -> Tensor:
         """Return softmax(q k^T / sqrt(d)) v over [S*b, H, ., d_head], with the keyed dropout of the weights."""
-        p = float(module.dropout.p)
-        if not self.keys.training or p == 0:
+        p = float(module.dropout.p) if self.keys.training else 0.0
+        if p == 0 and not _by_products(q, k):
             mask = layout.mask_bx1x1xT
             if mask is not None:
                 mask = mask.repeat(q.shape[0] // layout.n_examples, 1, 1, 1)
             return scaled_dot_product_attention(q, k, v, attn_mask=mask)
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3)).unflatten(0, (-1, layout.n_examples))
         if layout.mask_bx1x1xT is not None:
-            scores = scores.masked_fill(~layout.mask_bx1x1xT, -torch.inf)
-        dropped = attention_mask_of(
-            self.keys, f"{module._keyed_path}.attention", p, query_key,
-            n_heads=self.n_heads, n_keys=k.shape[2], dtype=scores.dtype,
-        )  # fmt: skip
-        return torch.matmul((scores.softmax(dim=-1) * dropped).flatten(0, 1), v)
+            scores.masked_fill_(~layout.mask_bx1x1xT, -torch.inf)
+        weights = scores.softmax(dim=-1)
+        if p > 0:
+            weights = weights * attention_mask_of(
+                self.keys, f"{module._keyed_path}.attention", p, query_key,
+                n_heads=self.n_heads, n_keys=k.shape[2], dtype=scores.dtype,
+            )  # fmt: skip
+        return torch.matmul(weights.flatten(0, 1), v)
 
     def _heads(self, x_SxbxTxD: Tensor) -> Tensor:
         """[S, b, T, d] -> [S*b, H, T, d_head]."""
@@ -144,13 +147,13 @@ class Layout:
         self.first_query_key = key_N[chunk.first_b][:, None]
 
     def pad(self, x_SxNxD: Tensor) -> Tensor:
-        """[S, N, d] -> [S, b, T, d], zero where there is no token."""
+        """Return the stream as [S, b, T, d], zero where there is no token."""
         if self.ragged:
             x_SxNxD = _Scatter.apply(x_SxNxD, self.slot_N, self.n_examples * self.longest)
         return x_SxNxD.unflatten(1, (self.n_examples, self.longest))
 
     def unpad(self, x_SxbxTxD: Tensor) -> Tensor:
-        """[S, b, T, d] -> [S, N, d]."""
+        """Return the tokens of a padded layout as a stream: [S, N, d]."""
         flat = x_SxbxTxD.flatten(1, 2)
         return _Gather.apply(flat, self.slot_N) if self.ragged else flat
 
@@ -180,6 +183,15 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         zeros = grad.new_zeros(grad.shape[0], ctx.n_slots, grad.shape[2])
         return zeros.index_copy_(1, ctx.slot, grad), None
+
+
+def _by_products(q: Tensor, k: Tensor) -> bool:
+    """Return whether plain matrix products are the faster attention: on a CPU, for texts of usual length.
+
+    torch's fused kernel for CPUs loses to them up to a length of about 128, in bf16 three- to tenfold, and beyond it
+    the scores' memory counts (docs/log.md).
+    """
+    return q.device.type == "cpu" and q.shape[2] * k.shape[2] <= PRODUCTS_AREA
 
 
 def drop_stream(x_SxNxD: Tensor, p: float, path: str, keys: MaskKeys, key_N: Tensor | None) -> Tensor:

@@ -39,6 +39,13 @@ class AbstractExecutor(ABC):
         All at once, unless the pack ran out of memory and is run in parts. Each trial comes once, in slot order.
         """
 
+    def seconds_per_trial_step(self, pack: Pack) -> float | None:
+        """Return what a training step takes one of the pack's trials here, from a few steps that nothing is kept of.
+
+        Infinite where they run out of memory; None where it cannot be told.
+        """
+        return None
+
     def stream_many(self, packs: Iterable[Pack], *, study: str) -> Generator[Batch, None, None]:
         """Yield the records of several packs as they are finished; each trial comes in one final batch.
 

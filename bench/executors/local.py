@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import re
 import traceback
@@ -28,7 +29,8 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
     """Runs each pack on this machine's device.
 
     `load` returns what trials of one task, model, data and length need (data and model); it is called once for them.
-    `train` trains and evaluates a pack and returns its outcomes in slot order; `free` gives unused device memory back.
+    `train` trains and evaluates a pack and returns its outcomes in slot order; `free` gives unused device memory back;
+    `probe` returns the seconds of a trial-step of a pack.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
         metric_name: str,
         log_dir: Path | None = None,
         free: Callable[[], None] = lambda: None,
+        probe: Callable[[Pack, Loaded], float] | None = None,
     ) -> None:
-        self._load, self._train, self._free = load, train, free
+        self._load, self._train, self._free, self._probe = load, train, free, probe
         self.provenance, self._metric_name, self._log_dir = provenance, metric_name, log_dir
         self._loaded: dict[Hashable, Loaded] = {}
         self._fits: dict[Hashable, int] = {}  # the largest size that is not known to be too large
@@ -64,6 +67,20 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
             else:
                 self._fits[_kind(part)] = (part.size + 1) // 2
                 waiting.insert(0, part)
+
+    def seconds_per_trial_step(self, pack: Pack) -> float | None:
+        """Return what the probe says; None without one, or where it fails: the run itself then tells why."""
+        if self._probe is None:
+            return None
+        try:
+            return self._probe(pack, self._loaded_for(pack.trials[0]))
+        except BadInput:
+            raise
+        except Exception as error:
+            found = math.inf if is_out_of_memory(error) else None
+        gc.collect()
+        self._free()
+        return found
 
     def _attempt(self, pack: Pack) -> Sequence[Outcome] | None:
         """Return the pack's outcomes, failed ones if it raised; None if it ran out of memory."""

@@ -11,7 +11,7 @@ import sys
 from bench import registry
 from bench.methods._base import LayerShape, Method
 
-__all__ = ["LayerShape", "Method", "get", "names"]
+__all__ = ["LayerShape", "Method", "get", "label", "names"]
 
 
 def names() -> tuple[str, ...]:
@@ -23,3 +23,8 @@ def get(name: str, *, where: str = "method") -> Method:
     """Return the method called `name`; BadInput if there is none."""
     method: Method = registry.load(sys.modules[__name__], name, "METHOD", where=where)
     return method
+
+
+def label(name: str) -> str:
+    """Return what a method is called in texts and figures; its name, where rows hold a method that is not here."""
+    return get(name).label if name in names() else name

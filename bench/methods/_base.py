@@ -52,18 +52,23 @@ class Method:
     """
 
     name: ClassVar[str]
-    label: ClassVar[str]  # on figures
+    label: ClassVar[str]  # in texts and on figures
     reads: ClassVar[frozenset[str]]
     trains_base: ClassVar[bool] = False  # pretrained weights are trained, one trial at a time
     adapts: ClassVar[Literal["targets", "biases"]] = "targets"  # what target_modules names, or every layer with a bias
     adapts_embeddings: ClassVar[bool] = False
+    shared: ClassVar[frozenset[str]] = frozenset()  # parameters that all adapted layers of a trial have in common
 
     def problem(self, trial: Trial, shape: LayerShape) -> str | None:
         """Return the rule that `trial` breaks at a layer of this shape, with what was got, or None."""
         return None
 
     def n_trainable(self, trial: Trial, shape: LayerShape) -> int:
-        """Return how many parameters the method trains at a layer of this shape."""
+        """Return how many parameters the method trains at a layer of this shape, beside the shared ones."""
+        return 0
+
+    def n_shared(self, trial: Trial) -> int:
+        """Return how many numbers the shared parameters hold, once for the model."""
         return 0
 
     def n_added(self, trial: Trial, shape: LayerShape) -> int:
@@ -83,7 +88,7 @@ class Method:
         return {}
 
     def init(self, trial: Trial, shape: LayerShape, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return one trial's initial parameters, float32, at the trial's own shapes."""
+        """Return one trial's initial parameters by name, float32, at its own shapes, drawn from `generator`."""
         return {}
 
     def stack(self, per_trial: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -100,6 +105,9 @@ class Method:
         """Return what the adapter adds to the layer's output: [K, N, O].
 
         For an embedding `x_KxNxI` holds the N ids, [N] or [K, N].
+
+        Raises:
+            NotImplementedError: a method without adapters (full fine-tuning, head only) has no map.
         """
         raise NotImplementedError(f"{self.name} adds nothing to a layer")
 

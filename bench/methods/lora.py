@@ -86,7 +86,7 @@ class LoRA(Method):
         return {"scaling": torch.tensor([scaling(trial) for trial in trials], dtype=torch.float64)}
 
     def delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], x_KxNxI: Tensor) -> Tensor:
-        """scaling * B A x. The scaling goes onto B, the smaller factor."""
+        """scaling * B A x, [K, N, O]. The scaling goes onto B, the smaller factor."""
         import torch
         from torch.nn.functional import embedding
 
@@ -105,7 +105,11 @@ class LoRA(Method):
 
 
 def scaling(trial: Trial) -> float:
-    """Return what B A x is multiplied by."""
+    """Return what B A x is multiplied by: lora_alpha / rank, or lora_alpha / sqrt(rank) with use_rslora.
+
+    Raises:
+        ValueError: for a trial without rank or lora_alpha.
+    """
     rank, alpha = _rank(trial), trial.lora_alpha
     if alpha is None:
         raise ValueError("a LoRA trial has a lora_alpha")

@@ -77,7 +77,7 @@ class MoRA(Method):
         return constants
 
     def delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], x_KxNxI: Tensor) -> Tensor:
-        """f_decomp(M f_comp(x)), no scaling."""
+        """f_decomp(M f_comp(x)), [K, N, O], no scaling."""
         M_KxRxR, type_, n_out = params["M"], constants["mora_type"], constants["n_out"]
         if type_ == ROTATED:
             return _rotate_and_multiply(M_KxRxR, constants["cos"], constants["sin"], x_KxNxI, n_out)
@@ -91,6 +91,9 @@ def r_hat(trial: Trial, shape: LayerShape) -> int:
     """Return the side of M: sqrt((in + out) rank), floored (the paper) or to the nearest (the official code).
 
     Type 6 rotates pairs, so its side is even. Floor never exceeds LoRA's parameter count; nearest can.
+
+    Raises:
+        ValueError: for a trial without a rank.
     """
     if trial.rank is None:
         raise ValueError("a mora trial has a rank")
@@ -119,14 +122,14 @@ def sum_contiguous(x: Tensor, side: int) -> Tensor:
 
 
 def tile(y: Tensor, n_out: int) -> Tensor:
-    """Return y repeated as a whole up to n_out features: out_i = y_(i mod side)."""
+    """Return y [..., side] repeated as a whole up to n_out features: out_i = y_(i mod side), [..., n_out]."""
     side = y.shape[-1]
     rounds = math.ceil(n_out / side)
     return y.unsqueeze(-2).expand(*y.shape[:-1], rounds, side).flatten(-2)[..., :n_out]
 
 
 def repeat_contiguous(y: Tensor, n_out: int) -> Tensor:
-    """Return y with each feature repeated in place up to n_out features, the longer runs first."""
+    """Return y [..., side] with each feature repeated in place, the longer runs first: [..., n_out]."""
     import torch
 
     size, n_longer = divmod(n_out, y.shape[-1])

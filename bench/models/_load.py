@@ -87,7 +87,6 @@ def _set_padding(located: Located, config: Any) -> None:
     config.pad_token_id = known[0]
 
 
-
 def load_tokenizer(located: Located) -> Any:
     """Return the fast tokenizer (see `models.load_tokenizer`)."""
     from transformers import AutoTokenizer

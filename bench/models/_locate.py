@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -52,9 +53,9 @@ def locate(name: str, *, where: str = "model") -> Located:
             return _located(name, _in_package(registered, where), where)
         return _from_hub(name, str(registered.hub_id), where)
     directory = Path(name).expanduser()
-    if name and directory.is_dir():
+    if name and os.path.isdir(directory):  # unlike Path.is_dir, also for a name too long for the system
         return _located(directory.resolve().name, directory, where)
-    if name.startswith((".", "/", "~")) or directory.exists() or not _HUB_ID.fullmatch(name):
+    if name.startswith((".", "/", "~")) or os.path.exists(directory) or not _HUB_ID.fullmatch(name):
         rule = "must be a registered name, a local directory or a Hub id"
         raise BadInput(where, rule, got=repr(name), way_out=f"known: {one_of(models.names())}")
     return _from_hub(name, name, where)

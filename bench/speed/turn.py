@@ -10,15 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bench import methods
 from bench.clock import Clock
 from bench.engine.bank import AdaptedLayer, Bank
 from bench.engine.batching import Batches
 from bench.engine.evaluate import evaluate, summed_loss
 from bench.engine.loop import Loop
 from bench.engine.memory import Meter
-from bench.engine.paths import Path, draws_own_masks
-from bench.engine.run import DTYPES, choose_path, default_chunks
+from bench.engine.paths import Path
+from bench.engine.run import EngineOptions, prepare
 from bench.methods.mora import r_hat
 from bench.models._base import LoadedModel
 from bench.planner import BYTES_OF
@@ -115,18 +114,14 @@ def take_turn(trial: Trial, bench: Bench) -> Turn:
 
 def _build(trial: Trial, bench: Bench) -> tuple[Bank, Path, Loop, list[npt.NDArray[np.int64]]]:
     """Return the pack of one trial as a sweep builds it, and the batches of its first steps, the same for all."""
-    method, dtype = methods.get(trial.method), DTYPES[trial.budget.precision]
-    bank = Bank(bench.loaded, (trial,), method, device=bench.device, dtype=dtype)
-    path = choose_path(bank, "auto")
-    split = Batches(bench.data.train, device=bench.device)
-    bank.only_keyed_masks = draws_own_masks(bank, path, split.chunk(np.arange(min(2, split.n))))
+    ready = prepare(Pack(trials=(trial,)), bench.data, bench.loaded, EngineOptions(device=bench.device))
     loop = Loop(
-        bank, path, split, trial.budget, n_chunks=default_chunks(bench.data, Pack(trials=(trial,))), clock=Clock(),
-        evaluate=lambda: np.zeros(1),
+        ready.bank, ready.path, ready.train, trial.budget, n_chunks=ready.n_chunks, clock=Clock(),
+        evaluate=lambda: np.zeros(1), objective=ready.objective,
     )  # fmt: skip
     n = max(bench.steps, WARM_UP_STEPS, SPLIT_STEPS)
-    order = split.order(seed=trial.seed, batch_size=trial.budget.batch_size, max_steps=n)
-    return bank, path, loop, list(order)
+    order = ready.train.order(seed=trial.seed, batch_size=trial.budget.batch_size, max_steps=n)
+    return ready.bank, ready.path, loop, list(order)
 
 
 def _split(loop: Loop, batches: Sequence[npt.NDArray[np.int64]], timer: Timer) -> Split:

@@ -23,6 +23,8 @@ kind = "causal_lm"
 metric = "exact_match"                # exact_match, char_accuracy or perplexity
 template = "Q: {prompt} A: "          # the prompt as the model sees it; default: "{prompt}"
 answer = "The answer is (.+)"         # exact_match compares its last match (or first group); default: the whole text
+numeric = true                        # answers are compared as numbers: 1,000 is 1000.0; default: to the character
+max_prompt_tokens = 1536              # longer prompts lose their beginning; default: they are kept whole
 max_new_tokens = 256                  # default: as many as the longest target of the split
 default_model = "gpt2"
 [columns]
@@ -32,6 +34,7 @@ target = "answer"                     # default: target
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -41,7 +44,7 @@ from typing import Any
 
 from bench import causal, metrics
 from bench.errors import BadInput, one_of
-from bench.fields import choice, plain_name, shown, whole, word
+from bench.settings.fields import choice, flag, plain_name, shown, whole, word
 from bench.tasks import _load
 from bench.tasks._base import TEXT_CLASSIFICATION, Task, TsvLayout
 from bench.text import TextData
@@ -54,7 +57,19 @@ _KEYS: dict[str, tuple[str, ...]] = {
 }
 _CAUSAL_KEYS = {
     **_KEYS,
-    "": ("name", "metric", "default_model", "template", "answer", "max_new_tokens", "columns", "files", "hub"),
+    "": (
+        "name",
+        "metric",
+        "default_model",
+        "template",
+        "answer",
+        "numeric",
+        "max_prompt_tokens",
+        "max_new_tokens",
+        "columns",
+        "files",
+        "hub",
+    ),
     "columns": ("prompt", "target"),
 }
 
@@ -118,7 +133,9 @@ def _causal(raw: Mapping[str, Any], path: Path) -> Task:
             target=_word(columns, "columns", "target", path, "target"),
             template=_template(raw, prompt, path),
             answer=_answer(raw, path),
-            max_new_tokens=_limit(raw, path),
+            max_new_tokens=_limit(raw, "max_new_tokens", path),
+            max_prompt_tokens=_limit(raw, "max_prompt_tokens", path),
+            numeric=bool(flag(raw.get("numeric", False), f"{path} numeric")),
         ),
     )
     return _with_files(task, _paths(files, path)) if files else task
@@ -135,10 +152,8 @@ def _template(raw: Mapping[str, Any], prompt: str | None, path: Path) -> str:
     return given
 
 
-def _limit(raw: Mapping[str, Any], path: Path) -> int | None:
-    if "max_new_tokens" not in raw:
-        return None
-    return int(whole(1)(raw["max_new_tokens"], f"{path} max_new_tokens"))
+def _limit(raw: Mapping[str, Any], key: str, path: Path) -> int | None:
+    return int(whole(1)(raw[key], f"{path} {key}")) if key in raw else None
 
 
 def _answer(raw: Mapping[str, Any], path: Path) -> str | None:
@@ -246,6 +261,6 @@ def _paths(files: Mapping[str, Any], path: Path) -> tuple[Path, Path]:
     """Return the two files, relative to the directory of the TOML file."""
     train, evaluation = (path.expanduser().parent / Path(_word(files, "files", key, path)) for key in ("train", "eval"))
     for key, file in (("train", train), ("eval", evaluation)):
-        if not file.is_file():
+        if not os.path.isfile(file):  # unlike Path.is_file, also for a name that is too long for the system
             raise BadInput(f"{path} [files].{key}", "must be a file", got=str(file), way_out="mend the path")
     return train, evaluation

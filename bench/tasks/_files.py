@@ -43,6 +43,16 @@ def read_prompts(path: Path, layout: TsvLayout) -> Iterator[tuple[str, str]]:
     return to_prompts(_rows(path, layout, layout), lambda line: f"{path} {unit} {line}" if line else str(path))
 
 
+def read_columns(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
+    """Yield number and values of each row of a file that names its columns, whatever the values are.
+
+    Raises:
+        BadInput: with file and line, for a malformed row or a missing column.
+    """
+    layout = TsvLayout(texts=columns[:-1], label=columns[-1])
+    return _rows(path, layout, layout)
+
+
 def to_prompts(rows: Iterable[Row], place: Callable[[int], str]) -> Iterator[tuple[str, str]]:
     """Yield checked (prompt, target) rows; the prompt is empty where a row holds the target only."""
     found = False
@@ -183,7 +193,8 @@ def _read_parquet(path: Path, wanted: tuple[str, ...]) -> Iterator[Row]:
         with pq.ParquetFile(path) as file:
             _places(path, tuple(file.schema_arrow.names), wanted)
             table = file.read(columns=list(wanted))
-    except (OSError, pa.ArrowException) as error:
+            table.validate(full=True)  # text that is no UTF-8
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise BadInput(str(path), "must be a parquet file", got=str(error), way_out="write it again") from None
     columns = [table[name].to_pylist() for name in wanted]
     return ((number, values) for number, values in enumerate(zip(*columns, strict=True), start=1))

@@ -25,11 +25,11 @@ def load(task: Task, data_dir: Path | None) -> TextData:
     Raises:
         BadInput: for a data directory that does not exist, malformed files, and a Hub out of reach.
     """
-    directory = _directory(task, data_dir)
-    if directory is not None:
+    place = directory((task.name, *task.directories), data_dir)
+    if place is not None:
         tsv = task.tsv or plain_layout(task)
         return of_files(
-            task, _find(directory, task.train_split, tsv.train), _find(directory, task.eval_split, tsv.eval)
+            task, find_file(place, task.train_split, tsv.train), find_file(place, task.eval_split, tsv.eval)
         )
     if task.hub_id is None:
         raise BadInput(f"task {task.name}", "must have data", got="neither files nor a Hub id", way_out=hub.WAYS_OUT)
@@ -54,19 +54,24 @@ def of_files(task: Task, train: Path, evaluation: Path) -> TextData:
 
 def of_hub(task: Task) -> TextData:
     """Return the data of the Hub's data set, from the Hugging Face cache where it is there already."""
-    import datasets
-
-    where, repo = f"task {task.name}", str(task.hub_id)
-    with _quiet(datasets):
-        found = _cached(datasets, task)
-        if found is None:
-            hub.require(where, repo, api="datasets")
-            with hub.failures(where, repo):
-                found = datasets.load_dataset(repo, task.hub_config)
+    found = data_set(f"task {task.name}", str(task.hub_id), task.hub_config)
     splits = [_hub_split(task, found, split) for split in (task.train_split, task.eval_split)]
     if task.causal is not None:
         return causal.data_of(splits[0], splits[1], task.causal, task.metric)
     return _data(*splits)
+
+
+def data_set(where: str, repo: str, config: str | None) -> Any:
+    """Return a data set of the Hub, split by split, from the Hugging Face cache where it is there already."""
+    import datasets
+
+    with _quiet(datasets):
+        found = _cached(repo, config)
+        if found is None:
+            hub.require(where, repo, api="datasets")
+            with hub.failures(where, repo):
+                found = datasets.load_dataset(repo, config)
+    return found
 
 
 def plain_layout(task: Task) -> TsvLayout:
@@ -80,18 +85,19 @@ def _data(train: Split, evaluation: Split) -> TextData:
     return TextData(train=train, eval=evaluation, data_hash=hash_data(train, evaluation))
 
 
-def _directory(task: Task, data_dir: Path | None) -> Path | None:
+def directory(names: tuple[str, ...], data_dir: Path | None) -> Path | None:
+    """Return the first of the directories of these names below the data directory, or None."""
     if data_dir is None:
         return None
     if not data_dir.is_dir():
         way_out = "mend --data-dir or LORASWEEP_DATA, or leave both out to use the Hub"
         raise BadInput("--data-dir", "must be a directory", got=str(data_dir), way_out=way_out)
-    places = (data_dir / name for name in (task.name, *task.directories))
+    places = (data_dir / name for name in names)
     return next((place for place in places if place.is_dir()), None)
 
 
-def _find(directory: Path, *stems: str) -> Path:
-    """Return the first file of the split in the directory: GLUE's name before the Hub's, in the order of SUFFIXES."""
+def find_file(directory: Path, *stems: str) -> Path:
+    """Return the first file of a split in the directory: the last name first, in the order of SUFFIXES."""
     names = [f"{stem}{suffix}" for stem in dict.fromkeys(reversed(stems)) for suffix in SUFFIXES]
     for name in names:
         if (directory / name).is_file():
@@ -102,35 +108,41 @@ def _find(directory: Path, *stems: str) -> Path:
 
 def _hub_split(task: Task, found: Any, split: str) -> Split:
     where = f"{task.hub_id} {task.hub_config or ''} {split}".replace("  ", " ")
-    if split not in found:
-        raise BadInput(
-            where, "the data set must have the split", got=", ".join(found), way_out="mend the task's splits"
-        )
-    rows = found[split]
     layout = plain_layout(task)
-    wanted = (*layout.texts, layout.label)
-    missing = [name for name in wanted if name not in rows.column_names]
-    if missing:
-        got = ", ".join(rows.column_names)
-        raise BadInput(where, f"must have a column {missing[0]}", got=got, way_out="mend the task's columns")
-    columns = [rows[name][:] for name in wanted]
-    values = enumerate(zip(*columns, strict=True), start=1)
+    values = columns(found, split, (*layout.texts, layout.label), where)
     if task.causal is not None:
         return causal.split_of(_files.to_prompts(values, lambda row: f"{where} row {row}"), task.causal)
     return _files.to_split(values, len(task.text_columns), task.labels, lambda row: f"{where} row {row}")
 
 
-def _cached(datasets: Any, task: Task) -> Any:
+def columns(found: Any, split: str, wanted: tuple[str, ...], where: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield number, from 1, and values of each row of a split of the Hub's data set.
+
+    Raises:
+        BadInput: where it lacks the split or a column.
+    """
+    if split not in found:
+        raise BadInput(
+            where, "the data set must have the split", got=", ".join(found), way_out="mend the task's splits"
+        )
+    rows = found[split]
+    missing = [name for name in wanted if name not in rows.column_names]
+    if missing:
+        got = ", ".join(rows.column_names)
+        raise BadInput(where, f"must have a column {missing[0]}", got=got, way_out="mend the task's columns")
+    return enumerate(zip(*(rows[name][:] for name in wanted), strict=True), start=1)
+
+
+def _cached(repo: str, config: str | None) -> Any:
     """Return the data set out of the Hugging Face cache without asking the Hub, or None where it is not there.
 
     `load_dataset` always asks for the newest revision first; what a study has run on must not change under it.
     """
     from datasets.packaged_modules.cache.cache import Cache
 
-    repo = str(task.hub_id)
     try:
         builder = Cache(
-            dataset_name=repo.rpartition("/")[2], repo_id=repo, config_name=task.hub_config, version="auto", hash="auto"
+            dataset_name=repo.rpartition("/")[2], repo_id=repo, config_name=config, version="auto", hash="auto"
         )
         return builder.as_dataset()
     except (OSError, ValueError):  # not there, not this configuration, or not whole

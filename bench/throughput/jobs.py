@@ -6,6 +6,9 @@ import gc
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from bench.engine.memory import Meter
 from bench.engine.run import DTYPES
 from bench.errors import BadInput, one_of
@@ -22,10 +25,11 @@ from bench.throughput.work import Work, of_length
 TRAIN, EVAL, RANK, LENGTH, SWEEP, CEILING = "train", "eval", "rank", "length", "sweep", "ceiling"
 PARTS = (TRAIN, EVAL, RANK, LENGTH, SWEEP)
 MATMUL, OURS = "matmul", "ours"
-PEERS = ("b0", "b1", "b1g")
-EVAL_PEERS = ("b1", "b1g")  # padding an evaluation to 128 is nobody's habit
+PEERS = ("b0", "b1", "b1g", "b1gh")
+EVAL_PEERS = ("b1", "b1g", "b1gh")  # padding an evaluation to 128 is nobody's habit
 PACK_SIZES, EVAL_PACK_SIZES = (1, 4, 16, 64), (1, 16)
 COST_PACK_SIZE = 4  # of the costs over rank and length
+EVAL_BATCH, B0_SHARE_OF_STEPS = 8, 8  # Trainer.evaluate's default batch; see contenders/b0.py
 RANKS, LENGTHS = (1, 8, 64, 256), (16, 32, 64, 128)
 
 
@@ -74,12 +78,44 @@ def plan(
             jobs += [
                 Job(part=part, contender=name, precision=precision, n_trials=n, work=work)
                 for name in sizes_of
+                if precision in contenders.get(name).precisions
                 for n in sizes_of[name]
             ]
     jobs += [_ranked(work, rank) for rank in RANKS if rank <= _hidden(work)]
     lengths = [length for length in LENGTHS if length <= work.trial.budget.max_length]
     jobs += [job for length in lengths for job in _of_length(work, length)]
     return tuple(j for j in jobs if j.part == CEILING or (j.part in parts and j.contender in chosen))
+
+
+def work_flop(job: Job) -> float:
+    """Return about how much a block computes, warm-up and padding included; of use for a time estimate only."""
+    if job.part == CEILING:
+        return 0.0
+    per_token = 2 * job.work.matmul_params * (1 if job.part == EVAL else 2)
+    return float(per_token * job.n_trials * _computed_tokens(job))
+
+
+def _computed_tokens(job: Job) -> float:
+    """Return the tokens that one trial's block puts through the model."""
+    work, size = job.work, job.work.batch_size
+    if job.part == EVAL:
+        lengths = work.data.eval.lengths
+        return float(_padded(lengths, EVAL_BATCH)) if job.contender == "b1" else float(lengths.sum())
+    n_steps = work.steps
+    if job.contender == OURS:
+        n_steps = max(2, work.steps // job.n_trials)
+    elif job.contender == "b0":
+        n_steps = max(2, work.steps // B0_SHARE_OF_STEPS)
+    batches = [work.data.train.lengths[places] for places in (work.longest(), *work.batches(n_steps))]
+    if job.contender == "b0":
+        return float(sum(map(len, batches)) * work.pad_to)
+    return float(sum(_padded(lengths, size) if job.contender == "b1" else lengths.sum() for lengths in batches))
+
+
+def _padded(lengths: npt.NDArray[np.int64], size: int) -> int:
+    """Return the tokens of batches in this order, each padded to its longest."""
+    parts = [lengths[i : i + size] for i in range(0, len(lengths), size)]
+    return int(sum(len(part) * part.max() for part in parts))
 
 
 def measure(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench import measured, record
+from bench.measured import RUN_COLUMNS, SETTING_COLUMNS, Run
+from bench.parts import write_part
 from bench.record import Column
-from bench.store import write_part
 
 SCHEMA_VERSION = 1
 DIRECTORY = "bench"  # below the results directory
@@ -32,21 +34,11 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="flop_per_second", type=_F, meaning="of the ceiling: best matmul rate of the round", unit="1/s"),
     Column(name="peak_memory_bytes", type=_I, meaning="growth of resident set (CPU) or allocator (GPU)", unit="bytes"),
     Column(name="matmul_params", type=_I, meaning="P: weights in matrix products for each token"),
-    Column(name="task", type=_S, meaning="name of the task"),
-    Column(name="model", type=_S, meaning="name of the model"),
+    *SETTING_COLUMNS,
     Column(name="random_weights", type=_B, meaning="the model's shapes with random weights"),
-    Column(name="batch_size", type=_I, meaning="examples in a step of one trial"),
-    Column(name="lora_dropout", type=_F, meaning="dropout on the adapter's input", unit="probability"),
+    *record.columns("batch_size", "lora_dropout"),
     Column(name="target_modules", type=_S, meaning="JSON: PEFT's target_modules"),
-    Column(name="threads", type=_I, meaning="torch's threads"),
-    Column(name="load_share", type=_F, meaning="share of the device at work before the run; null: not known"),
-    Column(name="device", type=_S, meaning="name of the device"),
-    Column(name="started_at", type=_S, meaning="ISO 8601, UTC"),
-    Column(name="git_commit", type=_S, meaning="commit of the harness"),
-    Column(name="git_dirty", type=_B, meaning="whether the work tree had uncommitted changes"),
-    Column(name="source_hash", type=_S, meaning="hash of the harness's own source files"),
-    Column(name="versions", type=_S, meaning="JSON: versions of python, torch, transformers, peft, accelerate"),
-    Column(name="schema_version", type=_I, meaning="version of this table"),
+    *RUN_COLUMNS,
 )
 SCHEMA = pa.schema(
     [(column.name, column.type) for column in COLUMNS],
@@ -55,25 +47,14 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Context:
+class Context(Run):
     """What all rows of a run share."""
 
     run_id: str
     matmul_params: int
-    task: str
-    model: str
     random_weights: bool
-    batch_size: int
     lora_dropout: float
     target_modules: str
-    threads: int
-    load_share: float | None
-    device: str
-    started_at: str
-    git_commit: str | None
-    git_dirty: bool | None
-    source_hash: str
-    versions: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,10 +79,7 @@ class Row:
 
 def to_table(rows: list[Row], context: Context) -> pa.Table:
     """Return the rows as an arrow table of exactly SCHEMA."""
-    shared = {f.name: getattr(context, f.name) for f in fields(context)} | {"schema_version": SCHEMA_VERSION}
-    return pa.Table.from_pylist(
-        [shared | {f.name: getattr(row, f.name) for f in fields(row)} for row in rows], schema=SCHEMA
-    )
+    return measured.to_table([asdict(row) for row in rows], context, schema=SCHEMA, schema_version=SCHEMA_VERSION)
 
 
 def path_of(results_dir: Path, run_id: str) -> Path:

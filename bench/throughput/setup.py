@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from bench import devices, models, overrides, provenance, runtime, study, targets, tasks, text
+from bench import devices, models, provenance, runtime, study, targets, tasks, text
 from bench.errors import BadInput
 from bench.estimate import matmul_params
 from bench.load import Load
 from bench.models import LoadedModel, Located
+from bench.settings import overrides
 from bench.spec import Precision, TrainBudget, Trial
 from bench.tasks import TEXT_CLASSIFICATION, Task
 from bench.throughput import model as shapes
@@ -45,7 +46,7 @@ class Chosen:
 
 
 def read(texts: Mapping[str, str], *, random_weights: bool, data_dir: Path | None) -> Chosen:
-    """Return the options given as text, by key of `bench.overrides.OPTIONS`.
+    """Return the options given as text, by key of `bench.settings.overrides.OPTIONS`.
 
     Raises:
         BadInput: for a value that its key cannot hold, and for several where one is needed.
@@ -118,12 +119,8 @@ def context_of(work: Work, chosen: Chosen, load: Load, now: datetime | None = No
         target_modules=json.dumps(trial.target_modules),
         threads=torch.get_num_threads(),
         load_share=load.share,
-        device=made.device,
         started_at=began.isoformat(timespec="seconds"),
-        git_commit=made.git_commit,
-        git_dirty=made.git_dirty,
-        source_hash=made.source_hash,
-        versions=json.dumps({**json.loads(made.versions), **_peer_versions()}),
+        **asdict(replace(made, versions=json.dumps({**json.loads(made.versions), **_peer_versions()}))),
     )
 
 

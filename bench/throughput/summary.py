@@ -13,7 +13,7 @@ from bench.throughput.ceiling import EVAL_FLOP, TRAIN_FLOP, share_of_ceiling
 
 Key = tuple[str, str, str, int, int | None, int | None]  # part, contender, precision, K, rank, length
 _KEY = ("part", "contender", "precision", "n_trials", "rank", "length")
-BASELINES = ("b0", "b1", "b1g")
+BASELINES = ("b0", "b1", "b1g", "b1gh")
 CEILING = "ceiling"
 
 

@@ -21,6 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from bench.pretraining import Schedule, updater
 from bench.uuids import pairs
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
@@ -30,18 +31,15 @@ SET = "pretraining"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pretraining:
+class Pretraining(Schedule):
     """The settings of one pretraining run; the defaults gave the shipped weights."""
 
     steps: int = 600
     n_pairs: int = 256
-    batch_size: int = 64
     peak_learning_rate: float = 3e-3
     warmup_steps: int = 50
-    decay_from: float = 0.6  # fraction of the steps after which the rate falls linearly to 0
-    max_grad_norm: float = 1.0
-    weight_decay: float = 0.01
-    seed: int = 0
+    decay_from: float = 0.6
+    adam_eps: float = 1e-8
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -89,32 +87,20 @@ def sequences(tokenizer: PreTrainedTokenizerFast, n: int) -> Tensor:
     return torch.tensor([[tokenizer.bos_token_id, *ids, tokenizer.eos_token_id] for ids in inside])
 
 
-def learning_rate(step: int, settings: Pretraining) -> float:
-    """Return the rate of step 0 .. steps - 1: linear warm-up, constant, linear decay."""
-    warm = (step + 1) / settings.warmup_steps
-    decay = (settings.steps - step) / (settings.steps * (1 - settings.decay_from))
-    return settings.peak_learning_rate * min(1.0, warm, decay)
-
-
 def train(model: LlamaForCausalLM, ids: Tensor, settings: Pretraining) -> Iterator[tuple[int, float, float]]:
     """Train in place; yield after each step: steps done, loss of the values in nats, share of their tokens right.
 
     The right ones are counted with the true value before each token (no generation).
     """
     rng = np.random.default_rng(settings.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=settings.weight_decay)
+    update = updater(model, settings)
     for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
         batch = ids[torch.from_numpy(rng.choice(len(ids), min(settings.batch_size, len(ids)), replace=False))]
         logits: Any = model(input_ids=batch).logits[:, -N_VALUE_TOKENS - 1 : -1]
         wanted = batch[:, -N_VALUE_TOKENS:]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        yield step + 1, float(loss.detach()), float((logits.argmax(-1) == wanted).double().mean())
+        right = float((logits.argmax(-1) == wanted).double().mean())
+        yield step + 1, update(step, loss), right
 
 
 def main() -> None:

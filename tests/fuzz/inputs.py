@@ -41,6 +41,9 @@ def mutated(base: bytes) -> st.SearchStrategy[bytes]:
     return st.builds(apply, ends, st.lists(edit, max_size=2))
 
 
+STUDY = BASE.format(top="", train="", lora="rank = [2, 8]")
+
+
 def studies() -> st.SearchStrategy[bytes]:
     """Return study files: any value of any key, any tables, typing errors."""
     places = st.tuples(st.sampled_from(["top", "train", "lora"]), st.sampled_from(KEYS), VALUES)
@@ -50,7 +53,7 @@ def studies() -> st.SearchStrategy[bytes]:
         lambda some: "\n".join(f"{name}\n{key} = {toml(value)}" for name, key, value in some)
     )
     text = st.one_of(one, tables).map(lambda t: t.encode("utf-8", "surrogatepass"))
-    return st.one_of(text, edited(BASE.format(top="", train="", lora="rank = [2, 8]")))
+    return st.one_of(text, edited(STUDY))
 
 
 TASK = """name = "mine"
@@ -121,7 +124,7 @@ def json_lines() -> st.SearchStrategy[bytes]:
 
 KNOWN_WORDS = ["demo", "sst2", "lora", "lora+", "mora", "full", "0", "1e-3", "1e-3,1e-2", "-1", "nan", "", " ", "cpu",
                "cuda", "all-linear", "rank", "quick", "tpe", "../x", "x.toml", "%s", "--", "[",
-               "(", "\x1b[31m"]  # fmt: skip
+               "(", "\x1b[31m", "9" * 400, "x/" * 3000, "9" * 400 + ".toml"]  # fmt: skip
 # No surrogate and no NUL: a shell cannot pass them, and the operating system refuses them before we are asked.
 ANY = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8)
 

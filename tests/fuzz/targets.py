@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-from bench import cli, commands, overrides, registry, store, study
+from bench import cli, commands, registry, store, study
 from bench.errors import BadInput
+from bench.settings import overrides
 from bench.tasks import _custom, _files
 from bench.tasks._base import TsvLayout
 from tests import sweep_helpers as fakes
@@ -29,10 +30,11 @@ LABELS = ("no", "yes")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """What is generated, and what is done with it."""
+    """What is generated, and what is done with it. `starts`: whole inputs to mutate, where inputs are bytes."""
 
     values: st.SearchStrategy[Any]
     run: Callable[[Any, Ends], None]
+    starts: tuple[bytes, ...] = ()
 
 
 def targets(home: Path) -> dict[str, Target]:
@@ -40,17 +42,25 @@ def targets(home: Path) -> dict[str, Target]:
     home.mkdir(parents=True, exist_ok=True)
     for name in ("train.tsv", "dev.tsv"):
         (home / name).write_text(inputs.TSV)
-    both, json_lines = st.one_of, inputs.json_lines()
+    either, parquet, part = st.one_of, _data_parquet(home), _part(home)
+    toml, task, tsv, csv, json_lines = (
+        text.encode() for text in (inputs.STUDY, inputs.TASK, inputs.TSV, inputs.CSV, inputs.JSONL)
+    )
+    edited = inputs.edited
+
+    def of(values: st.SearchStrategy[Any], run: Callable[[Any, Ends], None], *starts: bytes) -> Target:
+        return Target(values=values, run=run, starts=starts)
+
     return {
-        "study": Target(values=inputs.studies(), run=_file(home / "x.toml", _study)),
-        "task": Target(values=inputs.tasks(), run=_file(home / "task.toml", _task)),
-        "tsv": Target(values=both(inputs.edited(inputs.TSV), inputs.lines("\t")), run=_file(home / "x.tsv", _split)),
-        "csv": Target(values=both(inputs.edited(inputs.CSV), inputs.lines(",")), run=_file(home / "x.csv", _split)),
-        "jsonl": Target(values=both(inputs.edited(inputs.JSONL), json_lines), run=_file(home / "x.jsonl", _split)),
-        "parquet": Target(values=inputs.mutated(_data_parquet(home)), run=_file(home / "x.parquet", _split)),
-        "part": Target(values=inputs.mutated(_part(home)), run=lambda content, ends: _load_part(home, content, ends)),
-        "cli": Target(values=inputs.arguments(*_words()), run=lambda words, ends: _command(home, words, ends)),
-    }  # fmt: skip
+        "study": of(inputs.studies(), _file(home / "x.toml", _study), toml),
+        "task": of(inputs.tasks(), _file(home / "task.toml", _task), task),
+        "tsv": of(either(edited(inputs.TSV), inputs.lines("\t")), _file(home / "x.tsv", _split), tsv),
+        "csv": of(either(edited(inputs.CSV), inputs.lines(",")), _file(home / "x.csv", _split), csv),
+        "jsonl": of(either(edited(inputs.JSONL), inputs.json_lines()), _file(home / "x.jsonl", _split), json_lines),
+        "parquet": of(inputs.mutated(parquet), _file(home / "x.parquet", _split), parquet),
+        "part": of(inputs.mutated(part), lambda content, ends: _load_part(home, content, ends), part),
+        "cli": of(inputs.arguments(*_words()), lambda words, ends: _command(home, words, ends)),
+    }
 
 
 def _file(path: Path, read: Callable[[Path], object]) -> Callable[[bytes, Ends], None]:

@@ -9,14 +9,15 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from bench import bridge, store
-from tests.torture.phases import PHASES, Aim, Marks, Told, told
+from bench import store
+from bench.asktell import bridge
+from tests.torture.phases import Aim, Marks, Told, told
 from tests.torture.subjects import Subject, comparable
 
 HANG_SECONDS = 180.0
@@ -32,6 +33,19 @@ class Counts:
     by_engine: Counter[str] = field(default_factory=Counter)
     sweeps: int = 0  # processes started
     checked_rows: int = 0
+
+    def plus(self, other: Counts) -> Counts:
+        """Return the sum of both."""
+        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `of` reads."""
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Counts:
+        """Return the counts that `as_json` wrote."""
+        return cls(**{name: Counter(value) if isinstance(value, dict) else value for name, value in found.items()})
 
 
 def start(subject: Subject, results_dir: Path, *, aim: Aim | None = None, after: float | None = None,
@@ -72,7 +86,7 @@ def _read(reader: int, child: int, seconds: float, *, kills: bool) -> str:
 class Storm:
     """Kills of one subject, in one results directory after another."""
 
-    def __init__(self, subject: Subject, directory: Path, *, seed: int, drawn: bool) -> None:
+    def __init__(self, subject: Subject, directory: Path, *, seed: str, drawn: bool) -> None:
         """Run the sweep once undisturbed: its rows are the reference, its calls the range of the aims."""
         self.subject, self.root, self.drawn = subject, directory, drawn
         self.chance = random.Random(f"{seed} {subject.name}")
@@ -182,11 +196,13 @@ def check_figures(directory: Path) -> None:
         assert path.read_bytes().rstrip().endswith(b"%%EOF"), f"{path} is torn"
 
 
-def storm(subject: Subject, directory: Path, *, seed: int, inside: int, anywhere: int, drawn: bool) -> Counts:
-    """Kill `inside` sweeps in each phase and `anywhere` at random moments; return the counts."""
+def storm(
+    subject: Subject, directory: Path, *, seed: str, inside: Mapping[str, int], anywhere: int, drawn: bool
+) -> Counts:
+    """Kill so many sweeps inside each phase named, and `anywhere` at random moments; return the counts."""
     one = Storm(subject, directory, seed=seed, drawn=drawn)
-    for phase in PHASES if drawn else PHASES[:-1]:
-        one.inside(phase, inside)
+    for phase, n in inside.items():
+        one.inside(phase, n)
     one.anywhere(anywhere)
     one.finish()
     return one.counts

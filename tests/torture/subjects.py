@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import planner, runtime, store, study, sweep
+from bench.asktell.mirror import Mirror
 from bench.commands import _resolve, plot
 from bench.events import Event, PackStored
-from bench.mirror import Mirror
 from bench.spec import Pack, Trial
 from tests import sweep_helpers as fakes
 from tests.torture.phases import Marks

@@ -49,6 +49,7 @@ class Contender(ABC):
 
     label: ClassVar[str]
     peer: ClassVar[bool]  # someone else's code, trained one trial at a time
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "bf16")  # those it is another contender in
 
     @abstractmethod
     def start(self, work: Work, *, precision: Precision, n_trials: int, repeat: int) -> Session:

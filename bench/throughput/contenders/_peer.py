@@ -65,6 +65,7 @@ class Peer(Contender):
     strategy = "random"  # TrainingArguments.train_sampling_strategy
     pads_to_fixed_length = False
     eval_batch_size: int | None = DEFAULT_EVAL_BATCH  # None: the training batch size
+    frozen_dtype: torch.dtype | None = None  # what frozen weights are held in; None: as they come, fp32
 
     def n_steps(self, work: Work) -> int:
         """Return how many of the block's steps are timed."""
@@ -87,6 +88,8 @@ class PeerSession(Session):
     def __init__(self, work: Work, peer: Peer, precision: Precision, repeat: int) -> None:
         self.work, self.peer, self.precision, self.repeat = work, peer, precision, repeat
         self.model = peft_model(work.model().model, work.trial)
+        if peer.frozen_dtype is not None:
+            hold_frozen(self.model, peer.frozen_dtype)
         self.directory = tempfile.TemporaryDirectory(prefix="lorasweep-peer-")
 
     def train(self, timer: Timer) -> Block:
@@ -159,6 +162,13 @@ def peft_model(model: Any, trial: Trial) -> Any:
         layers_to_transform=None if trial.layers_to_transform is None else list(trial.layers_to_transform),
     )  # fmt: skip
     return get_peft_model(model, config)
+
+
+def hold_frozen(model: Any, dtype: torch.dtype) -> None:
+    """Hold the weights that are not trained in `dtype`, in place."""
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.to(dtype)
 
 
 def make_trainer(

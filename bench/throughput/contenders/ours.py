@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench import methods
 from bench.clock import Clock
-from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.evaluate import evaluate
 from bench.engine.loop import Loop
-from bench.engine.paths import draws_own_masks
-from bench.engine.run import DTYPES, choose_path, default_chunks
+from bench.engine.run import DTYPES, EngineOptions, prepare
 from bench.spec import Pack, Precision
 from bench.text import Encoded, take
 from bench.throughput.contenders._base import Block, Contender, Session
@@ -39,15 +36,13 @@ class OurSession(Session):
         self.work, self.n_trials = work, n_trials
         self.batches = work.batches(max(2, work.steps // n_trials))
         trials = work.trials(n_trials, precision, max_steps=10 * len(self.batches) + 10)
-        device, dtype = work.device, DTYPES[precision]
-        self.bank = Bank(work.model(dtype), trials, methods.get(trials[0].method), device=device, dtype=dtype)
-        self.path = choose_path(self.bank, "auto")
-        self.split = Batches(work.data.train, device=device)
-        self.bank.only_keyed_masks = draws_own_masks(self.bank, self.path, self.split.chunk(np.arange(2)))
-        self.n_chunks = default_chunks(work.data, Pack(trials=trials))
+        ready = prepare(
+            Pack(trials=trials), work.data, work.model(DTYPES[precision]), EngineOptions(device=work.device)
+        )
+        self.bank, self.path, self.split, self.n_chunks = ready.bank, ready.path, ready.train, ready.n_chunks
         self.loop = Loop(
             self.bank, self.path, self.split, trials[0].budget, n_chunks=self.n_chunks, clock=Clock(),
-            evaluate=lambda: np.zeros(n_trials),
+            evaluate=lambda: np.zeros(n_trials), objective=ready.objective,
         )  # fmt: skip
 
     def train(self, timer: Timer) -> Block:

@@ -1,0 +1,124 @@
+"""bench doctor: looks at what a long sweep needs, and says what would stop or spoil it, before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands._options import Selection, study_command
+
+if TYPE_CHECKING:
+    from bench.commands._resolve import Resolved
+    from bench.doctor import Check
+    from bench.spec import Study
+    from bench.sweep import Preview
+
+LONG_SECONDS = 600.0
+
+
+@study_command
+def command(
+    selection: Selection,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Optuna storage URL to try", envvar="LORASWEEP_STORAGE", show_default=False),
+    ] = None,
+) -> int:
+    """Check device, data, model, Hub, memory, disk and storage; exit code 1 if a sweep would fail."""
+    from bench import doctor
+
+    study = selection.study()
+    directory = selection.directory(study)
+    found: list[Check] = []
+
+    def look(name: str, check: Callable[[], Check]) -> None:
+        found.append(doctor.guarded(name, check))
+        print(_line(found[-1]), flush=True)
+
+    look("device", lambda: doctor.device(study))
+    look("data", lambda: _data(study))
+    look("model", lambda: _model(study))
+    here = all(check.level != "fails" for check in found if check.name in ("data", "model"))
+    look("Hub", lambda: doctor.hub_answers(needed=not here))
+    n_left = _plan(look, study, selection) if here else 0
+    look("disk", lambda: doctor.disk(directory, n_left))
+    look("lock", lambda: doctor.free_to_run(directory))
+    look("storage", lambda: doctor.storage(directory, storage, n_left))
+    print()
+    print(_verdict(found))
+    return 1 if doctor.worst(found) == "fails" else 0
+
+
+def _plan(look: Callable[[str, Callable[[], Check]], None], study: Study, selection: Selection) -> int:
+    """Look at the trials, their memory and time; return how many are left to run."""
+    from bench import doctor, sweep
+    from bench.commands import _resolve
+    from bench.models._locate import weight_files
+
+    seen: list[Resolved] = []
+
+    def plan() -> Check:
+        seen.append(_resolve.resolve(study))
+        return doctor.Check(name="trials", level="ok", found=f"{len(seen[0].trials):,} trials, modules to adapt found")
+
+    look("trials", plan)
+    if not seen:
+        return 0
+    resolved = seen[0]
+    options = resolved.sweep_options()
+    preview = sweep.preview(resolved.study, resolved.trials, results_dir=selection.results_dir, options=options)
+    size = sum(path.stat().st_size for path in weight_files(resolved.located.directory))
+    look("memory", lambda: doctor.memory(study, preview.pending, options.limits, size))
+    look("time", lambda: _time(resolved, preview, selection))
+    return preview.n_trials - preview.n_finished
+
+
+def _data(study: Study) -> Check:
+    from pathlib import Path
+
+    from bench import tasks
+    from bench.doctor import Check
+
+    data = tasks.get(study.task).load(None if study.data_dir is None else Path(study.data_dir))
+    return Check(name="data", level="ok", found=f"{study.task}: {len(data.train):,} / {len(data.eval):,} examples")
+
+
+def _model(study: Study) -> Check:
+    from bench import models
+    from bench.doctor import Check
+
+    located = models.locate(study.model)
+    return Check(name="model", level="ok", found=f"{located.name}: {located.model_type} in {located.directory}")
+
+
+def _time(resolved: Resolved, preview: Preview, selection: Selection) -> Check:
+    """Say how long all that is left takes, and the longest pack of it."""
+    from bench import estimate
+    from bench.commands import _show, _text
+    from bench.doctor import Check
+
+    if preview.estimate is None or not preview.pending:
+        return Check(name="time", level="ok", found="nothing is left to run")
+    options, speeds = resolved.sweep_options(), estimate.read_calibration(selection.results_dir)
+    assert options.workload is not None  # as sweep_options gives it
+    longest = max(estimate.estimate([p], speeds, options.workload, options.place).seconds for p in preview.pending)
+    text = f"about {_show.duration(preview.estimate)}; the longest pack {_text.duration(longest)}"
+    if longest > LONG_SECONDS:
+        text += ", whose state is saved every 5 minutes"
+    return Check(name="time", level="ok", found=text)
+
+
+def _line(check: Check) -> str:
+    from bench.errors import one_line
+
+    return f"{check.level:<6} {check.name:<8} {one_line(check.found)}"
+
+
+def _verdict(found: list[Check]) -> str:
+    fails = [check.name for check in found if check.level == "fails"]
+    notes = [check.name for check in found if check.level == "note"]
+    if fails:
+        return f"a sweep would fail: {', '.join(fails)}"
+    return "a sweep can run" + (f"; worth a look: {', '.join(notes)}" if notes else "")

@@ -1,0 +1,1 @@
+"""Rows -> cells chosen, differences with intervals, sentences; and checks that such claims hold."""

@@ -1,0 +1,298 @@
+"""The numbers of a report, worked out from rows in this one place: `build` returns a frozen Report. Pure.
+
+Cells, means and standard errors are those of plots.tidy, so that the page and the figures of a study agree. The page
+itself is plots/report.py; its sentences are in bench/report/text.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from bench.comparison.numbers import Comparison
+from bench.record import Status
+from bench.report.charts import all_charts
+from bench.report.data import (
+    Best,
+    CellNumbers,
+    Counts,
+    HeatCell,
+    Heatmap,
+    Isolated,
+    Repeat,
+    Report,
+    Source,
+    Speed,
+    Trouble,
+)
+from bench.spec import Study
+from bench.speed import summary
+from plots import heatmap, tidy
+from plots.figures import is_grid
+from plots.grid import Grid, View, grid_of, limits
+from plots.lines import series_in
+from plots.settings import split
+from plots.tidy import CellTable, StudyInfo, choose, has_select
+
+VIEWS: tuple[View, ...] = ("eta_B", "lr_ratio")
+LEAST_FILLED = 0.2  # of a table's positions: below, as where the axes' log steps differ, a view shows little but holes
+
+
+def build(
+    df: pd.DataFrame, attempts: pd.DataFrame, study: Study, info: StudyInfo, *, source: Source,
+    comparison: Comparison | None = None, speed: pa.Table | None = None,
+) -> Report:  # fmt: skip
+    """Return the report of a study from its finished rows and its failed attempts (columns of bench.record.SCHEMA).
+
+    `speed` are the rows of `bench speed`, where it was run.
+
+    Raises:
+        BadInput: where a trial occurs twice or the rows hold several metrics.
+    """
+    rows, n_other = tidy.rows_of_study(df, info)
+    failed = _failed(attempts, rows, planned=info.trials is not None)
+    table = tidy.tidy(df, info)
+    return Report(
+        study=study.name,
+        figure=study.figure,
+        task=study.task,
+        model=study.model,
+        metric=table.metric_name,
+        higher_is_better=table.higher_is_better,
+        max_steps=study.budget.max_steps,
+        n_seeds=len(study.seeds),
+        counts=_counts(rows, failed, n_other),
+        best=tuple(_best_cells(table, rows)),
+        borders=source.borders,
+        heatmaps=tuple(_heatmaps(df, info)),
+        charts=all_charts(df, info, comparison),
+        speeds=tuple(_speeds(rows)),
+        isolated=None if speed is None or not speed.num_rows else _isolated(speed),
+        troubles=tuple(_troubles(rows, failed)),
+        comparison=comparison,
+        repeat=_repeat(rows, study, source),
+    )
+
+
+def _failed(attempts: pd.DataFrame, rows: pd.DataFrame, *, planned: bool) -> pd.DataFrame:
+    """Return the last attempt of each trial of the study that has no finished row."""
+    done = rows.loc[rows["status"].notna(), "trial_id"]
+    mine = attempts["trial_id"].isin(rows["trial_id"]) if planned else pd.Series(True, index=attempts.index)
+    open_ = attempts[mine & ~attempts["trial_id"].isin(done)]
+    return open_.drop_duplicates("trial_id", keep="last")
+
+
+def _counts(rows: pd.DataFrame, failed: pd.DataFrame, n_other: int) -> Counts:
+    ok = rows["status"].eq(Status.OK.value)
+    diverged = rows["status"].eq(Status.DIVERGED.value)
+    return Counts(
+        n_planned=len(rows),
+        n_ok=int(ok.sum()),
+        n_diverged=int(diverged.sum()),
+        n_collapsed=int((ok & rows["collapsed"].eq(True)).sum()),
+        n_missing=int((~ok & ~diverged).sum()),
+        n_failed=len(failed),
+        n_other_rows=n_other,
+    )
+
+
+def _best_cells(table: CellTable, rows: pd.DataFrame) -> Iterable[Best]:
+    """Yield the best cell of each method in each panel, over all ranks; of equals the smaller rates come first."""
+    ordered = replace(table, cells=table.cells.sort_values(["eta_A", "eta_B"], kind="stable", ignore_index=True))
+    panels = split(ordered, within=("rank", "lora_alpha"))
+    seen: set[Any] = set()
+    for title, panel in panels:
+        for series in series_in(panel.cells):
+            group = panel.where(panel.cells["series"] == series)
+            cell = choose(group, by="select")
+            if cell is None or cell["trial_ids"] in seen:
+                continue
+            seen.add(cell["trial_ids"])
+            by = "select_metric" if has_select(group.cells) else "metric_value"
+            yield _best(title if len(panels) > 1 else "", cell, by, len(group.cells), rows)
+
+
+def _best(panel: str, cell: pd.Series[Any], chosen_by: str, n_choices: int, rows: pd.DataFrame) -> Best:
+    own = rows[rows["trial_id"].isin(cell["trial_ids"])]
+    modes = own["timing_mode"].dropna().unique()
+    return Best(
+        panel=panel,
+        cell=numbers_of(cell),
+        chosen_by=chosen_by,
+        n_choices=n_choices,
+        n_trainable=_integer(own["n_trainable"].max()),
+        train_seconds=_number(own["train_seconds"].mean()),
+        timing_mode=str(modes[0]) if len(modes) == 1 else None,
+    )
+
+
+def numbers_of(cell: pd.Series[Any]) -> CellNumbers:
+    """Return the numbers of a row of a CellTable."""
+    return CellNumbers(
+        series=str(cell["series"]),
+        rank=_integer(cell["rank"]),
+        eta_A=float(cell["eta_A"]),
+        eta_B=_number(cell["eta_B"]),
+        lr_ratio=_number(cell["lr_ratio"]),
+        mean=_number(cell["mean"]),
+        stderr=_number(cell["stderr"]),
+        stderr_kind=cell["stderr_kind"] if isinstance(cell["stderr_kind"], str) else None,
+        select=_number(cell["select"]),
+        n_expected=int(cell["n_expected"]),
+        n_ok=int(cell["n_ok"]),
+        n_diverged=int(cell["n_diverged"]),
+        n_collapsed=int(cell["n_collapsed"]),
+    )
+
+
+def _heatmaps(df: pd.DataFrame, info: StudyInfo) -> Iterable[Heatmap]:
+    table = heatmap.tidy(df, info)
+    ends = limits(table)
+    if ends is None:
+        return
+    for title, panel in split(table):
+        grids = [grid_of(panel, view) for view in VIEWS if is_grid(panel, view)]
+        for grid in grids:
+            if grid.view == "lr_ratio" or grid.planned.mean() >= LEAST_FILLED:
+                yield _heatmap(title, panel, grid, ends)
+
+
+def _heatmap(title: str, panel: CellTable, grid: Grid, ends: tuple[float, float]) -> Heatmap:
+    at = {(cell[grid.view], cell["eta_A"]): cell for _, cell in panel.cells.iterrows()}
+
+    def cell_at(i: int, j: int) -> HeatCell | None:
+        cell = at.get((grid.ys[i], grid.xs[j]))
+        if cell is None:
+            return None
+        return HeatCell(
+            numbers=numbers_of(cell),
+            best=(i, j) == grid.best,
+            chosen=(i, j) == grid.chosen,
+            within_percent=bool(grid.within_percent[i, j]),
+            within_stderr=bool(grid.within_stderr[i, j]),
+        )
+
+    columns = range(len(grid.xs))
+    return Heatmap(
+        title=title,
+        view=grid.view,
+        xs=grid.xs,
+        ys=grid.ys,
+        cells=tuple(tuple(cell_at(i, j) for j in columns) for i in range(len(grid.ys))),
+        low=ends[0],
+        high=ends[1],
+        best_at_edge=grid.best_at_edge,
+    )
+
+
+def _speeds(rows: pd.DataFrame) -> Iterable[Speed]:
+    """Yield speeds of whole runs: a diverged trial has trained fewer steps, and the first ones are the slow ones."""
+    ok = rows[rows["status"].eq(Status.OK.value) & rows["train_seconds"].notna() & (rows["steps_done"] > 0)]
+    if ok.empty:
+        return
+    ok = ok.assign(_series=[tidy.series_of(m, t) for m, t in zip(ok["method"], _floats(ok["mora_type"]), strict=True)])
+    keys = ["_series", "rank", "timing_mode", "device"]
+    for (series, rank, mode, device), group in ok.groupby(keys, dropna=False, sort=True):
+        yield Speed(
+            series=str(series),
+            rank=_integer(rank),
+            timing_mode=str(mode),
+            device=str(device),
+            n=len(group),
+            pack_sizes=(int(group["pack_size"].min()), int(group["pack_size"].max())),
+            seconds_per_step=float((group["train_seconds"] / group["steps_done"]).median()),
+            examples_per_second=_number(_floats(group["examples_per_second"]).median()),
+            peak_memory_bytes=_integer(_floats(group["peak_memory_bytes"]).max()),
+            n_trainable=_integer(_floats(group["n_trainable"]).max()),
+        )
+
+
+def _isolated(table: pa.Table) -> Isolated:
+    modes, devices = (tuple(sorted(set(table.column(name).to_pylist()))) for name in ("timing_mode", "device"))
+    return Isolated(lines=summary.lines(table), timing_modes=modes, devices=devices)
+
+
+def _troubles(rows: pd.DataFrame, failed: pd.DataFrame) -> Iterable[Trouble]:
+    """Yield what went wrong, by cell: diverged first, then collapsed, failed and missing trials."""
+    missing = rows["status"].isna() & ~rows["trial_id"].isin(failed["trial_id"])
+    kinds = {
+        "diverged": rows[rows["status"].eq(Status.DIVERGED.value)],
+        "collapsed": rows[rows["status"].eq(Status.OK.value) & rows["collapsed"].eq(True)],
+        "oom": failed[failed["status"].eq(Status.OOM.value)],
+        "failed": failed[failed["status"].eq(Status.FAILED.value)],
+        "missing": rows[missing],
+    }
+    for kind, found in kinds.items():
+        keys = [name for name in tidy.SETTINGS if name in found.columns]
+        for _, group in found.groupby(keys, dropna=False, sort=False):
+            yield _trouble(kind, group)
+
+
+def _trouble(kind: str, group: pd.DataFrame) -> Trouble:
+    first = group.iloc[0]
+    eta_B = _number(first["eta_B"])
+    steps = [int(step) for step in _floats(group["diverged_step"]).dropna()] if kind == "diverged" else []
+    reasons = [str(r) for r in group["reason"].dropna().unique()] if "reason" in group.columns else []
+    detail = f"at step {', '.join(map(str, steps))}" if steps else "; ".join(reasons)
+    return Trouble(
+        kind=kind,
+        series=tidy.series_of(str(first["method"]), _number(first["mora_type"])),
+        rank=_integer(first["rank"]),
+        eta_A=float(first["eta_A"]),
+        lr_ratio=None if eta_B is None else eta_B / float(first["eta_A"]),
+        seeds=tuple(sorted(int(seed) for seed in group["seed"])),
+        detail=detail,
+    )
+
+
+def _repeat(rows: pd.DataFrame, study: Study, source: Source) -> Repeat:
+    ran, budget = rows[rows["status"].notna()], study.budget
+    times = sorted(ran["started_at"].dropna())
+    names = [name for name in budget.__slots__ if name != "n_select"]
+    return Repeat(
+        command=source.command,
+        study_file=source.study_file,
+        toml=source.toml,
+        profile=study.profile,
+        settings=tuple((name, str(getattr(budget, name))) for name in (*names, "n_select")),
+        seeds=study.seeds,
+        commits=tuple(sorted({
+            f"{commit}{'+' if dirty is True or dirty == 1 else ''}"
+            for commit, dirty in zip(ran["git_commit"], ran["git_dirty"], strict=True)
+            if isinstance(commit, str)
+        })),
+        source_hashes=_distinct(ran, "source_hash"),
+        versions=tuple(_spell(text) for text in _distinct(ran, "versions")),
+        devices=_distinct(ran, "device"),
+        data_hashes=_distinct(rows, "data_hash"),
+        model_hashes=_distinct(rows, "model_hash"),
+        started=(times[0], times[-1]) if times else None,
+    )  # fmt: skip
+
+
+def _spell(versions: str) -> str:
+    found = json.loads(versions)
+    return ", ".join(f"{name} {version}" for name, version in found.items()) if isinstance(found, dict) else versions
+
+
+def _distinct(rows: pd.DataFrame, name: str) -> tuple[str, ...]:
+    return tuple(sorted(str(value) for value in rows[name].dropna().unique()))
+
+
+def _floats(column: pd.Series[Any]) -> pd.Series[float]:
+    return pd.to_numeric(column).astype(float)
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite float, or None for what is missing."""
+    return None if value is None or pd.isna(value) or not np.isfinite(value) else float(value)
+
+
+def _integer(value: Any) -> int | None:
+    return None if value is None or pd.isna(value) else int(value)
