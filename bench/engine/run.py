@@ -32,6 +32,7 @@ DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and opti
     "fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 }  # fmt: skip
 CHUNK_ROWS, CHUNK_WIDTH = 1024, 384  # tokens of all trials in a chunk at this hidden size: a CPU's caches still hold it
+HALF_CHUNK_ROWS = 3072  # in 16 bits, whose numbers are half as large, and whose kernels are compiled for each new shape
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,8 +147,10 @@ def default_chunks(data: EncodedData, pack: Pack, *, hidden_size: int) -> int:
 
     A model narrower than CHUNK_WIDTH gets more tokens in each: its steps are mostly calls, not numbers.
     """
-    tokens = data.train.lengths.mean() * pack.trials[0].budget.batch_size * pack.size
-    rows = CHUNK_ROWS * max(1.0, CHUNK_WIDTH / hidden_size)
+    budget = pack.trials[0].budget
+    tokens = data.train.lengths.mean() * budget.batch_size * pack.size
+    rows = HALF_CHUNK_ROWS if budget.precision in ("bf16", "fp16") else CHUNK_ROWS
+    rows *= max(1.0, CHUNK_WIDTH / hidden_size)
     return int(min(8, max(2, round(tokens / rows))))
 
 
