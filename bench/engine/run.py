@@ -149,8 +149,8 @@ def default_chunks(data: EncodedData, pack: Pack, *, hidden_size: int) -> int:
     """
     budget = pack.trials[0].budget
     tokens = data.train.lengths.mean() * budget.batch_size * pack.size
-    rows = HALF_CHUNK_ROWS if budget.precision in ("bf16", "fp16") else CHUNK_ROWS
-    rows *= max(1.0, CHUNK_WIDTH / hidden_size)
+    usual = HALF_CHUNK_ROWS if budget.precision in ("bf16", "fp16") else CHUNK_ROWS
+    rows = usual * max(1.0, CHUNK_WIDTH / hidden_size)
     return int(min(8, max(2, round(tokens / rows))))
 
 
