@@ -374,8 +374,8 @@ def test_both_sweeps_run_the_same_cells(tmp_path: Path) -> None:
     cells = Cells(eta_A=(1e-4, 1e-3), lr_ratio=(1.0, 4.0), steps=3)
     ours, peer = sweeps.command("ours", cells, tmp_path), sweeps.command("b1g", cells, tmp_path)
     assert {"--eta-A=0.0001,0.001", "--lambda=4", "--methods=lora,lora+", "--n-select=0", "--eval-steps=3"} <= set(ours)
+    assert (peer[-3], peer[-1]) == ("b1g", str(tmp_path))
     assert json.loads(peer[-2])["lr_ratio"] == [1.0, 4.0]
-    assert peer[-1] == str(tmp_path)
     assert cells.n_trials == 4
 
 
@@ -383,14 +383,14 @@ def test_a_sweep_is_a_whole_process_and_a_failed_one_is_no_measurement() -> None
     ran: list[str] = []
 
     def run(arguments: Sequence[str], directory: Path) -> Ended:
-        ran.append("ours" if "sweep" in arguments else "b1g")
+        ran.append("ours" if "sweep" in arguments else arguments[-3])
         assert directory.is_dir()
         return Ended(seconds=2.0 + len(ran), peak_memory_bytes=7, code=0, output="")
 
     cells = Cells(steps=5, batch_size=2)
     found = sweeps.measure(cells, ["b1g", "ours", "b0"], repeats=2, tell=lambda line: None, run=run)
     assert sorted(ran) == ["b1g", "b1g", "ours", "ours"]
-    assert {(r.part, r.n_trials, r.examples, r.peak_memory_bytes) for r in found} == {("sweep", 16, 160, 7)}
+    assert {(r.part, r.n_trials, r.examples, r.peak_memory_bytes) for r in found} == {("sweep", 28, 280, 7)}
 
     def fail(arguments: Sequence[str], directory: Path) -> Ended:
         return Ended(seconds=1.0, peak_memory_bytes=7, code=1, output="no such file")
@@ -406,9 +406,10 @@ def test_a_process_is_timed_and_its_memory_read(tmp_path: Path) -> None:
     assert ended.peak_memory_bytes > 100_000
 
 
-def test_the_peers_sweep_trains_every_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["b1", "b1g"])
+def test_the_peers_sweep_trains_every_cell(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = {"eta_A": [1e-3], "lr_ratio": [1.0, 4.0], "steps": 1, "batch_size": 4, "rank": 2}
-    peer_sweep.main(json.dumps(cells), str(tmp_path))
+    peer_sweep.main(name, json.dumps(cells), str(tmp_path))
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["trials"] == 2
     assert 0.3 < found["best"] < 0.8

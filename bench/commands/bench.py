@@ -108,7 +108,7 @@ def _forecast(seconds: float, n_jobs: int, repeats: int, *, sweeps: bool) -> str
     """
     from bench.commands import _text
 
-    beside = " and of two whole sweeps of the demo" if sweeps else ""
+    beside = " and of whole sweeps of the demo" if sweeps else ""
     time = _text.duration(repeats * (seconds + n_jobs * SECONDS_AROUND_A_BLOCK))
     return (
         f"about {time}{' more than the sweeps' if sweeps else ''} for {_text.count(repeats, 'round')} of {n_jobs} "

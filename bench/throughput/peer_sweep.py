@@ -1,7 +1,7 @@
 """Trainer + PEFT + Optuna over the cells of `sweeps.Cells`: the loop that a careful user writes, one trial at a time.
 
-`python -m bench.throughput.peer_sweep '<Cells as JSON>' <scratch directory>`; prints one line of JSON:
-{"trials": n, "best": accuracy}.
+`python -m bench.throughput.peer_sweep <b1 or b1g> '<Cells as JSON>' <scratch directory>`; prints one line of JSON:
+{"trials": n, "best": accuracy}. Batches of training and evaluation are that contender's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from bench.throughput.sweeps import MODEL, TASK, Cells
 
 
-def main(text: str, directory: str) -> None:
+def main(name: str, text: str, directory: str) -> None:
     """Run the sweep and print what came out."""
     import optuna
 
@@ -24,7 +24,7 @@ def main(text: str, directory: str) -> None:
     settings: dict[str, Any] = json.loads(text)
     settings |= {key: tuple(settings[key]) for key in ("eta_A", "lr_ratio")}
     cells = Cells(**settings)
-    objective = _objective(cells, Path(directory))
+    objective = _objective(name, cells, Path(directory))
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for eta_A in cells.eta_A:
         for lr_ratio in cells.lr_ratio:
@@ -33,7 +33,7 @@ def main(text: str, directory: str) -> None:
     print(json.dumps({"trials": len(study.trials), "best": study.best_value}))
 
 
-def _objective(cells: Cells, directory: Path) -> Any:
+def _objective(name: str, cells: Cells, directory: Path) -> Any:
     """Return the function that trains one Optuna trial; texts are tokenised and the model is loaded once, here."""
     import numpy as np
     import torch
@@ -41,8 +41,11 @@ def _objective(cells: Cells, directory: Path) -> Any:
 
     from bench import models, study, targets, tasks, text
     from bench.spec import TrainBudget
-    from bench.throughput.contenders._peer import Collator, Rows, make_trainer, peft_model
+    from bench.throughput import contenders
+    from bench.throughput.contenders._peer import Collator, Peer, Rows, make_trainer, peft_model
 
+    peer = contenders.get(name)
+    assert isinstance(peer, Peer)
     task, located = tasks.get(TASK), models.locate(MODEL)
     data = task.load(None)
     assert isinstance(data, text.TextData)
@@ -63,8 +66,8 @@ def _objective(cells: Cells, directory: Path) -> Any:
         optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=eta_A, loraplus_lr_ratio=lr_ratio)
         trainer = make_trainer(
             model, train, trial, directory=directory, device=torch.device(cells.device), precision="fp32",
-            collator=Collator(int(model.config.pad_token_id or 0)), strategy="group_by_length", seed=0,
-            eval_batch_size=cells.batch_size, max_steps=cells.steps, optimizers=(optimizer, None),
+            collator=Collator(int(model.config.pad_token_id or 0)), strategy=peer.strategy, seed=0,
+            eval_batch_size=peer.eval_batch_size or cells.batch_size, max_steps=cells.steps, optimizers=(optimizer, None),
         )  # fmt: skip
         trainer.train()
         found = trainer.predict(evaluation)
@@ -74,4 +77,4 @@ def _objective(cells: Cells, directory: Path) -> Any:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:4])

@@ -1,7 +1,8 @@
-"""A whole small sweep with everything in it, as two processes: this harness, and Trainer + PEFT + Optuna.
+"""A whole small sweep with everything in it, as processes: this harness, and Trainer + PEFT + Optuna.
 
-Both run the same cells of the embedded demo on tiny-roberta: as many steps of as many examples, one evaluation at the
-end, no part of train held out. Start-up is included: Python, imports, data, model; ours draws its figures as well.
+All run the same cells of the embedded demo on tiny-roberta: as many steps of as many examples, one evaluation at the
+end, no part of train held out. Start-up is included: Python, imports, data, model; ours draws its figures as well. The
+peers are B1 and B1g: Trainer's own batches, and batches grouped by length, in training and evaluation.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from bench.throughput.interleave import interleaved
 from bench.throughput.rows import Row
 
 TASK, MODEL = "demo", "tiny-roberta"
-SWEEPERS = ("ours", "b1g")
+SWEEPERS = ("ours", "b1", "b1g")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cells:
-    """The sweep that both run: LoRA (ratio 1) and LoRA+ over eta_A x lr_ratio, one seed."""
+    """The sweep that all run: LoRA (ratio 1) and LoRA+ over eta_A x lr_ratio, one seed of studies/demo.toml's heatmap."""
 
-    eta_A: tuple[float, ...] = (1.6e-4, 6.4e-4, 2.56e-3, 1.024e-2)
+    eta_A: tuple[float, ...] = (1e-5, 4e-5, 1.6e-4, 6.4e-4, 2.56e-3, 1.024e-2, 4.096e-2)
     lr_ratio: tuple[float, ...] = (1.0, 4.0, 16.0, 64.0)
     steps: int = 80
     batch_size: int = 32
@@ -96,7 +97,7 @@ def command(name: str, cells: Cells, directory: Path) -> list[str]:
             "device": cells.device, "results-dir": directory,
         }  # fmt: skip
         return [sys.executable, "-m", "bench", "sweep", *(f"--{key}={value}" for key, value in options.items())]
-    return [sys.executable, "-m", "bench.throughput.peer_sweep", json.dumps(asdict(cells)), str(directory)]
+    return [sys.executable, "-m", "bench.throughput.peer_sweep", name, json.dumps(asdict(cells)), str(directory)]
 
 
 def process(arguments: Sequence[str], directory: Path) -> Ended:
