@@ -8,6 +8,7 @@ Exact, up to float order, with three savings over the model's own forward pass:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class UnpaddedPath:
     def _logits(self, chunk: Chunk) -> Tensor:
         key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)
         self.keys.start_chunk(key_N, key_N[chunk.first_b])
-        layout = Layout(chunk, key_N)
+        layout = Layout(chunk, key_N, self.n_heads)
         x_SxNxD = self._embed(chunk)
         layers = self.encoder.encoder.layer
         for layer in layers[:-1]:
@@ -89,14 +90,14 @@ class UnpaddedPath:
         if first_only:
             rows, row_key = x_SxNxD[:, layout.first_b], self.keys.first_key
         q = _apply(module.query, rows, self.keys, row_key)
-        k = layout.pad(_apply(module.key, x_SxNxD, self.keys, token_key))
-        v = layout.pad(_apply(module.value, x_SxNxD, self.keys, token_key))
-        q = q[:, :, None] if first_only else layout.pad(q)  # [S, b, Q, d]
+        k = layout.heads(_apply(module.key, x_SxNxD, self.keys, token_key))
+        v = layout.heads(_apply(module.value, x_SxNxD, self.keys, token_key))
+        q = q.unflatten(-1, (self.n_heads, -1))[..., None, :] if first_only else layout.heads(q)  # [S, b, H, Q, d_head]
         n_streams = max(q.shape[0], k.shape[0], v.shape[0])
-        q, k, v = (self._heads(t.expand(n_streams, -1, -1, -1)) for t in (q, k, v))
+        q, k, v = (t.expand(n_streams, -1, -1, -1, -1).flatten(0, 1) for t in (q, k, v))
         mixed = self._mix(q, k, v, module, layout, layout.first_query_key if first_only else layout.query_key)
-        mixed = mixed.transpose(1, 2).flatten(2).unflatten(0, (n_streams, layout.n_examples))  # [S, b, Q, d]
-        return (mixed[:, :, 0] if first_only else layout.unpad(mixed)), rows
+        mixed = mixed.unflatten(0, (n_streams, layout.n_examples))  # [S, b, H, Q, d_head]
+        return (mixed.flatten(2) if first_only else layout.stream(mixed)), rows
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, module: Any, layout: Layout, query_key: Tensor) -> Tensor:
         """Return softmax(q k^T / sqrt(d)) v over [S*b, H, ., d_head], with the keyed dropout of the weights."""
@@ -106,20 +107,13 @@ class UnpaddedPath:
             if mask is not None:
                 mask = mask.repeat(q.shape[0] // layout.n_examples, 1, 1, 1)
             return scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3)).unflatten(0, (-1, layout.n_examples))
-        if layout.mask_bx1x1xT is not None:
-            scores.masked_fill_(~layout.mask_bx1x1xT, -torch.inf)
-        weights = scores.softmax(dim=-1)
+        kept = None
         if p > 0:
-            weights = weights * attention_mask_of(
+            kept = attention_mask_of(
                 self.keys, f"{module._keyed_path}.attention", p, query_key,
-                n_heads=self.n_heads, n_keys=k.shape[2], dtype=scores.dtype,
+                n_heads=self.n_heads, n_keys=k.shape[2], dtype=q.dtype,
             )  # fmt: skip
-        return torch.matmul(weights.flatten(0, 1), v)
-
-    def _heads(self, x_SxbxTxD: Tensor) -> Tensor:
-        """[S, b, T, d] -> [S*b, H, T, d_head]."""
-        return x_SxbxTxD.flatten(0, 1).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        return products_attention(q, k, v, layout.mask_bx1x1xT, kept)
 
     def _drop(self, x: Tensor, dropout: Any, key: Tensor | None) -> Tensor:
         return drop_stream(x, float(dropout.p), dropout.path, self.keys, key)
@@ -134,11 +128,13 @@ class UnpaddedPath:
 
 
 class Layout:
-    """Where a chunk's tokens stand when attention lays them out as [b, T]."""
+    """Where a chunk's tokens stand when attention lays them out as [b, H, T]: head by head, padded to the longest."""
 
-    def __init__(self, chunk: Chunk, key_N: Tensor) -> None:
-        self.n_examples, self.longest, self.first_b = chunk.n_examples, chunk.longest, chunk.first_b
-        self.slot_N = chunk.row_N * chunk.longest + chunk.position_N
+    def __init__(self, chunk: Chunk, key_N: Tensor, n_heads: int) -> None:
+        self.n_examples, self.longest, self.n_heads = chunk.n_examples, chunk.longest, n_heads
+        self.first_b = chunk.first_b
+        head = torch.arange(n_heads, device=chunk.row_N.device)
+        self.slot_NH = ((chunk.row_N[:, None] * n_heads + head) * chunk.longest + chunk.position_N[:, None]).flatten()
         self.ragged = chunk.n_tokens < chunk.n_examples * chunk.longest
         self.mask_bx1x1xT: Tensor | None = None
         if self.ragged:
@@ -146,43 +142,102 @@ class Layout:
         self.query_key = chunk.padded(key_N, 0) if self.ragged else key_N.unflatten(0, (self.n_examples, -1))
         self.first_query_key = key_N[chunk.first_b][:, None]
 
-    def pad(self, x_SxNxD: Tensor) -> Tensor:
-        """Return the stream as [S, b, T, d], zero where there is no token."""
-        if self.ragged:
-            x_SxNxD = _Scatter.apply(x_SxNxD, self.slot_N, self.n_examples * self.longest)
-        return x_SxNxD.unflatten(1, (self.n_examples, self.longest))
+    def heads(self, x_SxNxD: Tensor) -> Tensor:
+        """Return the stream as [S, b, H, T, d_head], zero where there is no token."""
+        shape = (self.n_examples, self.n_heads, self.longest)
+        x_SxNHxd = x_SxNxD.unflatten(2, (self.n_heads, -1)).flatten(1, 2)
+        return _Scatter.apply(x_SxNHxd, self.slot_NH, math.prod(shape), self.ragged).unflatten(1, shape)
 
-    def unpad(self, x_SxbxTxD: Tensor) -> Tensor:
-        """Return the tokens of a padded layout as a stream: [S, N, d]."""
-        flat = x_SxbxTxD.flatten(1, 2)
-        return _Gather.apply(flat, self.slot_N) if self.ragged else flat
+    def stream(self, x_SxbxHxTxd: Tensor) -> Tensor:
+        """Return the tokens of all heads as a stream: [S, N, D]."""
+        flat = _Gather.apply(x_SxbxHxTxd.flatten(1, 3), self.slot_NH, self.ragged)
+        return flat.unflatten(1, (-1, self.n_heads)).flatten(2)
 
 
 class _Scatter(torch.autograd.Function):
-    """Rows to distinct slots. autograd's own backward of index_select adds up rows that cannot coincide here."""
+    """Rows to distinct slots. autograd's own backward of index_select adds up rows that cannot coincide here.
+
+    Without gaps every slot is written, so none need be zero before.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, slot: Tensor, n_slots: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, slot: Tensor, n_slots: int, has_gaps: bool) -> Tensor:
         ctx.slot = slot
-        return x.new_zeros(x.shape[0], n_slots, x.shape[2]).index_copy_(1, slot, x)
+        empty = x.new_zeros if has_gaps else x.new_empty
+        return empty(x.shape[0], n_slots, x.shape[2]).index_copy_(1, slot, x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad.index_select(1, ctx.slot), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return grad.index_select(1, ctx.slot), None, None, None
 
 
 class _Gather(torch.autograd.Function):
     """The inverse of _Scatter."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, slot: Tensor) -> Tensor:
-        ctx.slot, ctx.n_slots = slot, x.shape[1]
+    def forward(ctx: Any, x: Tensor, slot: Tensor, has_gaps: bool) -> Tensor:
+        ctx.slot, ctx.n_slots, ctx.has_gaps = slot, x.shape[1], has_gaps
         return x.index_select(1, slot)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        zeros = grad.new_zeros(grad.shape[0], ctx.n_slots, grad.shape[2])
-        return zeros.index_copy_(1, ctx.slot, grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        empty = grad.new_zeros if ctx.has_gaps else grad.new_empty
+        filled = empty(grad.shape[0], ctx.n_slots, grad.shape[2]).index_copy_(1, ctx.slot, grad)
+        return filled, None, None
+
+
+def products_attention(
+    q_BxHxQxd: Tensor, k_BxHxTxd: Tensor, v_BxHxTxd: Tensor, mask_bx1x1xT: Tensor | None, kept_bxHxQxT: Tensor | None
+) -> Tensor:
+    """Return (softmax(q k^T / sqrt(d)) * kept) v, [B, H, Q, d], by matrix products; B = S * b, S streams of b examples.
+
+    `mask_bx1x1xT` is True where there is a token, `kept_bxHxQxT` the dropout mask of the weights; None: all ones.
+    """
+    _, n_heads, n_queries, width = q_BxHxQxd.shape
+    n_keys = k_BxHxTxd.shape[2]
+    start = None
+    if mask_bx1x1xT is not None:  # scores start from -inf where there is no token: no pass to fill it in afterwards
+        start = torch.zeros_like(mask_bx1x1xT, dtype=q_BxHxQxd.dtype).masked_fill_(~mask_bx1x1xT, -torch.inf)
+        start = start.expand(-1, n_heads, n_queries, n_keys)
+    q, k, v = (t.flatten(0, 1) for t in (q_BxHxQxd, k_BxHxTxd, v_BxHxTxd))
+    mixed: Tensor = _Products.apply(q, k, v, start, kept_bxHxQxT, width**-0.5)
+    return mixed.unflatten(0, (-1, n_heads))
+
+
+class _Products(torch.autograd.Function):
+    """Attention over [G, ., d], G = S * b * H. Written out, since autograd's would pass over the scores more often."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, start: Tensor | None, kept: Tensor | None, scale: float
+    ) -> Tensor:
+        if start is None:
+            scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
+        else:
+            scores = q.new_empty(q.shape[0], q.shape[1], k.shape[1])
+            scores.unflatten(0, (-1, *start.shape[:2])).copy_(start)
+            scores.baddbmm_(q, k.transpose(1, 2), alpha=scale)
+        weights = scores.softmax(dim=-1)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.kept, ctx.scale = kept, scale
+        return torch.bmm(_times(weights, kept), v)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        q, k, v, weights = ctx.saved_tensors
+        grad_v = torch.bmm(_times(weights, ctx.kept).transpose(1, 2), grad)
+        grad_weights = _times(torch.bmm(grad, v.transpose(1, 2)), ctx.kept)
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        grad_q = torch.bmm(grad_scores, k).mul_(ctx.scale)
+        grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(ctx.scale)
+        return grad_q, grad_k, grad_v, None, None, None
+
+
+def _times(weights_GxQxT: Tensor, kept_bxHxQxT: Tensor | None) -> Tensor:
+    """Return the weights times their dropout mask, the same for every stream."""
+    if kept_bxHxQxT is None:
+        return weights_GxQxT
+    return (weights_GxQxT.unflatten(0, (-1, *kept_bxHxQxT.shape[:2])) * kept_bxHxQxT).flatten(0, 2)
 
 
 def _by_products(q: Tensor, k: Tensor) -> bool:

@@ -67,7 +67,8 @@ def _objective(name: str, cells: Cells, directory: Path) -> Any:
         trainer = make_trainer(
             model, train, trial, directory=directory, device=torch.device(cells.device), precision="fp32",
             collator=Collator(int(model.config.pad_token_id or 0)), strategy=peer.strategy, seed=0,
-            eval_batch_size=peer.eval_batch_size or cells.batch_size, max_steps=cells.steps, optimizers=(optimizer, None),
+            eval_batch_size=peer.eval_batch_size or cells.batch_size, max_steps=cells.steps,
+            optimizers=(optimizer, None),
         )  # fmt: skip
         trainer.train()
         found = trainer.predict(evaluation)

@@ -26,7 +26,7 @@ SWEEPERS = ("ours", "b1", "b1g")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cells:
-    """The sweep that all run: LoRA (ratio 1) and LoRA+ over eta_A x lr_ratio, one seed of studies/demo.toml's heatmap."""
+    """The sweep that all run, one seed of the demo's heatmap: LoRA (ratio 1) and LoRA+ over eta_A x lr_ratio."""
 
     eta_A: tuple[float, ...] = (1e-5, 4e-5, 1.6e-4, 6.4e-4, 2.56e-3, 1.024e-2, 4.096e-2)
     lr_ratio: tuple[float, ...] = (1.0, 4.0, 16.0, 64.0)
