@@ -13,7 +13,7 @@ from importlib import resources
 
 from bench.report.charts import Chart
 from bench.report.data import Best, Report, Trouble
-from bench.report.text import counted, listed, score, seeds, unit
+from bench.report.text import counted, headline, listed, score, seeds, unit
 from bench.report.text import verdict as three_sentences
 from plots import report_compare, report_heat, report_speed, style, svg
 from plots.html import Html, el, join, trusted
@@ -88,7 +88,8 @@ def _sections(report: Report) -> list[tuple[str, str, Html]]:
 def _verdict(report: Report) -> Html:
     sentences = [el("p", sentence) for sentence in three_sentences(report)]
     warnings = [el("p", f"Warning: {border}.", class_="note") for border in report.borders]
-    return join(el("div", sentences, class_="verdict"), warnings)
+    first = el("p", el("strong", headline(report)))
+    return join(el("div", join(first, sentences), class_="verdict"), warnings)
 
 
 def _best(report: Report) -> Html:

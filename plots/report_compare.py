@@ -20,7 +20,7 @@ def section(report: Report) -> Html:
     seeds = f"tuning seeds {listed(c.setup.tuning_seeds)}, fresh seeds {listed(c.setup.fresh_seeds)}"
     return join(
         el("p", f"From the study {c.setup.study}{commit}; {seeds}.", class_="note"),
-        [el("p", sentence) for sentence in sentences(c)],
+        el("details", join(el("summary", "Every claim in full"), [el("p", sentence) for sentence in sentences(c)])),
         el("h3", "Chosen cells, fresh seeds"), _arms(c, report),
         el("h3", f"Differences from {label(c.baseline)}, paired by seed"), _differences(c),
     )  # fmt: skip

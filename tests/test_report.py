@@ -214,8 +214,9 @@ def test_the_tuning_curve_waits_for_the_whole_grid() -> None:
 def test_without_a_comparison_nothing_is_claimed() -> None:
     state, scores, claim = report_text.verdict(built(*hand_made()))
     assert state == ("On sst2 with minilm, 6 of 6 trials finished, 1 diverged, 1 collapsed (3 seeds, 300 steps each).")
-    assert "LoRA 82.0 ± 1.0 (best of 2 cells); full fine-tuning 50.0 ± 1.0 (best of 1 cells)" in scores
+    assert "LoRA 82.0 ± 1.0 (best of 2 cells); full fine-tuning 50.0 ± 1.0 (the only cell)" in scores
     assert claim == report_text.NO_COMPARISON
+    assert report_text.headline(built(*hand_made())) == "No comparison of methods yet."
     assert not re.search(r"\b(is|are) (better|worse|faster)\b", state + scores)
 
 
@@ -227,6 +228,9 @@ def test_a_claim_is_the_comparisons_own(gap: float, word: str) -> None:
     text = report_text.verdict(found)
     assert len(text) == 3
     assert f"LoRA+ {word}" in text[0]
+    first = report_text.headline(found)
+    assert ("LoRA+ is" in first) == (gap != 0)
+    assert f"LoRA+ {word}" in first or first == "No method can be said to differ from tuned LoRA."
     (plus,) = (d for d in comparison.differences if d.arm == "lora+")
     assert plus.mean is not None
     assert f"{100 * plus.mean:+.2f} points" in text[0]
@@ -234,6 +238,7 @@ def test_a_claim_is_the_comparisons_own(gap: float, word: str) -> None:
     drawn = page.page(found)
     assert "Tuned comparison" in drawn
     assert html.escape(text[0]) in drawn
+    assert f"<strong>{html.escape(first)}</strong>" in drawn
 
 
 def test_a_comparison_comes_back_from_its_file(tmp_path: Path) -> None:

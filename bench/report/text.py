@@ -17,6 +17,19 @@ NO_COMPARISON = (
 )
 
 
+def headline(report: Report) -> str:
+    """Return the verdict in a few words, without numbers: what a tuned comparison claims, or nothing."""
+    c = report.comparison
+    if c is None:
+        return "No comparison of methods yet."
+    base = arm_label(c.baseline)
+    claimed = [f"{arm_label(d.arm)} is {d.claim}" for d in c.differences if d.claim != "none"]
+    if not claimed:
+        return f"No method can be said to differ from tuned {base}."
+    rest = "" if len(claimed) == len(c.differences) else "; for no other method can a difference be claimed"
+    return f"Against tuned {base}, {' and '.join(claimed)}{rest}."
+
+
 def verdict(report: Report) -> tuple[str, str, str]:
     """Return three sentences with numbers; a difference is claimed only where a tuned comparison claims it."""
     if report.comparison is None:
@@ -102,7 +115,8 @@ def _scores(report: Report) -> str:
 def _score(best: Best, report: Report) -> str:
     name = style.label(best.cell.series) + (f" ({best.panel})" if best.panel else "")
     spread = "" if best.cell.stderr is None else f" ± {score(best.cell.stderr, report)}"
-    return f"{name} {score(best.cell.mean, report)}{spread} (best of {best.n_choices} cells)"
+    choices = "the only cell" if best.n_choices == 1 else f"best of {best.n_choices} cells"
+    return f"{name} {score(best.cell.mean, report)}{spread} ({choices})"
 
 
 def _differences(c: Comparison, report: Report) -> str:
