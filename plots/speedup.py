@@ -28,28 +28,45 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What one panel gives: steps to `target`, LoRA's final score; None where a curve never gets there."""
+    """What one panel gives: steps to `target`, LoRA's final score; None where a curve never gets there.
+
+    A curve that is there at its first point may have been so for long: then its steps are an upper bound, and the
+    speed-up is a bound too, or, where that holds for both curves, cannot be read.
+    """
 
     target: float
     steps_standard: float
     steps_plus: float | None
+    at_once_standard: bool = False
+    at_once_plus: bool = False
 
     @property
     def speedup(self) -> float | None:
         """steps(LoRA to its final score) / steps(LoRA+ to that score)."""
-        return None if self.steps_plus is None else self.steps_standard / self.steps_plus
+        if self.steps_plus is None or (self.at_once_standard and self.at_once_plus):
+            return None
+        return self.steps_standard / self.steps_plus
+
+    @property
+    def words(self) -> str:
+        """Return the speed-up as it is printed: 2.00, ≥ 3.00; or why there is none."""
+        if self.speedup is None:
+            return "not reached" if self.steps_plus is None else "both there at the first evaluation"
+        return ("≥ " if self.at_once_plus else "≤ " if self.at_once_standard else "") + f"{self.speedup:.2f}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeedupTable:
     """The curves of the best cell of LoRA and of LoRA+, and each panel's reading, by panel title.
 
-    `of_seeds`: the same reading off each seed's own pair of curves; None for a seed that never gets there.
+    `of_seeds`: the same reading off each seed's own pair of curves. `collapsed`: panels whose LoRA has a collapsed
+    seed, and with it no score worth reaching.
     """
 
     curves: CurveTable
     readings: dict[str, Reading]
-    of_seeds: dict[str, tuple[float | None, ...]]
+    of_seeds: dict[str, tuple[Reading, ...]]
+    collapsed: tuple[str, ...] = ()
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> SpeedupTable:
@@ -60,15 +77,18 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> SpeedupTable:
     )  # fmt: skip
     stored = dict(zip(df["trial_id"], df["curve"], strict=True))
     seeds = {trial_id: int(seed) for trial_id, seed in zip(df["trial_id"], df["seed"], strict=True)}
-    readings, of_seeds = {}, {}
+    readings, of_seeds, collapsed = {}, {}, []
     for title, panel in split(both.best, within=rank.WITHIN):
+        if (panel.cells.loc[panel.cells["series"] == STANDARD, "n_collapsed"] > 0).any():
+            collapsed.append(title)
+            continue
         ids = {series: _ids(panel, series) for series in (STANDARD, PLUS)}
         if all(ids.values()):
             found = read(*(_mean_curve(both.points, ids[s][0]) for s in ids), higher=panel.higher_is_better)
             if found is not None:
                 readings[title] = found
                 of_seeds[title] = _seed_readings(stored, seeds, ids, higher=panel.higher_is_better)
-    return SpeedupTable(curves=both, readings=readings, of_seeds=of_seeds)
+    return SpeedupTable(curves=both, readings=readings, of_seeds=of_seeds, collapsed=tuple(collapsed))
 
 
 def read(standard_2xP: Floats, plus_2xP: Floats, *, higher: bool) -> Reading | None:
@@ -81,21 +101,26 @@ def read(standard_2xP: Floats, plus_2xP: Floats, *, higher: bool) -> Reading | N
         target=target,
         steps_standard=float(standard_2xP[0, -1]) if own is None else own,
         steps_plus=first_crossing(plus_2xP, target, higher=higher),
+        at_once_standard=own == float(standard_2xP[0, 0]),
+        at_once_plus=_as_good(plus_2xP[1, 0], target, higher=higher),
     )
 
 
 def first_crossing(curve_2xP: Floats, target: float, *, higher: bool) -> float | None:
     """Return the first step at which a curve is as good as `target`, linear between its points; None: at none."""
-    steps, values = curve_2xP[0], curve_2xP[1] if higher else -curve_2xP[1]
-    level = target if higher else -target
-    reached = np.flatnonzero(values >= level)
+    steps, values = curve_2xP[0], curve_2xP[1]
+    reached = np.flatnonzero(_as_good(values, target, higher=higher))
     if not len(reached):
         return None
     i = int(reached[0])
     if i == 0:
         return float(steps[0])
-    share = (level - values[i - 1]) / (values[i] - values[i - 1])
+    share = (target - values[i - 1]) / (values[i] - values[i - 1])
     return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
+
+
+def _as_good(values: Any, target: float, *, higher: bool) -> Any:
+    return values >= target if higher else values <= target
 
 
 def draw(table: SpeedupTable, ax: Axes | None = None) -> Figure:
@@ -105,6 +130,7 @@ def draw(table: SpeedupTable, ax: Axes | None = None) -> Figure:
         best.facts, fixed_text(best), rank.choice_text(best.cells),
         "speed-up: steps of LoRA to its own final score / steps of LoRA+ to the same, linear between points of the "
         "curves; first crossings", *(_words(table, title) for title in table.readings),
+        *(f"{title}: LoRA collapsed, nothing to read off" for title in table.collapsed),
     )  # fmt: skip
 
     def panel(panel_ax: Axes, one: CellTable) -> None:
@@ -112,6 +138,8 @@ def draw(table: SpeedupTable, ax: Axes | None = None) -> Figure:
         titles = [title for title, other in split(best, within=rank.WITHIN) if other.cells.equals(one.cells)]
         if titles and titles[0] in table.readings:
             _read_off(panel_ax, table.readings[titles[0]])
+        elif titles and titles[0] in table.collapsed:
+            _say(panel_ax, "LoRA collapsed", weight="normal")
 
     return lines.draw_panels(best, ax, panel, within=rank.WITHIN, text=text, legend=curves.legend(best.cells))
 
@@ -119,25 +147,30 @@ def draw(table: SpeedupTable, ax: Axes | None = None) -> Figure:
 def _read_off(ax: Axes, reading: Reading) -> None:
     ax.axhline(reading.target, color=style.GREY, linewidth=1.0, linestyle=":", gid="target")
     if reading.steps_plus is None or reading.speedup is None:
-        ax.annotate(
-            "LoRA+ does not get there", (0.98, 0.04), xycoords="axes fraction", ha="right", fontsize=8.5, gid="reading"
-        )
+        _say(ax, "LoRA+ does not get there" if reading.steps_plus is None else reading.words, weight="normal")
         return
     ends = [(reading.steps_plus, reading.target), (reading.steps_standard, reading.target)]
     ax.annotate("", ends[0], ends[1], arrowprops={"arrowstyle": "->", "color": style.INK, "lw": 1.4}, gid="arrow")
-    ax.annotate(
-        f"speed-up {reading.speedup:.2f}×", (0.98, 0.04), xycoords="axes fraction", ha="right", fontsize=9,
-        weight="bold", gid="reading",
-    )  # fmt: skip
+    _say(ax, f"speed-up {reading.words}×", weight="bold")
+
+
+def _say(ax: Axes, text: str, *, weight: str) -> None:
+    """Write the reading in the middle of the panel, where no curve begins or ends."""
+    said = ax.annotate(
+        text, (0.98, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=9, weight=weight, gid="reading"
+    )
+    said.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5})
 
 
 def _words(table: SpeedupTable, title: str) -> str:
     reading, seeds = table.readings[title], table.of_seeds[title]
-    if reading.speedup is None:
+    if reading.steps_plus is None:
         found = f"LoRA+ does not reach {reading.target:.4g}"
+    elif reading.speedup is None:
+        found = reading.words
     else:
-        found = f"{reading.steps_standard:.0f} / {reading.steps_plus:.0f} steps = {reading.speedup:.2f}"
-    each = ", ".join("not reached" if value is None else f"{value:.2f}" for value in seeds)
+        found = f"{reading.steps_standard:.0f} / {reading.steps_plus:.0f} steps = {reading.words}"
+    each = ", ".join(one.words for one in seeds)
     return f"{title}: {found}; seed by seed: {each or 'no pairs of seeds'}"
 
 
@@ -153,14 +186,14 @@ def _mean_curve(points: pd.DataFrame, cell: str) -> Floats:
 
 def _seed_readings(
     stored: dict[str, Any], seeds: dict[str, int], ids: dict[str, tuple[str, ...]], *, higher: bool
-) -> tuple[float | None, ...]:
-    """Return the speed-up of each seed that both cells have finished."""
+) -> tuple[Reading, ...]:
+    """Return the reading of each seed that both cells have finished."""
     by_seed = [{seeds[i]: _curve_of(stored[i]) for i in ids[s] if i in stored} for s in (STANDARD, PLUS)]
-    found: list[float | None] = []
+    found: list[Reading] = []
     for seed in sorted(set(by_seed[0]) & set(by_seed[1])):
         reading = read(by_seed[0][seed], by_seed[1][seed], higher=higher)
         if reading is not None:
-            found.append(reading.speedup)
+            found.append(reading)
     return tuple(found)
 
 

@@ -46,9 +46,34 @@ def test_crossings_are_read_off_linearly_and_only_where_there_are_some() -> None
     assert early.steps_standard == pytest.approx(25)  # its final score, which it had reached before
 
 
-def test_speedup_is_of_the_best_cells_and_seed_by_seed() -> None:
+def test_a_speedup_to_a_score_that_is_there_at_the_first_point_is_a_bound() -> None:
+    slow, fast = np.array([[10.0, 20.0], [0.1, 0.2]]), np.array([[10.0, 20.0], [0.3, 0.4]])
+    bound = speedup.read(slow, fast, higher=True)
+    assert bound is not None
+    assert (bound.words, bound.speedup) == ("≥ 2.00", 2)
+    falling = speedup.read(np.array([[10.0, 20.0], [0.3, 0.2]]), slow, higher=True)
+    assert falling is not None
+    assert (falling.at_once_standard, falling.words) == (True, "≤ 0.50")
+    flat = np.array([[10.0, 20.0], [0.1, 0.1]])
+    neither = speedup.read(flat, fast, higher=True)
+    assert neither is not None
+    assert (neither.speedup, neither.words) == (None, "both there at the first evaluation")
+
+
+def test_nothing_is_read_off_a_lora_that_collapsed() -> None:
     trials = glue()
-    df = frame(trials)
+    df = with_slopes(frame(trials))
+    df["collapsed"] = df["method"] == "lora"
+    table = speedup.tidy(df, info(trials, (0, 1, 2)))
+    assert not table.readings
+    figure = speedup.draw(table)
+    assert "LoRA collapsed, nothing to read off" in style.figure_caption(figure)
+    (said,) = (t for t in panel_axes(figure)[0].texts if t.get_gid() == "reading")
+    assert said.get_text() == "LoRA collapsed"
+
+
+def with_slopes(df: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with straight curves, LoRA+'s twice as steep."""
     for method, slope in (("lora", 0.002), ("lora+", 0.004)):
         df["curve"] = [
             [
@@ -59,11 +84,18 @@ def test_speedup_is_of_the_best_cells_and_seed_by_seed() -> None:
             else c
             for c, m in zip(df["curve"], df["method"], strict=True)
         ]
+    return df
+
+
+def test_speedup_is_of_the_best_cells_and_seed_by_seed() -> None:
+    trials = glue()
+    df = with_slopes(frame(trials))
     table = speedup.tidy(df, info(trials, (0, 1, 2)))
     (reading,) = table.readings.values()
     assert reading.target == pytest.approx(0.3)
     assert reading.speedup == pytest.approx(2)
-    assert list(table.of_seeds.values()) == [pytest.approx((2.0, 2.0, 2.0))]
+    (each,) = table.of_seeds.values()
+    assert [one.speedup for one in each] == [pytest.approx(2.0)] * 3
     figure = speedup.draw(table)
     assert "100 / 50 steps = 2.00; seed by seed: 2.00, 2.00, 2.00" in style.figure_caption(figure)
     (said,) = (t for t in panel_axes(figure)[0].texts if t.get_gid() == "reading")
