@@ -139,7 +139,7 @@ def draw(table: SpeedupTable, ax: Axes | None = None) -> Figure:
         if titles and titles[0] in table.readings:
             _read_off(panel_ax, table.readings[titles[0]])
         elif titles and titles[0] in table.collapsed:
-            _say(panel_ax, "LoRA collapsed", weight="normal")
+            _say(panel_ax, "LoRA collapsed")
 
     return lines.draw_panels(best, ax, panel, within=rank.WITHIN, text=text, legend=curves.legend(best.cells))
 
@@ -147,19 +147,20 @@ def draw(table: SpeedupTable, ax: Axes | None = None) -> Figure:
 def _read_off(ax: Axes, reading: Reading) -> None:
     ax.axhline(reading.target, color=style.GREY, linewidth=1.0, linestyle=":", gid="target")
     if reading.steps_plus is None or reading.speedup is None:
-        _say(ax, "LoRA+ does not get there" if reading.steps_plus is None else reading.words, weight="normal")
+        _say(ax, "LoRA+ does not get there" if reading.steps_plus is None else reading.words)
         return
     ends = [(reading.steps_plus, reading.target), (reading.steps_standard, reading.target)]
     ax.annotate("", ends[0], ends[1], arrowprops={"arrowstyle": "->", "color": style.INK, "lw": 1.4}, gid="arrow")
-    _say(ax, f"speed-up {reading.words}×", weight="bold")
+    middle = (reading.steps_plus + reading.steps_standard) / 2
+    ax.annotate(
+        f"speed-up {reading.words}×", (middle, reading.target), (0, 4), textcoords="offset points", ha="center",
+        va="bottom", fontsize=9, weight="bold", gid="reading",
+    )  # fmt: skip
 
 
-def _say(ax: Axes, text: str, *, weight: str) -> None:
-    """Write the reading in the middle of the panel, where no curve begins or ends."""
-    said = ax.annotate(
-        text, (0.98, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=9, weight=weight, gid="reading"
-    )
-    said.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5})
+def _say(ax: Axes, text: str) -> None:
+    """Write why there is no reading, in the middle of the panel's height, where no curve begins or ends."""
+    ax.annotate(text, (0.98, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=9, gid="reading")
 
 
 def _words(table: SpeedupTable, title: str) -> str:
@@ -169,7 +170,8 @@ def _words(table: SpeedupTable, title: str) -> str:
     elif reading.speedup is None:
         found = reading.words
     else:
-        found = f"{reading.steps_standard:.0f} / {reading.steps_plus:.0f} steps = {reading.words}"
+        bound = reading.at_once_standard or reading.at_once_plus
+        found = f"{reading.steps_standard:.0f} / {reading.steps_plus:.0f} steps {'' if bound else '= '}{reading.words}"
     each = ", ".join(one.words for one in seeds)
     return f"{title}: {found}; seed by seed: {each or 'no pairs of seeds'}"
 
