@@ -1,12 +1,16 @@
-"""A precision is refused before anything trains where engine or device lack it."""
+"""A precision is refused before anything trains where engine or device lack it; what loads a model lets the CPU take
+denormal numbers for 0.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from bench import runtime
+from bench import models, runtime, study, targets, tasks
 from bench.errors import BadInput
+from bench.spec import TrainBudget
+from bench.text import TextData
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
@@ -33,3 +37,19 @@ def test_half_precision_needs_a_cpu_that_computes_in_it(
             runtime.check_precision(precision, "cpu")
     else:
         runtime.check_precision(precision, "cpu")
+
+
+def test_loading_for_a_sweep_flushes_denormals() -> None:
+    task, located = tasks.get("demo"), models.locate("tiny-roberta")
+    data = task.load(None)
+    assert isinstance(data, TextData)
+    shared = {
+        "task": "demo", "model": "tiny-roberta", "data_hash": "", "model_hash": "",
+        "budget": TrainBudget(max_steps=1, eval_steps=1),
+    }  # fmt: skip
+    default = targets.default_targets(located.model_type)
+    trial = study.make_trial("lora", {"seed": 0, "eta_A": 1e-3}, shared=shared, default_targets=default)
+    tiny = torch.full((64,), 1e-39)
+    assert (tiny * 0.5).all()
+    runtime._load(trial, task=task, data=data, located=located)
+    assert not (tiny * 0.5).any()
