@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ ADDRESS = "RAY_ADDRESS"  # Ray's own variable
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _FOR_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # where it is off, Ray takes the loopback address for its own
 LOOPBACK = "127.0.0.1"  # a node of this address listens nowhere else
+_LOOPBACK_HOSTS = (LOOPBACK, "localhost")
+_ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 of RFC 5737: an address of nobody
 
 
 def connect(address: str | None, *, where: str = "--executor") -> None:
@@ -34,13 +37,17 @@ def connect(address: str | None, *, where: str = "--executor") -> None:
         BadInput: where ray is not installed or no cluster answers.
     """
     os.environ.update(_QUIET)
-    if address is None:
+    on_loopback = address is None or _on_loopback_alone(address)
+    if on_loopback:
         os.environ[_FOR_CLUSTERS] = "0"
     try:
         import ray
+        from ray._private import ray_constants
     except ModuleNotFoundError:
         way_out = "run make sweep EXECUTOR=ray, which installs it, or leave --executor out"
         raise BadInput(where, "ray must be installed", way_out=way_out) from None
+    if on_loopback:
+        ray_constants.ENABLE_RAY_CLUSTER = False  # the variable comes too late where ray was imported before
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
     try:
         if address is None:
@@ -52,6 +59,37 @@ def connect(address: str | None, *, where: str = "--executor") -> None:
         way_out = f"check {ADDRESS} and ray status, or leave it out to use this machine alone"
         got = f"{type(error).__name__}: {error}"[:200]
         raise BadInput(ADDRESS, "a Ray cluster must answer", got=got, way_out=way_out) from None
+
+
+def _on_loopback_alone(address: str) -> bool:
+    """Return whether the cluster at `host:port` listens on the loopback address and not on this machine's other one.
+
+    Ray takes a loopback host for this machine's other address, at which such a cluster does not answer.
+    """
+    host, _, port = address.rpartition(":")
+    if host not in _LOOPBACK_HOSTS or not port.isdigit():
+        return False
+    return not _answers(_own_address(), int(port))
+
+
+def _own_address() -> str:
+    """Return the address from which this machine would reach others, loopback's where it has no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            one.connect(_ELSEWHERE)  # of UDP: sends nothing
+        except OSError:
+            return LOOPBACK
+        return str(one.getsockname()[0])
+
+
+def _answers(host: str, port: int) -> bool:
+    if host == LOOPBACK:
+        return False
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def check_device(device: str) -> str:

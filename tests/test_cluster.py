@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,16 @@ def test_a_worker_on_another_machine_gets_the_model_and_keeps_one_copy(
 def test_an_unknown_executor_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sweep", "--executor", "slurm"]) == 2
     assert capsys.readouterr().err == "--executor: must be a known one, but got 'slurm'; known: local, ray\n"
+
+
+def test_a_cluster_on_loopback_is_told_from_one_that_others_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only 127.0.0.1 is bound: 127.0.0.2 stands for the machine's other address, where nothing or something answers."""
+    monkeypatch.setattr(cluster, "_own_address", lambda: "127.0.0.2")
+    with socket.create_server((cluster.LOOPBACK, 0)) as here:
+        port = here.getsockname()[1]
+        assert cluster._on_loopback_alone(f"127.0.0.1:{port}")
+        assert cluster._on_loopback_alone(f"localhost:{port}")
+        with socket.create_server(("127.0.0.2", port)):
+            assert not cluster._on_loopback_alone(f"127.0.0.1:{port}")
+        for address in ("auto", "head:6379", "192.0.2.7:6379", "ray://127.0.0.1:10001", "127.0.0.1:port"):
+            assert not cluster._on_loopback_alone(address), address
