@@ -8,7 +8,6 @@ Exact, up to float order, with three savings over the model's own forward pass:
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -25,8 +24,9 @@ from bench.engine.bank import (
 )
 from bench.engine.batching import Chunk
 from bench.engine.dropout import MaskKeys, attention_mask_of, token_key
+from bench.engine.heads import Layout
+from bench.engine.products import is_faster, products_attention
 
-PRODUCTS_AREA = 128 * 128  # queries times keys of an example
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
 
 
@@ -102,7 +102,7 @@ class UnpaddedPath:
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, module: Any, layout: Layout, query_key: Tensor) -> Tensor:
         """Return softmax(q k^T / sqrt(d)) v over [S*b, H, ., d_head], with the keyed dropout of the weights."""
         p = float(module.dropout.p) if self.keys.training else 0.0
-        if p == 0 and not _by_products(q, k):
+        if p == 0 and not is_faster(q, k):
             mask = layout.mask_bx1x1xT
             if mask is not None:
                 mask = mask.repeat(q.shape[0] // layout.n_examples, 1, 1, 1)
@@ -125,128 +125,6 @@ class UnpaddedPath:
             pooled = model.bert.pooler(first_KbxD[:, None])
             return model.classifier(model.dropout(pooled))
         return model.classifier(first_KbxD[:, None])
-
-
-class Layout:
-    """Where a chunk's tokens stand when attention lays them out as [b, H, T]: head by head, padded to the longest."""
-
-    def __init__(self, chunk: Chunk, key_N: Tensor, n_heads: int) -> None:
-        self.n_examples, self.longest, self.n_heads = chunk.n_examples, chunk.longest, n_heads
-        self.first_b = chunk.first_b
-        head = torch.arange(n_heads, device=chunk.row_N.device)
-        self.slot_NH = ((chunk.row_N[:, None] * n_heads + head) * chunk.longest + chunk.position_N[:, None]).flatten()
-        self.ragged = chunk.n_tokens < chunk.n_examples * chunk.longest
-        self.mask_bx1x1xT: Tensor | None = None
-        if self.ragged:
-            self.mask_bx1x1xT = chunk.padded(torch.ones_like(chunk.ids_N), 0).bool()[:, None, None]
-        self.query_key = chunk.padded(key_N, 0) if self.ragged else key_N.unflatten(0, (self.n_examples, -1))
-        self.first_query_key = key_N[chunk.first_b][:, None]
-
-    def heads(self, x_SxNxD: Tensor) -> Tensor:
-        """Return the stream as [S, b, H, T, d_head], zero where there is no token."""
-        shape = (self.n_examples, self.n_heads, self.longest)
-        x_SxNHxd = x_SxNxD.unflatten(2, (self.n_heads, -1)).flatten(1, 2)
-        return _Scatter.apply(x_SxNHxd, self.slot_NH, math.prod(shape), self.ragged).unflatten(1, shape)
-
-    def stream(self, x_SxbxHxTxd: Tensor) -> Tensor:
-        """Return the tokens of all heads as a stream: [S, N, D]."""
-        flat = _Gather.apply(x_SxbxHxTxd.flatten(1, 3), self.slot_NH, self.ragged)
-        return flat.unflatten(1, (-1, self.n_heads)).flatten(2)
-
-
-class _Scatter(torch.autograd.Function):
-    """Rows to distinct slots. autograd's own backward of index_select adds up rows that cannot coincide here.
-
-    Without gaps every slot is written, so none need be zero before.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, slot: Tensor, n_slots: int, has_gaps: bool) -> Tensor:
-        ctx.slot = slot
-        empty = x.new_zeros if has_gaps else x.new_empty
-        return empty(x.shape[0], n_slots, x.shape[2]).index_copy_(1, slot, x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return grad.index_select(1, ctx.slot), None, None, None
-
-
-class _Gather(torch.autograd.Function):
-    """The inverse of _Scatter."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, slot: Tensor, has_gaps: bool) -> Tensor:
-        ctx.slot, ctx.n_slots, ctx.has_gaps = slot, x.shape[1], has_gaps
-        return x.index_select(1, slot)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        empty = grad.new_zeros if ctx.has_gaps else grad.new_empty
-        filled = empty(grad.shape[0], ctx.n_slots, grad.shape[2]).index_copy_(1, ctx.slot, grad)
-        return filled, None, None
-
-
-def products_attention(
-    q_BxHxQxd: Tensor, k_BxHxTxd: Tensor, v_BxHxTxd: Tensor, mask_bx1x1xT: Tensor | None, kept_bxHxQxT: Tensor | None
-) -> Tensor:
-    """Return (softmax(q k^T / sqrt(d)) * kept) v, [B, H, Q, d], by matrix products; B = S * b, S streams of b examples.
-
-    `mask_bx1x1xT` is True where there is a token, `kept_bxHxQxT` the dropout mask of the weights; None: all ones.
-    """
-    _, n_heads, n_queries, width = q_BxHxQxd.shape
-    n_keys = k_BxHxTxd.shape[2]
-    start = None
-    if mask_bx1x1xT is not None:  # scores start from -inf where there is no token: no pass to fill it in afterwards
-        start = torch.zeros_like(mask_bx1x1xT, dtype=q_BxHxQxd.dtype).masked_fill_(~mask_bx1x1xT, -torch.inf)
-        start = start.expand(-1, n_heads, n_queries, n_keys)
-    q, k, v = (t.flatten(0, 1) for t in (q_BxHxQxd, k_BxHxTxd, v_BxHxTxd))
-    mixed: Tensor = _Products.apply(q, k, v, start, kept_bxHxQxT, width**-0.5)
-    return mixed.unflatten(0, (-1, n_heads))
-
-
-class _Products(torch.autograd.Function):
-    """Attention over [G, ., d], G = S * b * H. Written out, since autograd's would pass over the scores more often."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, start: Tensor | None, kept: Tensor | None, scale: float
-    ) -> Tensor:
-        if start is None:
-            scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
-        else:
-            scores = q.new_empty(q.shape[0], q.shape[1], k.shape[1])
-            scores.unflatten(0, (-1, *start.shape[:2])).copy_(start)
-            scores.baddbmm_(q, k.transpose(1, 2), alpha=scale)
-        weights = scores.softmax(dim=-1)
-        ctx.save_for_backward(q, k, v, weights)
-        ctx.kept, ctx.scale = kept, scale
-        return torch.bmm(_times(weights, kept), v)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        q, k, v, weights = ctx.saved_tensors
-        grad_v = torch.bmm(_times(weights, ctx.kept).transpose(1, 2), grad)
-        grad_weights = _times(torch.bmm(grad, v.transpose(1, 2)), ctx.kept)
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-        grad_q = torch.bmm(grad_scores, k).mul_(ctx.scale)
-        grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(ctx.scale)
-        return grad_q, grad_k, grad_v, None, None, None
-
-
-def _times(weights_GxQxT: Tensor, kept_bxHxQxT: Tensor | None) -> Tensor:
-    """Return the weights times their dropout mask, the same for every stream."""
-    if kept_bxHxQxT is None:
-        return weights_GxQxT
-    return (weights_GxQxT.unflatten(0, (-1, *kept_bxHxQxT.shape[:2])) * kept_bxHxQxT).flatten(0, 2)
-
-
-def _by_products(q: Tensor, k: Tensor) -> bool:
-    """Return whether plain matrix products are the faster attention: on a CPU, for texts of usual length.
-
-    torch's fused kernel for CPUs loses to them up to a length of about 128, in bf16 three- to tenfold, and beyond it
-    the scores' memory counts (docs/log.md).
-    """
-    return q.device.type == "cpu" and q.shape[2] * k.shape[2] <= PRODUCTS_AREA
 
 
 def drop_stream(x_SxNxD: Tensor, p: float, path: str, keys: MaskKeys, key_N: Tensor | None) -> Tensor:

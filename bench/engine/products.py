@@ -1,0 +1,73 @@
+"""Attention of short texts by plain matrix products, with a backward pass of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+AREA = 128 * 128  # queries times keys of an example
+
+
+def products_attention(
+    q_BxHxQxd: Tensor, k_BxHxTxd: Tensor, v_BxHxTxd: Tensor, mask_bx1x1xT: Tensor | None, kept_bxHxQxT: Tensor | None
+) -> Tensor:
+    """Return (softmax(q k^T / sqrt(d)) * kept) v, [B, H, Q, d], by matrix products; B = S * b, S streams of b examples.
+
+    `mask_bx1x1xT` is True where there is a token, `kept_bxHxQxT` the dropout mask of the weights; None: all ones.
+    """
+    _, n_heads, n_queries, width = q_BxHxQxd.shape
+    n_keys = k_BxHxTxd.shape[2]
+    start = None
+    if mask_bx1x1xT is not None:  # scores start from -inf where there is no token: no pass to fill it in afterwards
+        start = torch.zeros_like(mask_bx1x1xT, dtype=q_BxHxQxd.dtype).masked_fill_(~mask_bx1x1xT, -torch.inf)
+        start = start.expand(-1, n_heads, n_queries, n_keys)
+    q, k, v = (t.flatten(0, 1) for t in (q_BxHxQxd, k_BxHxTxd, v_BxHxTxd))
+    mixed: Tensor = _Products.apply(q, k, v, start, kept_bxHxQxT, width**-0.5)
+    return mixed.unflatten(0, (-1, n_heads))
+
+
+class _Products(torch.autograd.Function):
+    """Attention over [G, ., d], G = S * b * H. Written out, since autograd's would pass over the scores more often."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, start: Tensor | None, kept: Tensor | None, scale: float
+    ) -> Tensor:
+        if start is None:
+            scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
+        else:
+            scores = q.new_empty(q.shape[0], q.shape[1], k.shape[1])
+            scores.unflatten(0, (-1, *start.shape[:2])).copy_(start)
+            scores.baddbmm_(q, k.transpose(1, 2), alpha=scale)
+        weights = scores.softmax(dim=-1)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.kept, ctx.scale = kept, scale
+        return torch.bmm(_times(weights, kept), v)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        q, k, v, weights = ctx.saved_tensors
+        grad_v = torch.bmm(_times(weights, ctx.kept).transpose(1, 2), grad)
+        grad_weights = _times(torch.bmm(grad, v.transpose(1, 2)), ctx.kept)
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        grad_q = torch.bmm(grad_scores, k).mul_(ctx.scale)
+        grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(ctx.scale)
+        return grad_q, grad_k, grad_v, None, None, None
+
+
+def _times(weights_GxQxT: Tensor, kept_bxHxQxT: Tensor | None) -> Tensor:
+    """Return the weights times their dropout mask, the same for every stream."""
+    if kept_bxHxQxT is None:
+        return weights_GxQxT
+    return (weights_GxQxT.unflatten(0, (-1, *kept_bxHxQxT.shape[:2])) * kept_bxHxQxT).flatten(0, 2)
+
+
+def is_faster(q: Tensor, k: Tensor) -> bool:
+    """Return whether plain matrix products are the faster attention: on a CPU, for texts of usual length.
+
+    torch's fused kernel for CPUs loses to them up to a length of about 128, in bf16 three- to tenfold, and beyond it
+    the scores' memory counts (docs/log.md).
+    """
+    return q.device.type == "cpu" and q.shape[2] * k.shape[2] <= AREA
