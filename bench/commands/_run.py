@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from bench.commands._resolve import Resolved
-from bench.comparison.arms import Row
 from bench.events import STATE
 from bench.executors import AbstractExecutor
 from bench.sweep import Event, Options, SweepSummary
+
+if TYPE_CHECKING:
+    from bench.comparison.arms import Row  # brings scipy, which a sweep does not need
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
