@@ -33,7 +33,7 @@ from plots import html as markup
 from plots import report as page
 from plots.tidy import StudyInfo
 from tests.plot_rows import BUDGET, PLACE, frame, lora_grid, trial
-from tests.test_compare import compared, noisy, setup
+from tests.test_compare import compared, noisy, ramp, setup
 
 ETAS, RATIOS, SEEDS = (1e-4, 4e-4, 1.6e-3, 6.4e-3), (1, 4, 16), (0, 1, 2)
 NO_ATTEMPTS = SCHEMA.empty_table().to_pandas()
@@ -239,6 +239,22 @@ def test_a_claim_is_the_comparisons_own(gap: float, word: str) -> None:
     assert "Tuned comparison" in drawn
     assert html.escape(text[0]) in drawn
     assert f"<strong>{html.escape(first)}</strong>" in drawn
+
+
+def test_a_factor_of_speed_is_no_claim_where_its_interval_holds_one() -> None:
+    """LoRA is at the target after 240 steps, LoRA+ in half of them but not surely, full fine-tuning never."""
+    ramps = {"lora": 20, "lora+": 10, "full": 0}
+    found = compared(noisy({}), curve=ramp(ramps))
+    sure, never = found.speed_ups
+    unsure = replace(sure, steps_interval=replace(sure.steps_interval, low=0.5))
+    told = [report_text._speed_up(s, found) for s in (sure, unsure, never)]
+    assert told[0].startswith("LoRA+ is 2 times as fast in steps (95% interval 2 to 2")
+    assert told[1].startswith(
+        "LoRA+ is 2 times as fast in steps, of which nothing can be claimed, (95% interval 0.5 to 2"
+    )
+    assert told[2].startswith(
+        "full fine-tuning: its median run never reaches it and LoRA's does, so there is no factor"
+    )
 
 
 def test_a_comparison_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -124,12 +124,17 @@ def _speed(s: SpeedUp, target: Target, c: Comparison) -> str:
     missed = f"{name} {own.n_missed} and {against} {base.n_missed} of {s.n} runs never reach it"
     if s.steps is None:
         return f"{name}, time to {aim}: nothing can be said, since at the median neither reaches it; {missed}."
-    counts = f"{number(own.median_steps)} against {number(base.median_steps)} steps at the median"
     ends = f"{c.level:.0%} interval {_ends(s.steps_interval)}, n = {s.n}"
-    fast = f"{number(s.steps)} times as fast in steps"
     if math.isinf(s.steps):  # the baseline's median run misses: a ratio of medians would read like a claim
-        fast = "no factor can be given"
-    return f"{name} reaches {aim} in {counts}: {fast} ({ends}; {missed}); {_answer(s)}."
+        told = (
+            f"reaches {aim} in {number(own.median_steps)} steps at the median, {against} never: no factor can be given"
+        )
+    elif s.steps == 0:  # its own does
+        told = f"does not reach {aim} at the median, {against} does in {number(base.median_steps)} steps"
+    else:
+        counts = f"{number(own.median_steps)} against {number(base.median_steps)} steps at the median"
+        told = f"reaches {aim} in {counts}: {number(s.steps)} times as fast in steps"
+    return f"{name} {told} ({ends}; {missed}); {_answer(s)}."
 
 
 def _answer(s: SpeedUp) -> str:
@@ -143,7 +148,7 @@ def _answer(s: SpeedUp) -> str:
         steps = "slower"
     if s.seconds is None or s.seconds_interval is None:
         return f"{steps}; seconds need isolated timing: run make speed"
-    times = "no factor" if math.isinf(s.seconds) else f"{number(s.seconds)} times as fast"
+    times = "no factor" if math.isinf(s.seconds) or s.seconds == 0 else f"{number(s.seconds)} times as fast"
     return f"{steps}; in seconds {times} ({_ends(s.seconds_interval)})"
 
 

@@ -154,7 +154,12 @@ def _speed_up(s: SpeedUp, c: Comparison) -> str:
         claimed = "" if s.steps_interval.low > 1 else "no speed-up can be claimed, though "
         missed = f"its median run reaches it and {arm_label(c.baseline)}'s never does"
         return f"{name}: {claimed}{missed}, so there is no factor ({ends} times in steps, n = {s.n})"
-    steps = f"{name} is {_factor(s.steps)} times as fast in steps ({ends}, n = {s.n})"
+    if s.steps == 0:
+        claimed = "" if s.steps_interval.high < 1 else "no slow-down can be claimed, though "
+        missed = f"its median run never reaches it and {arm_label(c.baseline)}'s does"
+        return f"{name}: {claimed}{missed}, so there is no factor ({ends} times in steps, n = {s.n})"
+    claimed = "" if s.steps_interval.low > 1 or s.steps_interval.high < 1 else "; no claim"
+    steps = f"{name} is {_factor(s.steps)} times as fast in steps ({ends}, n = {s.n}{claimed})"
     if s.seconds is None or s.seconds_interval is None:
         return f"{steps}, its seconds not measured in isolation"
     low, high = _factor(s.seconds_interval.low), _factor(s.seconds_interval.high)
