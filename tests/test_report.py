@@ -248,10 +248,8 @@ def test_a_factor_of_speed_is_no_claim_where_its_interval_holds_one() -> None:
     sure, never = found.speed_ups
     unsure = replace(sure, steps_interval=replace(sure.steps_interval, low=0.5))
     told = [report_text._speed_up(s, found) for s in (sure, unsure, never)]
-    assert told[0].startswith("LoRA+ is 2 times as fast in steps (95% interval 2 to 2")
-    assert told[1].startswith(
-        "LoRA+ is 2 times as fast in steps, of which nothing can be claimed, (95% interval 0.5 to 2"
-    )
+    assert told[0].startswith("LoRA+ is 2 times as fast in steps (95% interval 2 to 2, n = 10)")
+    assert told[1].startswith("LoRA+ is 2 times as fast in steps (95% interval 0.5 to 2, n = 10; no claim)")
     assert told[2].startswith(
         "full fine-tuning: its median run never reaches it and LoRA's does, so there is no factor"
     )
