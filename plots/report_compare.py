@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bench.comparison.numbers import ArmResult, Comparison, Difference
-from bench.comparison.verdict import gap, label, number, sentences
+from bench.comparison.verdict import gap, number, sentences
+from bench.methods import arm_label as label
 from bench.report.data import Report
 from bench.report.text import listed, score, unit
 from plots import style

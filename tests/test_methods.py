@@ -166,6 +166,7 @@ def test_registry_and_labels(name: str) -> None:
     method = methods.get(name)
     assert method.name == name
     assert method.label
+    assert methods.arm_label(f"{name} type 6") == f"{method.label} type 6"
     with pytest.raises(BadInput, match=r"known:.*lora"):
         methods.get("lorra")
 

@@ -75,9 +75,9 @@ def in_fp32(member: Any) -> Any:
 def test_the_cases_are_every_method_at_each_rank_and_full_fine_tuning_once() -> None:
     found = cases((8, 64), shared=SHARED, default_targets=("query", "value"))
     assert [case.label for case in found] == [
-        "lora, rank 8", "lora, rank 8, dropout 0.1", "lora+, rank 8", "mora type 1, rank 8", "mora type 6, rank 8",
-        "lora, rank 64", "lora, rank 64, dropout 0.1", "lora+, rank 64", "mora type 1, rank 64", "mora type 6, rank 64",
-        "full",
+        "LoRA, rank 8", "LoRA, rank 8, dropout 0.1", "LoRA+, rank 8", "MoRA type 1, rank 8", "MoRA type 6, rank 8",
+        "LoRA, rank 64", "LoRA, rank 64, dropout 0.1", "LoRA+, rank 64", "MoRA type 1, rank 64", "MoRA type 6, rank 64",
+        "full fine-tuning",
     ]  # fmt: skip
     assert {case.trial.method for case in found} == {"lora", "lora+", "mora", "full"}
     assert all(case.trial.target_modules == ("query", "value") for case in found[:-1])
@@ -87,11 +87,11 @@ def test_a_rank_that_does_not_fit_is_left_out_and_said() -> None:
     shape = LayerShape(path="a.query", in_features=96, out_features=96)
     kept, left_out = fitting(cases((8, 64), shared=SHARED, default_targets=("query",)), [shape])
     assert [case.label for case in kept if case.trial.method == "mora"] == [
-        "mora type 1, rank 8",
-        "mora type 6, rank 8",
+        "MoRA type 1, rank 8",
+        "MoRA type 6, rank 8",
     ]
     assert len(kept) == 9
-    assert left_out[0].startswith("mora type 1, rank 64: 1 <= r_hat <= 96")
+    assert left_out[0].startswith("MoRA type 1, rank 64: 1 <= r_hat <= 96")
     assert "got r_hat=110 from rank=64" in left_out[0]
 
 
@@ -331,8 +331,8 @@ def test_rows_come_back_as_written_and_a_run_replaces_the_last(tmp_path: Path) -
 
 def test_ratios_are_paired_by_round_and_intervals_cover() -> None:
     lines = {line.case: line for line in summary.lines(a_table())}
-    assert list(lines)[-1] == "full"
-    mora_1, lora, plus = lines["mora type 1, rank 8"], lines["lora, rank 8"], lines["lora+, rank 8"]
+    assert list(lines)[-1] == "full fine-tuning"
+    mora_1, lora, plus = lines["MoRA type 1, rank 8"], lines["LoRA, rank 8"], lines["LoRA+, rank 8"]
     step = lora.values["seconds_per_step"]
     assert (lora.n, step.median) == (3, 2.0)
     assert step.interval is not None
@@ -342,7 +342,7 @@ def test_ratios_are_paired_by_round_and_intervals_cover() -> None:
     assert ratio.interval is not None
     assert ratio.interval.low == ratio.interval.high == 2.0, "the rounds' noise is gone"
     assert plus.ratios["seconds_per_step"].median == 1.0
-    assert lines["full"].ratios["seconds_per_step"].median == 1.0
+    assert lines["full fine-tuning"].ratios["seconds_per_step"].median == 1.0
     assert "merge_seconds" not in lora.values, "what was not measured is not there"
     assert summary.median_interval([1.0], np.random.default_rng(0)) is None
 
@@ -359,7 +359,7 @@ def test_the_figure_has_a_row_for_each_case() -> None:
     table = a_table()
     drawn = figure.methods(table.to_pandas(), summary.lines(table))
     parts, ratio, *_ = drawn.axes
-    assert parts.get_yticklabels()[0].get_text() == "lora, rank 8"
+    assert parts.get_yticklabels()[0].get_text() == "LoRA, rank 8"
     widths = np.array([bar.get_width() for bar in parts.patches]).reshape(4, -1).sum(axis=0)
     assert widths == pytest.approx([2000, 2000, 2000, 4000, 2000, 2000])
     dots = [line.get_xdata()[0] for line in ratio.lines if line.get_marker() == "o"]
@@ -373,8 +373,8 @@ def test_a_run_takes_every_case_in_every_round() -> None:
         tell=lambda line: None,
     )  # fmt: skip
     assert sorted((row["case"], row["repeat"], row["arm"]) for row in found) == [
-        ("lora, rank 4", 0, "lora"), ("lora, rank 4", 1, "lora"),
-        ("mora type 1, rank 4", 0, None), ("mora type 1, rank 4", 1, None),
+        ("LoRA, rank 4", 0, "lora"), ("LoRA, rank 4", 1, "lora"),
+        ("MoRA type 1, rank 4", 0, None), ("MoRA type 1, rank 4", 1, None),
     ]  # fmt: skip
     assert rows.to_table(found, CONTEXT).num_rows == 4
 
@@ -406,7 +406,7 @@ def test_the_command_measures_prints_and_stores(
     arms = [arm for arm in table.column("arm").to_pylist() if arm is not None]
     assert sorted(arms) == ["full", "lora", "lora+", "mora type 1", "mora type 6"]
     assert table.num_rows == 6
-    assert "lora, rank 2, dropout 0.1" in out
+    assert "LoRA, rank 2, dropout 0.1" in out
     assert {path.name for path in (directory / "figures").iterdir()} == {"speed.png", "speed.pdf"}
 
 
@@ -419,6 +419,6 @@ def test_a_comparison_reads_only_isolated_rows_at_the_studys_own_rank_and_dropou
     found = cases((1, 8), shared=SHARED, default_targets=("query",))
     arms = {case.label: command._arm(case, resolved, "isolated") for case in found}
     assert {label for label, arm in arms.items() if arm is not None} == {
-        "lora, rank 8", "lora+, rank 8", "mora type 1, rank 8", "mora type 6, rank 8", "full",
+        "LoRA, rank 8", "LoRA+, rank 8", "MoRA type 1, rank 8", "MoRA type 6, rank 8", "full fine-tuning",
     }  # fmt: skip
     assert {command._arm(case, resolved, "busy") for case in found} == {None}

@@ -5,18 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bench import methods
 from bench.comparison.numbers import ArmResult, Comparison, Difference, SpeedUp, Target
+from bench.methods import arm_label as label
 from bench.stats import Interval
 
 AS_POINTS = ("accuracy", "f1", "matthews_correlation", "char_accuracy", "exact_match")  # shown times 100
 CLAIMED_FACTOR = 2.0  # LoRA+'s own claim: up to twice as fast (Hayou et al. 2024, arXiv:2402.12354, abstract)
-
-
-def label(arm: str) -> str:
-    """Return the name of an arm as in a text: LoRA+, MoRA type 6."""
-    method, _, rest = arm.partition(" ")
-    return f"{methods.label(method)} {rest}".strip()
 
 
 def sentences(comparison: Comparison) -> tuple[str, ...]:
@@ -126,9 +120,8 @@ def _speed(s: SpeedUp, target: Target, c: Comparison) -> str:
         return f"{name}, time to {aim}: nothing can be said, since at the median neither reaches it; {missed}."
     ends = f"{c.level:.0%} interval {_ends(s.steps_interval)}, n = {s.n}"
     if math.isinf(s.steps):  # the baseline's median run misses: a ratio of medians would read like a claim
-        told = (
-            f"reaches {aim} in {number(own.median_steps)} steps at the median, {against} never: no factor can be given"
-        )
+        counts = f"{number(own.median_steps)} steps at the median, {against} never"
+        told = f"reaches {aim} in {counts}: no factor can be given"
     elif s.steps == 0:  # its own does
         told = f"does not reach {aim} at the median, {against} does in {number(base.median_steps)} steps"
     else:

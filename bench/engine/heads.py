@@ -13,8 +13,9 @@ from bench.engine.batching import Chunk
 class Layout:
     """Where a chunk's tokens stand when attention lays them out as [b, H, T]: head by head, padded to the longest.
 
-    A slot without a token holds a copy of its own example's first one, which is masked as a key and unread as a query:
-    a gather is half the price of clearing the slots and scattering into them, and nothing of another example enters.
+    `slot` is where the head of each token stands, [N * H], `source` which row each slot holds, [b * H * T], `gap` the
+    slots without a token. Those hold a copy of their own example's first one: a gather costs half of clearing the slots
+    and scattering into them, and nothing of another example enters.
     """
 
     def __init__(self, chunk: Chunk, key_N: Tensor, n_heads: int) -> None:
@@ -34,7 +35,7 @@ class Layout:
             gap_G = is_token_bxT.flatten().argsort()[:n_gaps]  # nonzero would wait for a GPU
             row, position = gap_G // self.longest, gap_G % self.longest
             gap = ((row[:, None] * n_heads + head_H) * self.longest + position[:, None]).flatten()
-        self.places = Places(slot_NxH.flatten(), source_bxHxT.flatten(), gap)
+        self.slot, self.source, self.gap = slot_NxH.flatten(), source_bxHxT.flatten(), gap
         self.query_key = key_N.unflatten(0, (self.n_examples, -1)) if gap is None else chunk.padded(key_N, 0)
         self.first_query_key = key_N[chunk.first_b][:, None]
 
@@ -42,46 +43,28 @@ class Layout:
         """Return the stream as [S, b, H, T, d_head]."""
         shape = (self.n_examples, self.n_heads, self.longest)
         x_SxNHxd = x_SxNxD.unflatten(2, (self.n_heads, -1)).flatten(1, 2)
-        return _Spread.apply(x_SxNHxd, self.places).unflatten(1, shape)
+        # no gradient comes from a slot without a token: it is masked as a key and unread as a query
+        return _Move.apply(x_SxNHxd, self.source, self.slot, None).unflatten(1, shape)
 
     def stream(self, x_SxbxHxTxd: Tensor) -> Tensor:
         """Return the tokens of all heads as a stream: [S, N, D]."""
-        flat = _Collect.apply(x_SxbxHxTxd.flatten(1, 3), self.places)
+        # the gradient of a slot without a token is 0: the keys would get it through its scores
+        flat = _Move.apply(x_SxbxHxTxd.flatten(1, 3), self.slot, self.source, self.gap)
         return flat.unflatten(1, (-1, self.n_heads)).flatten(2)
 
 
-class Places:
-    """The slot of each token's head, [N * H]; the row that each slot holds, [b * H * T]; the slots without a token."""
-
-    def __init__(self, slot: Tensor, source: Tensor, gap: Tensor | None) -> None:
-        self.slot, self.source, self.gap = slot, source, gap
-
-
-class _Spread(torch.autograd.Function):
-    """Rows to their slots. No gradient comes from a slot without a token, so the backward pass only gathers.
+class _Move(torch.autograd.Function):
+    """Rows gathered by `there`, their gradients by `back`, 0 at the places `gap`.
 
     autograd's own backward of index_select would add up rows that cannot coincide here.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, places: Places) -> Tensor:
-        ctx.places = places
-        return x.index_select(1, places.source)
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor, gap: Tensor | None) -> Tensor:
+        ctx.back, ctx.gap = back, gap
+        return x.index_select(1, there)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.index_select(1, ctx.places.slot), None
-
-
-class _Collect(torch.autograd.Function):
-    """The inverse of _Spread. A slot without a token has gradient 0: the keys would get it through its scores."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, places: Places) -> Tensor:
-        ctx.places = places
-        return x.index_select(1, places.slot)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        spread = grad.index_select(1, ctx.places.source)
-        return (spread if ctx.places.gap is None else spread.index_fill_(1, ctx.places.gap, 0)), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        moved = grad.index_select(1, ctx.back)
+        return (moved if ctx.gap is None else moved.index_fill_(1, ctx.gap, 0)), None, None, None

@@ -28,3 +28,9 @@ def get(name: str, *, where: str = "method") -> Method:
 def label(name: str) -> str:
     """Return what a method is called in texts and figures; its name, where rows hold a method that is not here."""
     return get(name).label if name in names() else name
+
+
+def arm_label(arm: str) -> str:
+    """Return what an arm of a comparison, a method or one type of it, is called in texts: LoRA+, MoRA type 6."""
+    method, _, rest = arm.partition(" ")
+    return f"{label(method)} {rest}".strip()

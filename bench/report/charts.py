@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench import stats
 from bench.comparison.numbers import Comparison
-from bench.comparison.verdict import label as arm_label
+from bench.methods import arm_label
 from plots import curves, heatmap, rank, rates, tidy
 from plots.lines import series_in
 from plots.settings import split

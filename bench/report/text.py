@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from bench.comparison.numbers import Comparison, Difference, SpeedUp
-from bench.comparison.verdict import label as arm_label
+from bench.methods import arm_label
 from bench.report.data import Best, CellNumbers, Counts, Report
 from bench.stats import Interval
 from plots import style

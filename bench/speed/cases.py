@@ -28,7 +28,7 @@ class Case:
         """Method, rank and dropout, in words."""
         rank = "" if self.trial.rank is None else f", rank {self.trial.rank}"
         dropout = f", dropout {self.trial.lora_dropout:g}" if self.trial.lora_dropout else ""
-        return f"{self.arm}{rank}{dropout}"
+        return f"{methods.arm_label(self.arm)}{rank}{dropout}"
 
 
 def cases(
