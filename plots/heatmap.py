@@ -263,5 +263,6 @@ def stderr_text(grids: Sequence[Grid], form: Form) -> str:
     """Return which standard error the marks and the ± use, as it holds for the best cells; empty: neither is shown."""
     if form.numbers != "all" and "stderr" not in form.near:
         return ""
-    kinds = {str(g.best_cell["stderr_kind"]) for g in grids if g.best_cell is not None and g.best_cell["stderr_kind"]}
+    found = [g.best_cell["stderr_kind"] for g in grids if g.best_cell is not None]
+    kinds = {kind for kind in found if isinstance(kind, str)}  # pandas may make NaN of None
     return f"standard errors (±, marks) are {style.stderr_words(kinds)}" if kinds else "no standard error is known"

@@ -53,6 +53,17 @@ def test_inits_and_tasks_make_figures_of_their_own() -> None:
     assert "matthews (%)" in style.figure_caption(drawn["cola_minilm_rates"])
 
 
+def test_a_metric_without_a_standard_error_is_drawn_and_said_to_have_none() -> None:
+    """Matthews correlation has none where one class is predicted throughout, and one seed has none over seeds."""
+    trials = lora_grid(ETAS, RATIOS, (0,)) + lora_grid(ETAS, RATIOS, (0,), init="zero_A")
+    df = frame(trials)
+    df.loc[df["init"] == "zero_A", "metric_stderr"] = np.nan
+    drawn = figures.all_figures(df, info(trials, (0,)))
+    captions = {init: style.figure_caption(drawn[f"heatmap_eta_B_{init}"]) for init in ("zero_A", "zero_B")}
+    assert "No standard error is known" in captions["zero_A"]
+    assert "Standard errors (±, marks) are binomial" in captions["zero_B"]
+
+
 def test_scattered_rates_of_a_search_make_no_heatmap() -> None:
     rng = np.random.default_rng(0)
     trials = tuple(trial("lora+", 10 ** rng.uniform(-4, -2), ratio=10 ** rng.uniform(0, 2)) for _ in range(40))
