@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 AREA = 128 * 128  # queries times keys of an example
+SHORT = 16  # numbers of 32 bits in a register of AVX-512
 
 
 def products_attention(
@@ -36,12 +37,12 @@ class _Products(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, start: Tensor | None, kept: Tensor | None, scale: float
     ) -> Tensor:
         if start is None:
-            scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
+            scores = _scaled_bmm(q, k.transpose(1, 2), scale)
         else:
             scores = q.new_empty(q.shape[0], q.shape[1], k.shape[1])
             scores.unflatten(0, (-1, *start.shape[:2])).copy_(start)
             scores.baddbmm_(q, k.transpose(1, 2), alpha=scale)
-        weights = scores.softmax(dim=-1)
+        weights = softmax(scores)
         ctx.save_for_backward(q, k, v, weights)
         ctx.kept, ctx.scale = kept, scale
         return torch.bmm(_times(weights, kept), v)
@@ -50,11 +51,41 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         q, k, v, weights = ctx.saved_tensors
         grad_v = torch.bmm(_times(weights, ctx.kept).transpose(1, 2), grad)
-        grad_weights = _times(torch.bmm(grad, v.transpose(1, 2)), ctx.kept)
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-        grad_q = torch.bmm(grad_scores, k).mul_(ctx.scale)
-        grad_k = torch.bmm(grad_scores.transpose(1, 2), q).mul_(ctx.scale)
+        grad_weights = torch.bmm(grad, v.transpose(1, 2))
+        if ctx.kept is not None:
+            grad_weights.unflatten(0, (-1, *ctx.kept.shape[:2])).mul_(ctx.kept)
+        grad_scores = softmax_backward(grad_weights, weights)
+        grad_q = _scaled_bmm(grad_scores, k, ctx.scale)
+        grad_k = _scaled_bmm(grad_scores.transpose(1, 2), q, ctx.scale)
         return grad_q, grad_k, grad_v, None, None, None
+
+
+def softmax(scores_GxQxT: Tensor) -> Tensor:
+    """Return the softmax over the last dimension, in at least float32 within; the scores may be overwritten.
+
+    torch's own falls to one number at a time where a row is shorter than a register: ten times the time (docs/log.md).
+    """
+    n_keys, is_half = scores_GxQxT.shape[-1], scores_GxQxT.element_size() == 2
+    if n_keys < SHORT:
+        exps = scores_GxQxT.float() if is_half else scores_GxQxT
+        exps.sub_(exps.amax(dim=-1, keepdim=True)).exp_()
+        return exps.div_(exps.sum(dim=-1, keepdim=True)).to(scores_GxQxT.dtype)
+    if is_half and n_keys < 2 * SHORT:
+        return scores_GxQxT.float().softmax(dim=-1).to(scores_GxQxT.dtype)
+    return scores_GxQxT.softmax(dim=-1)
+
+
+def softmax_backward(grad_GxQxT: Tensor, weights_GxQxT: Tensor) -> Tensor:
+    """Return the gradient of the scores, w (g - sum w g) over the last dimension; `grad_GxQxT` may be overwritten."""
+    if weights_GxQxT.shape[-1] * weights_GxQxT.element_size() >= SHORT * 4:
+        return torch._softmax_backward_data(grad_GxQxT, weights_GxQxT, -1, weights_GxQxT.dtype)
+    product = grad_GxQxT.mul_(weights_GxQxT)
+    return product.addcmul_(weights_GxQxT, product.sum(dim=-1, keepdim=True), value=-1)
+
+
+def _scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Return scale * a b for each of the batch; the product itself scales, without a pass of its own."""
+    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
 
 
 def _times(weights_GxQxT: Tensor, kept_bxHxQxT: Tensor | None) -> Tensor:

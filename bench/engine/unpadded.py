@@ -8,6 +8,7 @@ Exact, up to float order, with three savings over the model's own forward pass:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -77,11 +78,17 @@ class UnpaddedPath:
         if first_only:
             keys = self.keys.first_key
         mixed, x = self._attend(attention.self, x_SxNxD, layout, first_only=first_only)
-        out = self._drop(_apply(attention.output.dense, mixed, self.keys, keys), attention.output.dropout, keys)
-        x = _norm(attention.output.LayerNorm, _add(out, x))
+        x = self._output(attention.output, mixed, x, keys)
         inner = layer.intermediate.intermediate_act_fn(_apply(layer.intermediate.dense, x, self.keys, keys))
-        out = self._drop(_apply(layer.output.dense, inner, self.keys, keys), layer.output.dropout, keys)
-        return _norm(layer.output.LayerNorm, _add(out, x))
+        return self._output(layer.output, inner, x, keys)
+
+    def _output(self, module: Any, inner: Tensor, x: Tensor, key: Tensor | None) -> Tensor:
+        """Return norm(x + dropout(dense(inner))) of half a layer."""
+        out, p = _apply(module.dense, inner, self.keys, key), float(module.dropout.p)
+        if not self.keys.training or p == 0 or key is None:
+            return _norm(module.LayerNorm, _add(out, x))
+        mask = self.keys.mask(module.dropout.path, p, key, out.shape[-1], out.dtype)
+        return _norm(module.LayerNorm, torch.addcmul(x, out, mask))
 
     def _attend(self, module: Any, x_SxNxD: Tensor, layout: Layout, *, first_only: bool) -> tuple[Tensor, Tensor]:
         """Return attention's output and its input on the rows that go on: all, or each example's first."""
@@ -89,9 +96,12 @@ class UnpaddedPath:
         rows, row_key = x_SxNxD, token_key
         if first_only:
             rows, row_key = x_SxNxD[:, layout.first_b], self.keys.first_key
-        q = _apply(module.query, rows, self.keys, row_key)
-        k = layout.heads(_apply(module.key, x_SxNxD, self.keys, token_key))
-        v = layout.heads(_apply(module.value, x_SxNxD, self.keys, token_key))
+        if first_only:
+            q = _apply(module.query, rows, self.keys, row_key)
+            k, v = _apply_all((module.key, module.value), x_SxNxD, self.keys, token_key)
+        else:
+            q, k, v = _apply_all((module.query, module.key, module.value), x_SxNxD, self.keys, token_key)
+        k, v = layout.heads(k), layout.heads(v)
         q = q.unflatten(-1, (self.n_heads, -1))[..., None, :] if first_only else layout.heads(q)  # [S, b, H, Q, d_head]
         n_streams = max(q.shape[0], k.shape[0], v.shape[0])
         q, k, v = (t.expand(n_streams, -1, -1, -1, -1).flatten(0, 1) for t in (q, k, v))
@@ -148,12 +158,46 @@ def _apply(layer: Any, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) ->
     """Return the layer's output; the base product is done once for a shared stream."""
     if isinstance(layer, StackedLinear):
         return layer(x_SxNxI)
+    base = _base_of(layer)
+    return _adapt(layer, linear(x_SxNxI, base.weight, base.bias), x_SxNxI, keys, key_N)
+
+
+def _apply_all(layers: Sequence[Any], x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) -> list[Tensor]:
+    """Return the outputs of several layers of one input, whose gradient the frozen products add up as they go."""
+    bases = [_base_of(layer) for layer in layers]
+    if any(isinstance(base, StackedLinear) or base.weight.requires_grad for base in bases):
+        return [_apply(layer, x_SxNxI, keys, key_N) for layer in layers]
+    outputs = _FrozenProducts.apply(x_SxNxI.flatten(0, 1), *(t for base in bases for t in (base.weight, base.bias)))
+    streams = (h.unflatten(0, x_SxNxI.shape[:2]) for h in outputs)
+    return [_adapt(layer, h, x_SxNxI, keys, key_N) for layer, h in zip(layers, streams, strict=True)]
+
+
+def _base_of(layer: Any) -> Any:
+    return layer.layer if isinstance(layer, AdaptedLayer) else layer
+
+
+def _adapt(layer: Any, h: Tensor, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) -> Tensor:
+    """Return the frozen product, which may be overwritten, with what the method adds to it."""
     if not isinstance(layer, AdaptedLayer):
-        return linear(x_SxNxI, layer.weight, layer.bias)
-    base: Any = layer.layer
-    h = linear(x_SxNxI, base.weight, base.bias)
+        return h
     dropped = drop_stream(x_SxNxI, layer.dropout, f"{layer.shape.path}.lora_dropout", keys, key_N)
-    return h + layer.delta(dropped)
+    return _add(h, layer.delta(dropped))
+
+
+class _FrozenProducts(torch.autograd.Function):
+    """x W^T + b, [M, O], for several frozen (W, b). autograd would pass over [M, I] again to add up x's gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x_MxI: Tensor, *weights_and_biases: Tensor) -> tuple[Tensor, ...]:
+        ctx.weights = weights_and_biases[::2]
+        return tuple(linear(x_MxI, w, b) for w, b in zip(ctx.weights, weights_and_biases[1::2], strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        total_MxI = grads[0] @ ctx.weights[0]
+        for grad_MxO, weight_OxI in zip(grads[1:], ctx.weights[1:], strict=True):
+            total_MxI.addmm_(grad_MxO, weight_OxI)
+        return total_MxI, *[None] * (2 * len(grads))
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
@@ -165,7 +209,10 @@ def _norm(module: Any, x: Tensor) -> Tensor:
 
 
 def _add(out_SxNxD: Tensor, x_SxNxD: Tensor) -> Tensor:
-    return out_SxNxD + x_SxNxD
+    """Return the sum of a product, which may be overwritten since no gradient is made of it, and another stream."""
+    if out_SxNxD.shape[0] < x_SxNxD.shape[0] or out_SxNxD.dtype != x_SxNxD.dtype:
+        return out_SxNxD + x_SxNxD
+    return out_SxNxD.add_(x_SxNxD)
 
 
 def problem(bank: Bank) -> str | None:
