@@ -388,8 +388,8 @@ def test_a_sweep_is_a_whole_process_and_a_failed_one_is_no_measurement() -> None
         return Ended(seconds=2.0 + len(ran), peak_memory_bytes=7, code=0, output="")
 
     cells = Cells(steps=5, batch_size=2)
-    found = sweeps.measure(cells, ["b1g", "ours", "b0"], repeats=2, tell=lambda line: None, run=run)
-    assert sorted(ran) == ["b1g", "b1g", "ours", "ours"]
+    found = sweeps.measure(cells, ["b1g", "ours", "b0", "b1gh"], repeats=2, tell=lambda line: None, run=run)
+    assert sorted(ran) == ["b0", "b1g", "b1g", "ours", "ours"], "the slow one once"
     assert {(r.part, r.n_trials, r.examples, r.peak_memory_bytes) for r in found} == {("sweep", 28, 280, 7)}
 
     def fail(arguments: Sequence[str], directory: Path) -> Ended:
@@ -406,7 +406,7 @@ def test_a_process_is_timed_and_its_memory_read(tmp_path: Path) -> None:
     assert ended.peak_memory_bytes > 100_000
 
 
-@pytest.mark.parametrize("name", ["b1", "b1g"])
+@pytest.mark.parametrize("name", ["b0", "b1", "b1g"])
 def test_the_peers_sweep_trains_every_cell(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = {"eta_A": [1e-3], "lr_ratio": [1.0, 4.0], "steps": 1, "batch_size": 4, "rank": 2}
     peer_sweep.main(name, json.dumps(cells), str(tmp_path))

@@ -1,6 +1,6 @@
 """Trainer + PEFT + Optuna over the cells of `sweeps.Cells`: the loop that a careful user writes, one trial at a time.
 
-`python -m bench.throughput.peer_sweep <b1 or b1g> '<Cells as JSON>' <scratch directory>`; prints one line of JSON:
+`python -m bench.throughput.peer_sweep <b0, b1 or b1g> '<Cells as JSON>' <scratch directory>`; prints one line of JSON:
 {"trials": n, "best": accuracy}. Batches of training and evaluation are that contender's.
 """
 
@@ -58,6 +58,7 @@ def _objective(name: str, cells: Cells, directory: Path) -> Any:
     cell = {"seed": 0, "eta_A": 1e-4, "rank": cells.rank}
     trial = study.make_trial("lora", cell, shared=shared, default_targets=targets.default_targets(located.model_type))
     train, evaluation = Rows(encoded.train), Rows(encoded.eval)
+    length = cells.max_length if peer.pads_to_fixed_length else None
 
     def objective(of: Any) -> float:
         eta_A, lr_ratio = of.suggest_float("eta_A", 1e-6, 1.0), of.suggest_float("lr_ratio", 1.0, 100.0)
@@ -66,7 +67,7 @@ def _objective(name: str, cells: Cells, directory: Path) -> Any:
         optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=eta_A, loraplus_lr_ratio=lr_ratio)
         trainer = make_trainer(
             model, train, trial, directory=directory, device=torch.device(cells.device), precision="fp32",
-            collator=Collator(int(model.config.pad_token_id or 0)), strategy=peer.strategy, seed=0,
+            collator=Collator(int(model.config.pad_token_id or 0), length), strategy=peer.strategy, seed=0,
             eval_batch_size=peer.eval_batch_size or cells.batch_size, max_steps=cells.steps,
             optimizers=(optimizer, None),
         )  # fmt: skip

@@ -2,7 +2,8 @@
 
 All run the same cells of the embedded demo on tiny-roberta: as many steps of as many examples, one evaluation at the
 end, no part of train held out. Start-up is included: Python, imports, data, model; ours draws its figures as well. The
-peers are B1 and B1g: Trainer's own batches, and batches grouped by length, in training and evaluation.
+peers are B0, B1 and B1g: every text padded to the maximum length, Trainer's own batches, and batches grouped by length,
+in training and evaluation.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from bench.throughput.interleave import interleaved
 from bench.throughput.rows import Row
 
 TASK, MODEL = "demo", "tiny-roberta"
-SWEEPERS = ("ours", "b1", "b1g")
+SWEEPERS = ("ours", "b0", "b1", "b1g")
+ONCE = ("b0",)  # it takes minutes: in the first round only
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,13 +58,15 @@ def measure(
     cells: Cells, chosen: Sequence[str], *, repeats: int, tell: Callable[[str], None],
     run: Callable[[Sequence[str], Path], Ended] | None = None,
 ) -> list[Row]:  # fmt: skip
-    """Return a row for each sweep, `repeats` of each of the chosen ones, interleaved.
+    """Return a row for each sweep, `repeats` of each of the chosen ones, interleaved; those in ONCE have one.
 
     Raises:
         RuntimeError: where a sweep fails.
     """
     rows = []
     for repeat, name in interleaved([name for name in SWEEPERS if name in chosen], repeats):
+        if repeat and name in ONCE:
+            continue
         with tempfile.TemporaryDirectory(prefix="lorasweep-bench-") as directory:
             ended = (run or process)(command(name, cells, Path(directory)), Path(directory))
         if ended.code != 0:
