@@ -1,4 +1,4 @@
-"""The metric over training steps, for the best cell of each method."""
+"""The metric over training steps, for the best cell of each method, over all its ranks or at each of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRIVIAL: dict[str, Any] = {"color": style.EQUAL_LINE, "linestyle": "--", "linew
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurveTable:
-    """The best cell of each series and its curve.
+    """The best cell of each series, or of each series and rank, and its curve.
 
     `points` has one row per cell and step: `cell` (the first trial_id of a row of best.cells), `step`, `mean`, `low`,
     `high`, `n_seeds`. Low and high are one standard error over seeds from the mean where there are at least 3 seeds,
@@ -34,15 +34,22 @@ class CurveTable:
     best: CellTable
     points: pd.DataFrame
     trivial: Trivial | None = None  # the trivial predictor's loss, where there is one
+    within: tuple[str, ...] = rank.WITHIN  # what may differ between the curves of one panel
 
 
-def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> CurveTable:
-    """Return the curves of the best cell of each method over all its ranks, chosen as in `plots.rank`."""
-    best = rank.best_of(cells_of.tidy(df, study), by=("series",))
+def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, by_rank: bool = False) -> CurveTable:
+    """Return the curves of the best cell of each method over all its ranks, chosen as in `plots.rank`.
+
+    `by_rank`: of the best cell at each rank, a panel for each of them, so that methods of one size are compared.
+    """
+    best = rank.best_of(cells_of.tidy(df, study), by=("series", "rank") if by_rank else ("series",))
     curves = dict(zip(df["trial_id"], df["curve"], strict=True))
     points = [point for ids in best.cells["trial_ids"] for point in _points([(i, curves.get(i)) for i in ids])]
     columns = ["cell", "step", "mean", "low", "high", "n_seeds"]
-    return CurveTable(best=best, points=pd.DataFrame(points, columns=columns), trivial=levels.trivial(df))
+    within = tuple(name for name in rank.WITHIN if name != "rank") if by_rank else rank.WITHIN
+    return CurveTable(
+        best=best, points=pd.DataFrame(points, columns=columns), trivial=levels.trivial(df), within=within
+    )
 
 
 def draw(table: CurveTable, ax: Axes | None = None) -> Figure:
@@ -63,7 +70,7 @@ def draw(table: CurveTable, ax: Axes | None = None) -> Figure:
     entries = legend(best.cells)
     if table.trivial is not None:
         entries.append(Line2D([], [], label="predicting 0 everywhere", **_TRIVIAL))
-    return lines.draw_panels(best, ax, panel, within=rank.WITHIN, text=text, legend=entries)
+    return lines.draw_panels(best, ax, panel, within=table.within, text=text, legend=entries)
 
 
 def _points(curves: Sequence[tuple[str, Any]]) -> list[dict[str, float | str]]:

@@ -27,9 +27,9 @@ def all_figures(
 
     `heatmap_eta_B_<init>` and `heatmap_lr_ratio_<init>` where LoRA's and LoRA+'s cells are a grid (the rates of an
     adaptive search are not), `rates` where a method with one rate has several, `rank` where there are several ranks,
-    `dimension` where random subspaces stand beside full fine-tuning, `curves` where curves are stored, `steps` where
-    the grid is too fine for numbers. Several tasks or models make a set each, its names begun with them. No finished
-    row of the study: no figures.
+    `dimension` where random subspaces stand beside full fine-tuning, `curves` where curves are stored and
+    `curves_by_rank` where the cells shown there differ in rank, `steps` where the grid is too fine for numbers.
+    Several tasks or models make a set each, its names begun with them. No finished row of the study: no figures.
 
     Form "paper" gives the LoRA+ paper's instead (arXiv:2402.12354): `paper_<metric>_<init>` and the two losses, in the
     form of its figures 3 on, cells worse than `clip` in one colour; `steps` (2); `ratio` (6), one for all tasks and
@@ -77,6 +77,8 @@ def _of_one(df: pd.DataFrame, study: StudyInfo) -> Iterator[tuple[str, Figure]]:
     trained = curves.tidy(df, study)
     if len(trained.points):
         yield "curves", curves.draw(trained)
+    if len(trained.points) and trained.best.cells["rank"].nunique() > 1:
+        yield "curves_by_rank", curves.draw(curves.tidy(df, study, by_rank=True))
 
 
 def _in_paper_form(df: pd.DataFrame, study: StudyInfo, clip: float | None) -> Iterator[tuple[str, Figure]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plots import curves, rank, rates, style
+from plots import curves, figures, rank, rates, style
 from tests.plot_helpers import ETAS, RATIOS, exact, gids, info, mixed, panel_axes
-from tests.plot_rows import frame, lora_grid
+from tests.plot_rows import frame, lora_grid, trial
 
 
 def test_rates_show_each_single_rate_method_and_break_at_cells_without_value() -> None:
@@ -80,6 +80,24 @@ def test_curves_average_over_all_seeds_of_the_best_cell(n: int) -> None:
     np.testing.assert_array_equal(line.get_xdata(), points["step"])  # type: ignore[attr-defined]
     legend = [t.get_text() for t in figure.legends[0].get_texts()]
     assert any(text.startswith(f"LoRA+ (rank {plus['rank']:g}, ") and "λ" in text for text in legend)
+
+
+def test_curves_by_rank_compare_methods_of_one_size() -> None:
+    """The best cells are LoRA's of rank 32 and MoRA's of rank 8: a panel for each rank, full fine-tuning in both."""
+    rated = {(8, "lora"): 0.6, (32, "lora"): 0.9, (8, "mora"): 0.8}
+    small = [trial(method, 1e-3, rank=r, mora_type=6 if method == "mora" else None) for r, method in rated]
+    trials = (*small, trial("full", 1e-3))
+    df = frame(trials, surface=lambda t: rated.get((t.rank or 0, t.method), 0.95))
+    study = info(trials, (0,))
+    assert {"curves", "curves_by_rank"} <= set(figures.all_figures(df, study))
+    figure = curves.draw(curves.tidy(df, study, by_rank=True))
+    drawn = {ax.get_title(loc="left").split(",")[0]: ax for ax in panel_axes(figure)}
+    assert {title: {line.get_gid() for line in ax.lines if line.get_gid()} for title, ax in drawn.items()} == {
+        "rank 8": {"line lora", "line mora-6", "line full"},
+        "rank 32": {"line lora", "line full"},
+    }
+    alone = figures.all_figures(df[df["rank"] != 32], study)
+    assert "curves_by_rank" not in alone, "one rank: it would be the same figure"
 
 
 def test_a_step_that_one_seed_has_not_reached_is_left_out() -> None:
