@@ -1,0 +1,64 @@
+"""bench theory: how each half of LoRA's update moves a layer's output as the layer gets wider, measured and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.errors import BadInput
+
+if TYPE_CHECKING:
+    from bench.engine.widths import Exponent, Updates
+
+_POWERS = {0: "c", -1: "c / n"}
+
+
+def command(
+    results_dir: Annotated[Path, typer.Option("--results-dir", help="where results go")] = Path("results"),
+) -> int:
+    """Measure how the updates of A and B grow with the width, for three scalings of the rates; print, draw (seconds).
+
+    LoRA+ (Hayou et al. 2024, arXiv:2402.12354, Theorem 1): both stay of order 1 only for eta_A = c / n and eta_B = c.
+    """
+    from bench.engine import widths
+
+    found = widths.measure()
+    print(_text(found))
+    print(f"figure: {_draw(found, results_dir / 'theory' / 'figures')}")
+    return 0
+
+
+def _text(found: Sequence[Updates]) -> str:
+    from bench.commands import _text
+    from bench.engine.widths import SCALINGS, WIDTHS, exponents
+
+    rows = [
+        (_POWERS[scaling.power_A], _POWERS[scaling.power_B], *map(_words, exponents(found, scaling)))
+        for scaling in SCALINGS
+    ]
+    header = ("eta_A", "eta_B", "|B dA x| grows as n to the", "|dB A x| grows as n to the")
+    n_seeds = len({one.seed for one in found})
+    note = f"widths n {WIDTHS[0]} to {WIDTHS[-1]}, medians over {n_seeds} seeds, 95 % bootstrap intervals over seeds"
+    return f"{_text.table(header, rows)}\n{note}"
+
+
+def _words(exponent: Exponent) -> str:
+    return f"{exponent.value:+.2f} ({exponent.interval.low:+.2f} to {exponent.interval.high:+.2f})"
+
+
+def _draw(found: Sequence[Updates], directory: Path) -> Path:
+    """Draw the figure and return the PNG's path, whose PDF lies beside it."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from plots import style, widths
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return style.save(widths.draw(found), directory, "widths")[0]
+    except OSError as error:
+        way_out = "free space or change its permissions"
+        raise BadInput(str(directory), "must be writable", got=error.strerror, way_out=way_out) from error
