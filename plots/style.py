@@ -149,7 +149,7 @@ def turn(ax: Axes) -> None:
 
 def stderr_words(kinds: Iterable[str]) -> str:
     """Return in words what `stderr_kind` means, for captions."""
-    words = {"seeds": "over seeds", "examples": "binomial over the evaluation examples (fewer than 3 seeds)"}
+    words = {"seeds": "over seeds", "examples": "over the evaluation examples (fewer than 3 seeds)"}
     return " or ".join(words[kind] for kind in sorted(kinds, reverse=True))
 
 

@@ -210,7 +210,7 @@ def _cells(rows: pd.DataFrame, *, n_seeds: int | None) -> pd.DataFrame:
 def _with_stderr(cells: pd.DataFrame) -> pd.DataFrame:
     """Add `stderr` and `stderr_kind`: over seeds where there are at least 3, else over the evaluation examples.
 
-    The seeds of a cell are scored on the same examples, so the binomial standard error does not shrink with their
+    The seeds of a cell are scored on the same examples, so the standard error over examples does not shrink with their
     number: it is the root mean square of metric_stderr.
     """
     by_seeds = cells["n_ok"] >= MIN_SEEDS_FOR_SPREAD

@@ -61,7 +61,7 @@ def test_a_metric_without_a_standard_error_is_drawn_and_said_to_have_none() -> N
     drawn = figures.all_figures(df, info(trials, (0,)))
     captions = {init: style.figure_caption(drawn[f"heatmap_eta_B_{init}"]) for init in ("zero_A", "zero_B")}
     assert "No standard error is known" in captions["zero_A"]
-    assert "Standard errors (±, marks) are binomial" in captions["zero_B"]
+    assert "Standard errors (±, marks) are over the evaluation examples" in captions["zero_B"]
 
 
 def test_scattered_rates_of_a_search_make_no_heatmap() -> None:
