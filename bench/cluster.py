@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 ADDRESS = "RAY_ADDRESS"  # Ray's own variable
 # Read when ray is imported. Without a cluster to join, every port of Ray is on loopback; nothing is reported home.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-_FOR_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # where it is off, Ray takes the loopback address for its own
 LOOPBACK = "127.0.0.1"  # a node of this address listens nowhere else
 _LOOPBACK_HOSTS = (LOOPBACK, "localhost")
 _ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 of RFC 5737: an address of nobody
@@ -37,17 +36,15 @@ def connect(address: str | None, *, where: str = "--executor") -> None:
         BadInput: where ray is not installed or no cluster answers.
     """
     os.environ.update(_QUIET)
-    on_loopback = address is None or _on_loopback_alone(address)
-    if on_loopback:
-        os.environ[_FOR_CLUSTERS] = "0"
     try:
         import ray
         from ray._private import ray_constants
     except ModuleNotFoundError:
         way_out = "run make sweep EXECUTOR=ray, which installs it, or leave --executor out"
         raise BadInput(where, "ray must be installed", way_out=way_out) from None
-    if on_loopback:
-        ray_constants.ENABLE_RAY_CLUSTER = False  # the variable comes too late where ray was imported before
+    if address is None or _on_loopback_alone(address):
+        # Ray then takes the loopback address for its own; the variable for it comes too late where ray is imported
+        ray_constants.ENABLE_RAY_CLUSTER = False
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
     try:
         if address is None:
@@ -69,7 +66,8 @@ def _on_loopback_alone(address: str) -> bool:
     host, _, port = address.rpartition(":")
     if host not in _LOOPBACK_HOSTS or not port.isdigit():
         return False
-    return not _answers(_own_address(), int(port))
+    own = _own_address()
+    return own == LOOPBACK or not _answers(own, int(port))
 
 
 def _own_address() -> str:
@@ -83,8 +81,6 @@ def _own_address() -> str:
 
 
 def _answers(host: str, port: int) -> bool:
-    if host == LOOPBACK:
-        return False
     try:
         socket.create_connection((host, port), timeout=1.0).close()
     except OSError:
