@@ -10,14 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from bench.engine.widths import SCALINGS, Exponent, Scaling, Updates, exponents
+from bench.widths import SCALINGS, Scaling, Updates, exponents
 from plots import style
 
 HALVES = (
     ("of_A", r"$|B\,\Delta A\,x|$, A's update", style.PALETTE[0], "o"),
     ("of_B", r"$|\Delta B\,A\,x|$, B's update", style.PALETTE[1], "s"),
 )
-_POWERS = {0: "c", -1: "c / n"}
 
 
 def draw(found: Sequence[Updates]) -> Figure:
@@ -43,7 +42,8 @@ def draw(found: Sequence[Updates]) -> Figure:
 
 def title(scaling: Scaling) -> str:
     """Return how the rates change with the width n."""
-    return f"{style.ETA_A} = {_POWERS[scaling.power_A]}, {style.ETA_B} = {_POWERS[scaling.power_B]}"
+    of_A, of_B = scaling.words
+    return f"{style.ETA_A} = {of_A}, {style.ETA_B} = {of_B}"
 
 
 def _panel(ax: Axes, own: Sequence[Updates], scaling: Scaling) -> None:
@@ -53,7 +53,7 @@ def _panel(ax: Axes, own: Sequence[Updates], scaling: Scaling) -> None:
         low, middle, high = np.quantile(values_WxS, (0.25, 0.5, 0.75), axis=1)
         ax.plot(widths, middle, color=color, marker=marker, gid=name)
         ax.fill_between(widths, low, high, color=color, alpha=0.2, linewidth=0)
-        ax.annotate(_words(exponent), (0.03, height), xycoords="axes fraction", color=color, fontsize=9)
+        ax.annotate(f"exponent {exponent}", (0.03, height), xycoords="axes fraction", color=color, fontsize=9)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.xaxis.set_major_locator(FixedLocator(widths))
@@ -62,8 +62,3 @@ def _panel(ax: Axes, own: Sequence[Updates], scaling: Scaling) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("width n")
     ax.set_title(title(scaling), loc="left")
-
-
-def _words(exponent: Exponent) -> str:
-    ends = exponent.interval
-    return f"exponent {exponent.value:+.2f} ({ends.low:+.2f} to {ends.high:+.2f})"

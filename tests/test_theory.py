@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from bench import cli
 from bench.engine import widths
-from bench.engine.widths import N_STEPS, SCALINGS, OneLayer, Scaling, Updates, exponents, measure, one_trial
+from bench.engine.widths import N_STEPS, OneLayer, measure, one_trial
 from bench.methods._base import Role
+from bench.widths import SCALINGS, WIDTHS, Scaling, Updates, exponents
 from plots import widths as drawn
 
 
@@ -105,8 +106,7 @@ def test_the_figure_has_a_panel_for_each_scaling(found: tuple[Updates, ...]) -> 
     assert [ax.get_title(loc="left") for ax in figure.axes] == [drawn.title(scaling) for scaling in SCALINGS]
     for ax, scaling in zip(figure.axes, SCALINGS, strict=True):
         medians = [
-            float(np.median([one.of_B for one in found if (one.scaling, one.width) == (scaling, n)]))
-            for n in widths.WIDTHS
+            float(np.median([one.of_B for one in found if (one.scaling, one.width) == (scaling, n)])) for n in WIDTHS
         ]
         (line,) = (line for line in ax.lines if line.get_gid() == "of_B")
         np.testing.assert_allclose(line.get_ydata(), medians)

@@ -11,9 +11,7 @@ import typer
 from bench.errors import BadInput
 
 if TYPE_CHECKING:
-    from bench.engine.widths import Exponent, Updates
-
-_POWERS = {0: "c", -1: "c / n"}
+    from bench.widths import Updates
 
 
 def command(
@@ -26,27 +24,20 @@ def command(
     from bench.engine import widths
 
     found = widths.measure()
-    print(_text(found))
+    print(_table(found))
     print(f"figure: {_draw(found, results_dir / 'theory' / 'figures')}")
     return 0
 
 
-def _text(found: Sequence[Updates]) -> str:
+def _table(found: Sequence[Updates]) -> str:
     from bench.commands import _text
-    from bench.engine.widths import SCALINGS, WIDTHS, exponents
+    from bench.widths import SCALINGS, WIDTHS, exponents
 
-    rows = [
-        (_POWERS[scaling.power_A], _POWERS[scaling.power_B], *map(_words, exponents(found, scaling)))
-        for scaling in SCALINGS
-    ]
+    rows = [(*scaling.words, *map(str, exponents(found, scaling))) for scaling in SCALINGS]
     header = ("eta_A", "eta_B", "|B dA x| grows as n to the", "|dB A x| grows as n to the")
     n_seeds = len({one.seed for one in found})
     note = f"widths n {WIDTHS[0]} to {WIDTHS[-1]}, medians over {n_seeds} seeds, 95 % bootstrap intervals over seeds"
     return f"{_text.table(header, rows)}\n{note}"
-
-
-def _words(exponent: Exponent) -> str:
-    return f"{exponent.value:+.2f} ({exponent.interval.low:+.2f} to {exponent.interval.high:+.2f})"
 
 
 def _draw(found: Sequence[Updates], directory: Path) -> Path:

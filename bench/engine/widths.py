@@ -9,9 +9,7 @@ with this project's own LoRA and optimizer, in float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +18,8 @@ from bench.engine.optim import Optimizer
 from bench.engine.params import ParamBank, Slot
 from bench.methods._base import LayerShape
 from bench.spec import TrainBudget, Trial
-from bench.stats import LEVEL, N_RESAMPLES, Interval
+from bench.widths import SCALINGS, WIDTHS, Scaling, Updates
 
-WIDTHS = (64, 128, 256, 512, 1024)
 RATE = 0.05  # c: of order 1 in the width
 N_EXAMPLES, N_SEEDS, N_STEPS = 8, 16, 4
 FAR = 1e6  # the targets, so far away that no output reaches them: what explodes is not turned back
@@ -34,67 +31,9 @@ BUDGET = TrainBudget(
 LORA = methods.get("lora")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scaling:
-    """Rates that change with the width n: eta_A = c n^power_A, eta_B = c n^power_B."""
-
-    power_A: int
-    power_B: int
-
-
-SCALINGS = (Scaling(power_A=-1, power_B=0), Scaling(power_A=-1, power_B=-1), Scaling(power_A=0, power_B=0))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Updates:
-    """The output's change by each half in the last step: mean |B dA x| and |dB A x| over examples; one seed."""
-
-    scaling: Scaling
-    width: int
-    seed: int
-    of_A: float
-    of_B: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Exponent:
-    """The power of n with which a median update grows, and its bootstrap interval over seeds."""
-
-    value: float
-    interval: Interval
-
-
 def measure(widths: Sequence[int] = WIDTHS, *, n_seeds: int = N_SEEDS) -> tuple[Updates, ...]:
     """Return the updates of every scaling, width and seed after N_STEPS steps; the seeds of a width are one pack."""
     return tuple(one for scaling in SCALINGS for width in widths for one in _updates(scaling, width, n_seeds))
-
-
-def exponents(found: Sequence[Updates], scaling: Scaling) -> tuple[Exponent, Exponent]:
-    """Return the slopes of log update over log width, of A's half and of B's: least squares on medians over seeds.
-
-    Raises:
-        ValueError: for fewer than two widths.
-    """
-    own = [one for one in found if one.scaling == scaling]
-    widths = sorted({one.width for one in own})
-    if len(widths) < 2:
-        raise ValueError(f"a slope takes at least two widths, but got {widths}")
-    by_width = [[one for one in own if one.width == width] for width in widths]
-    first, second = (
-        _exponent(widths, np.log([[getattr(one, name) for one in ones] for ones in by_width]))
-        for name in ("of_A", "of_B")
-    )
-    return first, second
-
-
-def _exponent(widths: Sequence[int], logs_WxS: np.ndarray) -> Exponent:
-    n_seeds = logs_WxS.shape[1]
-    drawn = np.random.default_rng(0).integers(n_seeds, size=(N_RESAMPLES, len(widths), n_seeds))
-    resampled_RxW = np.median(np.take_along_axis(logs_WxS[None], drawn, axis=2), axis=2)
-    slopes = np.polyfit(np.log(widths), np.vstack([np.median(logs_WxS, axis=1), resampled_RxW]).T, 1)[0]
-    tail = (1 - LEVEL) / 2
-    ends = Interval(low=float(np.quantile(slopes[1:], tail)), high=float(np.quantile(slopes[1:], 1 - tail)))
-    return Exponent(value=float(slopes[0]), interval=ends)
 
 
 def _updates(scaling: Scaling, width: int, n_seeds: int) -> list[Updates]:
