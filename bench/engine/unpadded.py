@@ -92,12 +92,10 @@ class UnpaddedPath:
 
     def _attend(self, module: Any, x_SxNxD: Tensor, layout: Layout, *, first_only: bool) -> tuple[Tensor, Tensor]:
         """Return attention's output and its input on the rows that go on: all, or each example's first."""
-        token_key = self.keys.token_key
-        rows, row_key = x_SxNxD, token_key
+        rows, token_key = x_SxNxD, self.keys.token_key
         if first_only:
-            rows, row_key = x_SxNxD[:, layout.first_b], self.keys.first_key
-        if first_only:
-            q = _apply(module.query, rows, self.keys, row_key)
+            rows = x_SxNxD[:, layout.first_b]
+            q = _apply(module.query, rows, self.keys, self.keys.first_key)
             k, v = _apply_all((module.key, module.value), x_SxNxD, self.keys, token_key)
         else:
             q, k, v = _apply_all((module.query, module.key, module.value), x_SxNxD, self.keys, token_key)
