@@ -160,7 +160,7 @@ def _read_off(ax: Axes, reading: Reading) -> None:
 
 def _say(ax: Axes, text: str) -> None:
     """Write why there is no reading, in the middle of the panel's height, where no curve begins or ends."""
-    ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}  # where a curve does pass
+    ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}  # where a curve does pass
     ax.annotate(
         text, (0.98, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=9, gid="reading", bbox=ground
     )
