@@ -63,24 +63,30 @@ class _Products(torch.autograd.Function):
 def softmax(scores_GxQxT: Tensor) -> Tensor:
     """Return the softmax over the last dimension, in at least float32 within; the scores may be overwritten.
 
-    torch's own falls to one number at a time where a row is shorter than a register: ten times the time (docs/log.md).
+    torch's own, on a CPU, falls to one number at a time where a row is shorter than a register: ten times the time
+    (docs/log.md).
     """
-    n_keys, is_half = scores_GxQxT.shape[-1], scores_GxQxT.element_size() == 2
-    if n_keys < SHORT:
+    is_half = scores_GxQxT.element_size() == 2
+    if _is_short(scores_GxQxT, SHORT):
         exps = scores_GxQxT.float() if is_half else scores_GxQxT
         exps.sub_(exps.amax(dim=-1, keepdim=True)).exp_()
         return exps.div_(exps.sum(dim=-1, keepdim=True)).to(scores_GxQxT.dtype)
-    if is_half and n_keys < 2 * SHORT:
+    if is_half and _is_short(scores_GxQxT, 2 * SHORT):
         return scores_GxQxT.float().softmax(dim=-1).to(scores_GxQxT.dtype)
     return scores_GxQxT.softmax(dim=-1)
 
 
 def softmax_backward(grad_GxQxT: Tensor, weights_GxQxT: Tensor) -> Tensor:
     """Return the gradient of the scores, w (g - sum w g) over the last dimension; `grad_GxQxT` may be overwritten."""
-    if weights_GxQxT.shape[-1] * weights_GxQxT.element_size() >= SHORT * 4:
+    is_half = weights_GxQxT.element_size() == 2
+    if not _is_short(weights_GxQxT, 2 * SHORT if is_half else SHORT):
         return torch._softmax_backward_data(grad_GxQxT, weights_GxQxT, -1, weights_GxQxT.dtype)
     product = grad_GxQxT.mul_(weights_GxQxT)
     return product.addcmul_(weights_GxQxT, product.sum(dim=-1, keepdim=True), value=-1)
+
+
+def _is_short(rows_GxQxT: Tensor, least: int) -> bool:
+    return rows_GxQxT.device.type == "cpu" and rows_GxQxT.shape[-1] < least
 
 
 def _scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
