@@ -77,8 +77,8 @@ def _of_one(df: pd.DataFrame, study: StudyInfo) -> Iterator[tuple[str, Figure]]:
     trained = curves.tidy(df, study)
     if len(trained.points):
         yield "curves", curves.draw(trained)
-    if len(trained.points) and trained.best.cells["rank"].nunique() > 1:
-        yield "curves_by_rank", curves.draw(curves.tidy(df, study, by_rank=True))
+        if trained.best.cells["rank"].nunique() > 1:
+            yield "curves_by_rank", curves.draw(curves.tidy(df, study, by_rank=True))
 
 
 def _in_paper_form(df: pd.DataFrame, study: StudyInfo, clip: float | None) -> Iterator[tuple[str, Figure]]:

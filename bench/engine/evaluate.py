@@ -14,8 +14,7 @@ from bench import metrics
 from bench.engine.batching import Batches
 from bench.engine.paths import Path
 
-CHUNK_ROWS = {"cpu": 4096}  # padded tokens of all trials in a chunk: a CPU's caches still hold much of it
-OTHER_CHUNK_ROWS = 8192
+CPU_CHUNK_ROWS, CHUNK_ROWS = 4096, 8192  # padded tokens of all trials in a chunk; a CPU's caches hold much of theirs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +50,7 @@ def evaluate(path: Path, split: Batches, labels_N: npt.NDArray[np.int64], *, n_t
     """Return predictions and mean losses of all trials on the whole split; `labels_N` in file order."""
     predicted = torch.zeros(n_trials, split.n, dtype=torch.int64, device=split.device)
     loss_K = torch.zeros(n_trials, dtype=torch.float64, device=split.device)
-    rows = CHUNK_ROWS.get(split.device.type, OTHER_CHUNK_ROWS)
+    rows = CPU_CHUNK_ROWS if split.device.type == "cpu" else CHUNK_ROWS
     for chunk in split.chunks_of(max(1, rows // n_trials)):
         logits_KxbxC = path.logits(chunk)
         predicted[:, chunk.place_b] = logits_KxbxC.argmax(dim=-1)
