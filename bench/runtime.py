@@ -149,10 +149,10 @@ def check_precision(precision: str, device: str) -> None:
 
 def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tuple[EncodedData, LoadedModel]:
     from bench import methods, models, text
-    from bench.engine.run import DTYPES, flush_denormals
+    from bench.engine.run import DTYPES, settle_cpu
     from bench.methods._base import base_precision
 
-    flush_denormals()
+    settle_cpu()
     budget = trial.budget
     precision = base_precision(budget.precision, methods.get(trial.method))
     if task.causal is not None:

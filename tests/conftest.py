@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @pytest.fixture(autouse=True)
 def denormals_are_put_back() -> Iterator[None]:
-    """Undo what a sweep in this process does to the arithmetic of every other test (engine.run.flush_denormals)."""
+    """Undo what a sweep in this process does to the arithmetic of every other test (engine.run.settle_cpu)."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)

@@ -25,6 +25,7 @@ from bench.engine.batching import Batches
 from bench.engine.loop import Loop, Training
 from bench.engine.paths import settle_masks
 from bench.engine.run import choose_path
+from bench.engine.unpadded import UnpaddedPath
 from bench.models._base import LoadedModel
 from bench.spec import Trial
 from bench.text import Encoded, EncodedData
@@ -75,9 +76,12 @@ def make_bank(loaded: LoadedModel, trials: Sequence[Trial]) -> Bank:
 def train_pack(
     loaded: LoadedModel, data: EncodedData, trials: Sequence[Trial], *, path: str = "auto", n_chunks: int = 4
 ) -> Packed:
-    """Train a pack with the engine."""
+    """Train a pack with the engine. Path "filled" is the unpadded one with chunks filled up as in half precision."""
     bank, split = make_bank(loaded, trials), Batches(data.train, device=CPU)
-    way = choose_path(bank, path)
+    way = choose_path(bank, "unpadded" if path == "filled" else path)
+    if path == "filled":
+        assert isinstance(way, UnpaddedPath)
+        way.few_shapes = True
     settle_masks(bank, way, split.chunk(np.arange(2)))
     loop = Loop(
         bank, way, split, trials[0].budget, n_chunks=n_chunks,

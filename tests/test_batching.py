@@ -99,3 +99,28 @@ def test_the_whole_split_in_bounded_chunks(max_tokens: int) -> None:
     assert sorted(torch.cat([c.place_b for c in chunks]).tolist()) == list(range(50))
     assert all(c.n_examples == 1 or c.n_examples * c.longest <= max_tokens for c in chunks)
     assert (len(chunks) == 1) == (max_tokens == 10_000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    places=st.lists(st.integers(0, 49), min_size=1, max_size=9, unique=True),
+    tokens=st.sampled_from([1, 8, 32]), length=st.sampled_from([1, 4, 16]), types=st.booleans(),
+)  # fmt: skip
+def test_a_filled_chunk_is_the_chunk_and_more(places: list[int], tokens: int, length: int, types: bool) -> None:
+    """Round numbers of tokens and positions; the chunk's own tokens as they were, and whole examples after them."""
+    chunk = Batches(random_split(50, seed=1, types=types), device=CPU).chunk(np.array(places))
+    full = chunk.filled(tokens=tokens, length=length)
+    assert (full.n_tokens % tokens, full.longest % length) == (0, 0)
+    assert full.n_tokens - chunk.n_tokens < tokens
+    assert full.longest - chunk.longest < length
+    for name in ("ids_N", "type_ids_N", "row_N", "position_N", "first_b", "example_b"):
+        own, more = getattr(chunk, name), getattr(full, name)
+        assert (own is None) == (more is None)
+        if own is not None:
+            assert torch.equal(more[: len(own)], own)
+            assert len(more) == (full.n_tokens if name.endswith("N") else full.n_examples)
+    for row in range(full.n_examples):
+        first, n = int(full.first_b[row]), int((full.row_N == row).sum())
+        assert 1 <= n <= full.longest
+        assert full.row_N[first : first + n].tolist() == [row] * n
+        assert full.position_N[first : first + n].tolist() == list(range(n))

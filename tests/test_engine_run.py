@@ -15,7 +15,8 @@ from oracle import CPU, padded, start_values, train_peft_alone
 from transformers import DistilBertConfig
 
 from bench.clock import Clock
-from bench.engine.run import EngineOptions, run_pack
+from bench.engine.run import DTYPES, EngineOptions, prepare, run_pack
+from bench.engine.unpadded import UnpaddedPath
 from bench.models._base import LoadedModel
 from bench.record import Outcome, Status
 from bench.spec import Pack, Trial
@@ -262,6 +263,18 @@ def test_a_base_in_half_precision_trains_nearly_alike(path: Any) -> None:
     assert [o.status for o in outcomes] == [Status.OK] * 2
     assert outcomes[0].train_loss == pytest.approx(reference.train_loss, abs=0.03)
     assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("precision", "few"), [("fp64", False), ("fp32", False), ("bf16", True), ("fp16", True)])
+def test_chunks_are_filled_up_in_half_precision_on_a_cpu(precision: Any, few: bool) -> None:
+    """Where products are compiled for each shape, chunks have round numbers of tokens and positions."""
+    loaded = tiny_model(dtype=DTYPES[precision])
+    ready = prepare(Pack(trials=(lora(precision=precision),)), random_data(), loaded, EngineOptions(device=CPU))
+    assert isinstance(ready.path, UnpaddedPath)
+    chunks = [ready.path.shaped(ready.train.chunk(np.arange(n))) for n in range(1, 9)]
+    assert all(c.n_tokens % 8 == 0 and c.longest % 4 == 0 for c in chunks) == few
+    logits_KxbxC = ready.path.logits(ready.train.chunk(np.arange(5)))
+    assert logits_KxbxC.shape[1] == 5
 
 
 def test_a_path_that_the_model_cannot_take_is_refused() -> None:

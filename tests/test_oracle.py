@@ -71,7 +71,7 @@ def lora_case(name: str) -> Case:
     return Case(loaded=loaded, data=data, trials=tuple(trials), alone=alone)
 
 
-@pytest.mark.parametrize("path", ["bank", "unpadded"])
+@pytest.mark.parametrize("path", ["bank", "unpadded", "filled"])
 @pytest.mark.parametrize("name", SETUPS)
 def test_lora_pack_trains_as_peft_alone(name: str, path: str) -> None:
     case = lora_case(name)
@@ -106,7 +106,7 @@ def test_mora_pack_trains_as_mora_alone(mora_type: int) -> None:
     etas = (1e-3, 3e-3, 1e-2, 5e-4, 2e-3, 6e-3)
     trials = [mora_trial(eta_A=eta, mora_type=mora_type, target_modules=modules) for eta in etas]
     alone = make_alone(loaded, data, trials, train_mora_alone, (0, 2) if mora_type == 3 else (0, 2, 5))
-    for path in ("bank", "unpadded"):
+    for path in ("bank", "unpadded", "filled"):
         packed = train_pack(loaded, data, trials, path=path)
         assert_hard(packed, HARD["max_grad_norm"])
         assert_same_course(packed, alone, atol=1e-10)
@@ -119,7 +119,9 @@ def mora_trial(**changes: Any) -> Trial:
     return trial(**{**unread, **settings, **changes})
 
 
-@pytest.mark.parametrize(("kind", "path"), [("roberta", "bank"), ("roberta", "unpadded"), ("bert", "unpadded")])
+@pytest.mark.parametrize(
+    ("kind", "path"), [("roberta", "bank"), ("roberta", "unpadded"), ("bert", "unpadded"), ("bert", "filled")]
+)
 def test_full_fine_tuning_trains_as_transformers_alone(kind: str, path: str) -> None:
     loaded, data = tiny_model(kind), random_data(types=kind == "bert")
     before = {name: p.clone() for name, p in loaded.model.named_parameters()}

@@ -69,7 +69,7 @@ def assert_slot_close(a: Packed, i: int, b: Packed, j: int) -> None:
         torch.testing.assert_close(left[name], right[name], rtol=0, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("path", ["bank", "unpadded"])
+@pytest.mark.parametrize("path", ["bank", "unpadded", "filled"])
 @pytest.mark.parametrize("drops", [False, True])
 def test_a_trial_driven_to_nan_leaves_its_neighbours_bitwise_alone(path: str, drops: bool) -> None:
     calm = members(dropout=0.1 if drops else 0.0)
@@ -120,10 +120,11 @@ def test_chunkings_agree(n_chunks: int, drops: bool) -> None:
 def test_engine_paths_and_pack_sizes_agree_with_every_dropout_on(kind: str) -> None:
     """Hidden, attention, classifier and adapter dropout at once: masks depend on their keys only."""
     six = reference(drops=True, kind=kind)
-    unpadded = run(members(dropout=0.1), path="unpadded", drops=True, kind=kind)
-    for k in range(6):
-        assert_slot_close(six, k, unpadded, k)
-    for path in ("bank", "unpadded"):
+    for path in ("unpadded", "filled"):
+        other = run(members(dropout=0.1), path=path, drops=True, kind=kind)
+        for k in range(6):
+            assert_slot_close(six, k, other, k)
+    for path in ("bank", "unpadded", "filled"):
         alone = run(members(dropout=0.1)[3:4], path=path, drops=True, kind=kind, n_chunks=2)
         assert_slot_close(six, 3, alone, 0)
     if kind == "roberta":

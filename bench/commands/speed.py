@@ -75,7 +75,7 @@ def _prepare(resolved: Resolved, *, steps: int, ranks: tuple[int, ...]) -> tuple
 
     from bench import devices, models, targets, text
     from bench.engine import memory
-    from bench.engine.run import DTYPES, flush_denormals
+    from bench.engine.run import DTYPES, settle_cpu
     from bench.speed import cases
     from bench.speed.turn import Bench
     from bench.throughput.setup import timer_of
@@ -84,7 +84,7 @@ def _prepare(resolved: Resolved, *, steps: int, ranks: tuple[int, ...]) -> tuple
     if not isinstance(resolved.data, text.TextData):
         rule = "must be a text classification"
         raise BadInput("--task", rule, got=repr(task.name), way_out="choose demo or sst2, say")
-    flush_denormals()
+    settle_cpu()
     device = torch.device(devices.resolve(study.device))
     budget = replace(study.budget, max_steps=10 * steps + 100, eval_steps=10 * steps + 100, warmup_steps=0, n_select=0)
     shared = {"task": task.name, "model": located.name, "data_hash": "", "model_hash": "", "budget": budget}

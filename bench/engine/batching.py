@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,29 @@ class Chunk:
     n_examples: int
     n_tokens: int
     longest: int
+
+    def filled(self, *, tokens: int, length: int) -> Chunk:
+        """Return the chunk with N a multiple of `tokens` and T one of `length`, for kernels that want few shapes.
+
+        Examples that nobody asked for come after the chunk's own, copies of what its first one begins with, none longer
+        than T; nothing is said of their labels and places.
+        """
+        n_more = -self.n_tokens % tokens
+        n_first = int(self.first_b[1]) if self.n_examples > 1 else self.n_tokens
+        place_F = torch.arange(n_more, device=self.ids_N.device)
+        source_F, first_E = place_F % n_first, self.n_tokens + place_F[::n_first]
+        return replace(
+            self,
+            ids_N=torch.cat([self.ids_N, self.ids_N[source_F]]),
+            type_ids_N=None if self.type_ids_N is None else torch.cat([self.type_ids_N, self.type_ids_N[source_F]]),
+            row_N=torch.cat([self.row_N, self.n_examples + place_F // n_first]),
+            position_N=torch.cat([self.position_N, source_F]),
+            first_b=torch.cat([self.first_b, first_E]),
+            example_b=torch.cat([self.example_b, self.example_b[:1].expand_as(first_E)]),
+            n_examples=self.n_examples + len(first_E),
+            n_tokens=self.n_tokens + n_more,
+            longest=-(-self.longest // length) * length,
+        )
 
     def padded(self, values_N: Tensor, fill: int) -> Tensor:
         """Return stream values as [b, T], of their own dtype, `fill` where there is no token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +33,8 @@ DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and opti
     "fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 }  # fmt: skip
 CHUNK_ROWS, CHUNK_WIDTH = 1024, 384  # tokens of all trials in a chunk at this hidden size: a CPU's caches still hold it
-HALF_CHUNK_ROWS = 3072  # in 16 bits, whose numbers are half as large, and whose kernels are compiled for each new shape
+HALF_CHUNK_ROWS = 1536  # in 16 bits, whose numbers are half as large
+KERNELS = 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,13 +58,15 @@ class Ready:
     n_chunks: int
 
 
-def flush_denormals() -> None:
-    """Let the CPU take numbers below 1.2e-38 for 0, for the whole process; before torch starts its threads.
+def settle_cpu() -> None:
+    """Set how the CPU computes, for the whole process; before torch starts its threads and compiles its first kernel.
 
-    Gradients and moments of trials that have saturated get there, and many CPUs compute with such numbers far more
-    slowly: a pack with large rates took a quarter more time (docs/log.md).
+    Numbers below 1.2e-38 count as 0: gradients and moments of trials that have saturated get there, and many CPUs
+    compute with them far more slowly. And oneDNN keeps KERNELS of the kernels that it compiles for each shape of a
+    product in half precision; with its usual 1,024 it drops kernels that the next batches need (docs/log.md for both).
     """
     torch.set_flush_denormal(True)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
 def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineOptions) -> Ready:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
+from bench.engine import waiting
 from bench.engine.bank import (
     AdaptedEmbedding,
     AdaptedLayer,
@@ -29,6 +30,7 @@ from bench.engine.heads import Layout
 from bench.engine.products import is_faster, products_attention
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
+TOKENS, LENGTH = 8, 4  # see UnpaddedPath.shaped
 
 
 class UnpaddedPath:
@@ -43,12 +45,21 @@ class UnpaddedPath:
         self.n_heads = int(self.config.num_attention_heads)
         # RoBERTa numbers positions from padding_idx + 1 (fairseq's convention), BERT from 0
         self.first_position = 0 if self.config.model_type == "bert" else int(self.config.pad_token_id) + 1
+        self.few_shapes = waiting.may_ask(bank.device) and bank.dtype in (torch.bfloat16, torch.float16)
 
     def logits(self, chunk: Chunk) -> Tensor:
         """Return the logits of every trial for the chunk's examples: [K, b, n_labels]."""
         with self.bank.precision():
-            logits = self._logits(chunk)
+            logits = self._logits(self.shaped(chunk))[:, : chunk.n_examples]
         return logits.to(self.bank.params.values.dtype)
+
+    def shaped(self, chunk: Chunk) -> Chunk:
+        """Return what goes through the model for a chunk: itself or, in half precision on a CPU, filled up a little.
+
+        There oneDNN compiles a kernel for each shape of a product, for milliseconds and megabytes, and every chunk is
+        of another one; multiples of TOKENS tokens and of LENGTH positions come again (docs/log.md).
+        """
+        return chunk.filled(tokens=TOKENS, length=LENGTH) if self.few_shapes else chunk
 
     def _logits(self, chunk: Chunk) -> Tensor:
         key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)

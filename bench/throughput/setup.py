@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bench import devices, models, provenance, runtime, study, targets, tasks, text
+from bench.engine.run import settle_cpu
 from bench.errors import BadInput
 from bench.estimate import matmul_params
 from bench.load import Load
@@ -74,6 +75,7 @@ def build(chosen: Chosen) -> Work:
     if task.kind != TEXT_CLASSIFICATION:
         rule = "must be a text classification, for which peers exist"
         raise BadInput("--task", rule, got=repr(task.name), way_out="choose demo or sst2, say")
+    settle_cpu()
     name = chosen.model or task.default_model
     loaded, config, located, model_name = _model(name, task, random_weights=chosen.random_weights)
     device = torch.device(devices.resolve(chosen.device))

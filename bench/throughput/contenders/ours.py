@@ -9,6 +9,7 @@ from bench.engine.batching import Batches
 from bench.engine.evaluate import evaluate
 from bench.engine.loop import Loop
 from bench.engine.run import DTYPES, EngineOptions, prepare
+from bench.engine.unpadded import UnpaddedPath
 from bench.spec import Pack, Precision
 from bench.text import Encoded, take
 from bench.throughput.contenders._base import Block, Contender, Session
@@ -88,8 +89,8 @@ class OurSession(Session):
     def _computed(self) -> int:
         """Return the tokens that go through the Linears, padding of the bank path included."""
         chunks = [chunk for places in self.batches for chunk in self.split.chunks(places, self.n_chunks)]
-        if self.path.name == "unpadded":
-            return sum(chunk.n_tokens for chunk in chunks)
+        if isinstance(self.path, UnpaddedPath):
+            return sum(self.path.shaped(chunk).n_tokens for chunk in chunks)
         return sum(chunk.n_examples * chunk.longest for chunk in chunks)
 
 
