@@ -15,7 +15,7 @@ from oracle import CPU, padded, start_values, train_peft_alone
 from transformers import DistilBertConfig
 
 from bench.clock import Clock
-from bench.engine.run import DTYPES, EngineOptions, prepare, run_pack
+from bench.engine.run import DTYPES, EngineOptions, default_chunks, prepare, run_pack
 from bench.engine.unpadded import UnpaddedPath
 from bench.models._base import LoadedModel
 from bench.record import Outcome, Status
@@ -275,6 +275,22 @@ def test_chunks_are_filled_up_in_half_precision_on_a_cpu(precision: Any, few: bo
     assert all(c.n_tokens % 8 == 0 and c.longest % 4 == 0 for c in chunks) == few
     logits_KxbxC = ready.path.logits(ready.train.chunk(np.arange(5)))
     assert logits_KxbxC.shape[1] == 5
+
+
+def n_chunks(n_trials: int, precision: Any, path: str, device: str, *, hidden_size: int = 384) -> int:
+    pack = Pack(trials=tuple(lora(precision=precision, batch_size=32) for _ in range(n_trials)))
+    return default_chunks(random_data(), pack, path, torch.device(device), hidden_size=hidden_size)
+
+
+def test_batches_are_cut_by_tokens_width_path_and_device() -> None:
+    assert [n_chunks(1, p, "unpadded", "cpu") for p in ("fp32", "bf16", "fp16")] == [2, 1, 1]
+    assert [n_chunks(1, p, "bank", d) for p in ("fp32", "bf16") for d in ("cpu", "cuda")] == [2] * 4, "padding costs"
+    assert n_chunks(1000, "fp32", "unpadded", "cpu") == 8
+    for path, device in (("unpadded", "cpu"), ("bank", "cuda")):
+        counts = [n_chunks(k, "bf16", path, device) for k in range(1, 400, 7)]
+        assert counts == sorted(counts), "more trials, no fewer chunks"
+    assert n_chunks(30, "fp32", "unpadded", "cuda") == 1 < n_chunks(30, "fp32", "unpadded", "cpu")
+    assert n_chunks(30, "fp32", "unpadded", "cpu", hidden_size=96) < n_chunks(30, "fp32", "unpadded", "cpu")
 
 
 def test_a_path_that_the_model_cannot_take_is_refused() -> None:

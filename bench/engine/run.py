@@ -34,6 +34,8 @@ DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and opti
 }  # fmt: skip
 CHUNK_ROWS, CHUNK_WIDTH = 1024, 384  # tokens of all trials in a chunk at this hidden size: a CPU's caches still hold it
 HALF_CHUNK_ROWS = 1536  # in 16 bits, whose numbers are half as large
+GPU_CHUNK_ROWS = 16384  # by reckoning, not measured: products of fewer rows are over before the next one is launched
+MOST_CHUNKS = 8
 KERNELS = 8192
 
 
@@ -84,7 +86,7 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
     width = int(loaded.model.config.hidden_size)  # transformers maps n_embd, d_model and dim to it
     return Ready(
         bank=bank, path=path, objective=objective_of(data, bank), train=train,
-        n_chunks=options.n_chunks or default_chunks(data, pack, hidden_size=width),
+        n_chunks=options.n_chunks or default_chunks(data, pack, path.name, device, hidden_size=width),
     )  # fmt: skip
 
 
@@ -155,16 +157,19 @@ def choose_path(bank: Bank, wanted: str) -> Path:
     return BankPath(bank) if wanted == "bank" or reason is not None else unpadded.UnpaddedPath(bank)
 
 
-def default_chunks(data: EncodedData, pack: Pack, *, hidden_size: int) -> int:
-    """Return into how many chunks a batch is cut: about CHUNK_ROWS tokens of all trials in each, 8 at the most.
+def default_chunks(data: EncodedData, pack: Pack, path: str, device: torch.device, *, hidden_size: int) -> int:
+    """Return into how many chunks a batch is cut: as many tokens of all trials in each as suit the device.
 
-    A model narrower than CHUNK_WIDTH gets more tokens in each: its steps are mostly calls, not numbers.
+    A model narrower than CHUNK_WIDTH gets more tokens in each: its steps are mostly calls, not numbers. Two chunks at
+    least, which spare padding, where padding goes through the whole model or calls cost little.
     """
     budget = pack.trials[0].budget
     tokens = data.train.lengths.mean() * budget.batch_size * pack.size
-    usual = HALF_CHUNK_ROWS if budget.precision in ("bf16", "fp16") else CHUNK_ROWS
+    is_half, on_cpu = budget.precision in ("bf16", "fp16"), device.type == "cpu"
+    usual = GPU_CHUNK_ROWS if not on_cpu else HALF_CHUNK_ROWS if is_half else CHUNK_ROWS
     rows = usual * max(1.0, CHUNK_WIDTH / hidden_size)
-    return int(min(8, max(2, round(tokens / rows))))
+    least = 1 if path == "unpadded" and (is_half or not on_cpu) else 2
+    return int(min(MOST_CHUNKS, max(least, round(tokens / rows))))
 
 
 @dataclass(frozen=True, kw_only=True)
