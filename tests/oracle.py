@@ -6,8 +6,10 @@ What the engine does for K trials at once is compared with this, one trial at a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,6 @@ from bench.engine.batching import Batches
 from bench.engine.loop import Loop, Training
 from bench.engine.paths import settle_masks
 from bench.engine.run import choose_path
-from bench.engine.unpadded import UnpaddedPath
 from bench.models._base import LoadedModel
 from bench.spec import Trial
 from bench.text import Encoded, EncodedData
@@ -79,15 +80,14 @@ def train_pack(
     """Train a pack with the engine. Path "filled" is the unpadded one with chunks filled up as in half precision."""
     bank, split = make_bank(loaded, trials), Batches(data.train, device=CPU)
     way = choose_path(bank, "unpadded" if path == "filled" else path)
-    if path == "filled":
-        assert isinstance(way, UnpaddedPath)
-        way.few_shapes = True
     settle_masks(bank, way, split.chunk(np.arange(2)))
     loop = Loop(
         bank, way, split, trials[0].budget, n_chunks=n_chunks,
         clock=Clock(), evaluate=lambda: np.zeros(len(trials)),
     )  # fmt: skip
-    state = loop.run()
+    fill = mock.patch.object(way, "shaped", lambda chunk: chunk.filled(tokens=8, length=4))
+    with fill if path == "filled" else nullcontext():
+        state = loop.run()
     return Packed(losses_SxK=np.stack(state.losses_SxK), norms_SxK=np.stack(state.norms_SxK), bank=bank, state=state)
 
 

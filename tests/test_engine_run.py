@@ -267,12 +267,16 @@ def test_a_base_in_half_precision_trains_nearly_alike(path: Any) -> None:
 
 @pytest.mark.parametrize(("precision", "few"), [("fp64", False), ("fp32", False), ("bf16", True), ("fp16", True)])
 def test_chunks_are_filled_up_in_half_precision_on_a_cpu(precision: Any, few: bool) -> None:
-    """Where products are compiled for each shape, chunks have round numbers of tokens and positions."""
+    """Where products are compiled for each shape, chunks have round numbers of tokens and positions, if not too few."""
     loaded = tiny_model(dtype=DTYPES[precision])
     ready = prepare(Pack(trials=(lora(precision=precision),)), random_data(), loaded, EngineOptions(device=CPU))
     assert isinstance(ready.path, UnpaddedPath)
-    chunks = [ready.path.shaped(ready.train.chunk(np.arange(n))) for n in range(1, 9)]
-    assert all(c.n_tokens % 8 == 0 and c.longest % 4 == 0 for c in chunks) == few
+    chunks = [ready.train.chunk(np.arange(n) % 8) for n in range(1, 60)]
+    shaped = [ready.path.shaped(chunk) for chunk in chunks]
+    assert max(chunk.n_tokens for chunk in chunks) > 200
+    assert all(s.n_tokens % 8 == 0 for s in shaped if s.n_tokens >= 128) == few
+    assert all(s.longest % 4 == 0 for s in shaped) == few
+    assert all(16 * (s.n_tokens - c.n_tokens) <= c.n_tokens for s, c in zip(shaped, chunks, strict=True))
     logits_KxbxC = ready.path.logits(ready.train.chunk(np.arange(5)))
     assert logits_KxbxC.shape[1] == 5
 

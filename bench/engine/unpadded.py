@@ -57,9 +57,13 @@ class UnpaddedPath:
         """Return what goes through the model for a chunk: itself or, in half precision on a CPU, filled up a little.
 
         There oneDNN compiles a kernel for each shape of a product, for milliseconds and megabytes, and every chunk is
-        of another one; multiples of TOKENS tokens and of LENGTH positions come again (docs/log.md).
+        of another one; multiples of TOKENS tokens and of LENGTH positions come again (docs/log.md). A chunk of few
+        tokens, in a pack of many trials, has few lengths anyway: nothing is added beyond a sixteenth of it.
         """
-        return chunk.filled(tokens=TOKENS, length=LENGTH) if self.few_shapes else chunk
+        if not self.few_shapes:
+            return chunk
+        tokens = min(TOKENS, 1 << max(0, (chunk.n_tokens // 16).bit_length() - 1))
+        return chunk.filled(tokens=tokens, length=LENGTH)
 
     def _logits(self, chunk: Chunk) -> Tensor:
         key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)
