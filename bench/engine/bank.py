@@ -19,6 +19,7 @@ from bench.engine.attention import use_keyed_attention
 from bench.engine.dropout import KeyedCalls, KeyedDropout, MaskKeys, drop_rows, drop_table
 from bench.engine.params import ParamBank, Slot
 from bench.engine.relative import separate_positions
+from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
 from bench.errors import BadInput
 from bench.methods._base import LayerShape, Method, Role
 from bench.models import targets
@@ -74,6 +75,11 @@ class Bank:
         use_keyed_attention(self.model, self.keys)
         separate_positions(self.model, self.keys, self.n_trials)
 
+    @property
+    def is_half(self) -> bool:
+        """Return whether the base is computed with in 16 bits."""
+        return self.dtype in (torch.bfloat16, torch.float16)
+
     @contextmanager
     def training(self) -> Iterator[None]:
         """Draw dropout masks while inside; where the model draws some of its own, only the keyed ones."""
@@ -92,7 +98,7 @@ class Bank:
 
         A frozen base is in half precision already.
         """
-        if self.method.trains_base and self.dtype in (torch.bfloat16, torch.float16):
+        if self.method.trains_base and self.is_half:
             return torch.autocast(self.device.type, self.dtype)
         return nullcontext()
 
@@ -185,61 +191,6 @@ class AdaptedEmbedding(AdaptedLayer):
     def delta_of(self, ids_KxN: Tensor) -> Tensor:
         """Return the adapters' part for each trial, [K, N, O]."""
         return self.method.delta(self.weights, self.constants, ids_KxN)
-
-
-class StackedLinear(nn.Module):
-    """K Linears of their own, for a new head or a base that is trained: rows are K * b."""
-
-    def __init__(self, weight_KxOxI: Tensor, bias_KxO: Tensor | None, path: str) -> None:
-        super().__init__()
-        self.weight_KxOxI, self.bias_KxO, self.path = weight_KxOxI, bias_KxO, path
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x W_k^T + b_k for each trial's rows, in at least float32."""
-        n_trials, n_out, n_in = self.weight_KxOxI.shape
-        x_KxNxI = x.reshape(n_trials, -1, n_in).to(self.weight_KxOxI.dtype)
-        y_KxNxO = torch.bmm(x_KxNxI, self.weight_KxOxI.transpose(1, 2))
-        if self.bias_KxO is not None:
-            y_KxNxO = y_KxNxO + self.bias_KxO[:, None]
-        return y_KxNxO.reshape(*x.shape[:-1], n_out)
-
-
-class StackedLayerNorm(nn.Module):
-    """K LayerNorms of their own, for a new head or a base that is trained: rows are K * b."""
-
-    def __init__(self, weight_KxD: Tensor, bias_KxD: Tensor, eps: float) -> None:
-        super().__init__()
-        self.weight_KxD, self.bias_KxD, self.eps = weight_KxD, bias_KxD, eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised rows scaled and shifted by each trial's own weight and bias."""
-        n_trials, width = self.weight_KxD.shape
-        x_KxNxD = x.reshape(n_trials, -1, width).to(self.weight_KxD.dtype)
-        y_KxNxD = torch.nn.functional.layer_norm(x_KxNxD, (width,), eps=self.eps)
-        return (y_KxNxD * self.weight_KxD[:, None] + self.bias_KxD[:, None]).view_as(x)
-
-
-class StackedEmbedding(nn.Module):
-    """K tables of their own, for a base that is trained; all trials look up the same N ids."""
-
-    def __init__(self, weight_KxVxD: Tensor, path: str) -> None:
-        super().__init__()
-        self.weight_KxVxD, self.path = weight_KxVxD, path
-
-    def look_up(self, ids_N: Tensor) -> Tensor:
-        """Return each trial's rows: [K, N, D]."""
-        n_trials, n_rows, width = self.weight_KxVxD.shape
-        first_K = torch.arange(n_trials, device=ids_N.device) * n_rows
-        flat = self.weight_KxVxD.view(n_trials * n_rows, width)
-        return torch.nn.functional.embedding(first_K[:, None] + ids_N, flat)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Refuse: a model's own forward pass may share ids between trials, and the rows would not tell.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(f"{self.path}: full fine-tuning of several trials at once needs the unpadded path")
 
 
 def adapted_layers(

@@ -16,18 +16,12 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from bench.engine import waiting
-from bench.engine.bank import (
-    AdaptedEmbedding,
-    AdaptedLayer,
-    Bank,
-    StackedEmbedding,
-    StackedLayerNorm,
-    StackedLinear,
-)
+from bench.engine.bank import AdaptedEmbedding, AdaptedLayer, Bank
 from bench.engine.batching import Chunk
 from bench.engine.dropout import MaskKeys, attention_mask_of, token_key
 from bench.engine.heads import Layout
 from bench.engine.products import is_faster, products_attention
+from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
 TOKENS, LENGTH = 8, 4  # see UnpaddedPath.shaped
@@ -45,7 +39,7 @@ class UnpaddedPath:
         self.n_heads = int(self.config.num_attention_heads)
         # RoBERTa numbers positions from padding_idx + 1 (fairseq's convention), BERT from 0
         self.first_position = 0 if self.config.model_type == "bert" else int(self.config.pad_token_id) + 1
-        self.few_shapes = waiting.may_ask(bank.device) and bank.dtype in (torch.bfloat16, torch.float16)
+        self.few_shapes = waiting.may_ask(bank.device) and bank.is_half
 
     def logits(self, chunk: Chunk) -> Tensor:
         """Return the logits of every trial for the chunk's examples: [K, b, n_labels]."""
