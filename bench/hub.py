@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 from bench.errors import BadInput
 
@@ -70,10 +70,12 @@ def failures(where: str, repo: str) -> Iterator[None]:
 
 def _ask(url: str) -> str | None:
     """Return why there was no answer to one request, or None where there was one, whatever its status."""
+    from huggingface_hub import get_session  # before the clock runs: importing it takes seconds on a busy machine
+
     outcome = [f"no answer in {GIVE_UP_SECONDS:g} s"]
 
     def ask() -> None:
-        outcome[0] = _request(url)
+        outcome[0] = _request(get_session, url)
 
     # A thread, because a name lookup has no timeout of its own; daemon, so that it never holds up the exit.
     asking = threading.Thread(target=ask, daemon=True)
@@ -82,9 +84,7 @@ def _ask(url: str) -> str | None:
     return outcome[0] or None
 
 
-def _request(url: str) -> str:
-    from huggingface_hub import get_session
-
+def _request(get_session: Callable[[], Any], url: str) -> str:
     try:
         # The clients' own session: the same proxies, certificates and user agent.
         get_session().get(url, timeout=ANSWER_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import secrets
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from bench.errors import BadInput
 
 LOCK_NAME = ".lock"
 ID_NAME = ".id"
-TRIES, WAIT_SECONDS = 5, 0.02
+TRIES, WAIT_SECONDS = 1000, 0.02  # 20 s, which end a hang only: a look lasts microseconds, on a busy machine longer
 PROBE_BYTES = 1 << 16  # about the largest part of a small pack
 
 
@@ -44,7 +45,7 @@ def holder(directory: Path) -> str | None:
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back at once: `_take` tries more than once
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back at once, and `_lock` waits for that
     except BlockingIOError:
         return _named(handle)
     except OSError:
@@ -73,12 +74,17 @@ def _take(handle: int, directory: Path) -> None:
 
 
 def _lock(handle: int) -> None:
-    """Lock for this process alone; try again for a moment, for `holder` looks by holding the lock for one."""
-    for _ in range(TRIES - 1):
+    """Lock for this process alone. A lock that cannot even be shared is a sweep's; one that can is a look's (`holder`).
+
+    So a sweep at work is told at once, and a look, however long the machine takes over it, never stops a sweep.
+    """
+    for _ in range(TRIES):
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         with suppress(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        time.sleep(WAIT_SECONDS)
+        fcntl.flock(handle, fcntl.LOCK_UN)  # or two that start together would wait for each other
+        time.sleep(random.uniform(0, WAIT_SECONDS))
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

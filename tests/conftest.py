@@ -7,7 +7,14 @@ import signal
 import sys
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# No test may fail because a machine is slow or busy: an example may take as long as it takes.
+hypothesis.settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any-machine")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

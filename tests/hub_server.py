@@ -11,7 +11,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -48,10 +48,20 @@ def serve(repos: Repos) -> Iterator[tuple[str, list[str]]]:
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[str]:
-    """Yield the endpoint of a socket that accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=16) as listening:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+def silence() -> Iterator[tuple[str, Callable[[], int]]]:
+    """Yield the endpoint of a socket that takes connections and never answers, and what counts those so far."""
+    taken: list[socket.socket] = []
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=16))
+        listening.setblocking(False)
+
+        def n_asked() -> int:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    taken.append(stack.enter_context(listening.accept()[0]))
+            return len(taken)
+
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", n_asked
 
 
 class _Handler(BaseHTTPRequestHandler):

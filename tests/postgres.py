@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 USER = "lorasweep"
-START_SECONDS = 60.0
+START_SECONDS = 600.0  # ends a hang only
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from bench.spec import Pack
 from tests.sweep_helpers import OPTIONS, PROVENANCE, family, grid, outcome, study
 
 FAULTS = ("kill", "hang", "raise")
+PAUSE = "pause-from-4"  # while this file is there, packs from the fourth one on wait
 
 
 def make(scratch: Path, seconds: float, log_dir: Path) -> LocalExecutor[None]:
@@ -27,6 +28,8 @@ def make(scratch: Path, seconds: float, log_dir: Path) -> LocalExecutor[None]:
 
     def train(pack: Pack, _: None) -> Sequence[Outcome]:
         note(scratch, f"train {os.getpid()} {pack.pack_id}")
+        while (scratch / PAUSE).exists() and len(notes(scratch, "train")) >= 4:
+            time.sleep(0.05)
         obey(scratch)
         time.sleep(seconds)
         return [outcome(trial) for trial in pack.trials]
@@ -58,7 +61,7 @@ def obey(scratch: Path) -> None:
             if fault == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if fault == "hang":
-                time.sleep(600)
+                time.sleep(6000)
             raise RuntimeError(f"as ordered, on {socket.gethostname()}")
 
 
@@ -66,7 +69,7 @@ def executor(scratch: Path, *, seconds: float = 0.0, **options: object) -> RayEx
     """Return a Ray executor of the fake engine."""
     import functools
 
-    settings: dict[str, object] = {"start_seconds": 120.0, **options}
+    settings: dict[str, object] = {"start_seconds": 1200.0, **options}
     return RayExecutor(
         make=functools.partial(make, scratch, seconds), provenance=PROVENANCE, metric_name="accuracy",
         options=RayOptions(**settings), log_dir=scratch / "logs",  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ def test_order_does_not_depend_on_the_token_ids() -> None:
     assert orders[0] == orders[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 49), min_size=1, max_size=20, unique=True), st.integers(1, 9))
 def test_chunks_partition_the_batch(places: list[int], n_chunks: int) -> None:
     split = batches()
@@ -101,7 +101,7 @@ def test_the_whole_split_in_bounded_chunks(max_tokens: int) -> None:
     assert (len(chunks) == 1) == (max_tokens == 10_000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     places=st.lists(st.integers(0, 49), min_size=1, max_size=9, unique=True),
     tokens=st.sampled_from([1, 8, 32]), length=st.sampled_from([1, 4, 16]), types=st.booleans(),

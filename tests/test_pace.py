@@ -132,5 +132,5 @@ def test_plan_calibrate_measures_and_keeps_the_speed(tmp_path: Path, capsys: pyt
     assert "uncalibrated" not in capsys.readouterr().out
     spent = read_calibration(tmp_path).spent
     assert {key[1:] for key in spent} == {("tiny-roberta", "fp32", "lora", p) for p in ("setup", "train", "eval")}
-    assert all(0 < seconds < 100 and work > 0 for seconds, work in spent.values())
+    assert all(seconds > 0 and work > 0 for seconds, work in spent.values())
     assert not (tmp_path / "demo-tiny-roberta" / "trials").exists()

@@ -222,9 +222,10 @@ def test_a_directory_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
-    code = "import sys, pathlib, time; from bench import lock\nwith lock.hold(pathlib.Path(sys.argv[1])): " \
-           "print('held', flush=True); time.sleep(60)"  # fmt: skip
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    code = "import sys, pathlib; from bench import lock\nwith lock.hold(pathlib.Path(sys.argv[1])): " \
+           "print('held', flush=True); sys.stdin.read()"  # fmt: skip
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)  # fmt: skip
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -234,7 +235,8 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.wait()
-        holder.stdout.close()  # type: ignore[union-attr]
+        for pipe in (holder.stdin, holder.stdout):
+            pipe.close()  # type: ignore[union-attr]
     with lock.hold(tmp_path), pytest.raises(BadInput, match=f"process {os.getpid()} at work"), lock.hold(tmp_path):
         pass
 

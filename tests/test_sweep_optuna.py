@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,13 +121,17 @@ def test_a_journal_deleted_while_the_sweep_runs_costs_nothing_but_a_warning(tmp_
     assert len(complete(tmp_path)) == sum(t.method == "lora+" for t in TRIALS)
 
 
-def test_the_lock_of_a_killed_writer_of_the_journal_does_not_hold_the_next_sweep_up(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_writer_of_the_journal_does_not_hold_the_next_sweep_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(tmp_path, TRIALS[:4])
     left = journal_of(tmp_path).with_name(journal.JOURNAL_NAME + ".lock")
     left.touch()
     os.utime(left, (0, 0))
-    done = run(tmp_path, TRIALS)
-    assert done.seconds < 10
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)  # Optuna, too, waits for its lock by it
+    assert run(tmp_path, TRIALS).exit_code == 0
+    assert waits == []
     assert not left.exists()
 
 

@@ -145,7 +145,7 @@ def test_holding_out_looks_at_content_not_at_order() -> None:
     assert len(kept) >= 12
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=80), st.integers(0, 30))
 def test_the_same_text_is_never_on_both_sides(texts: list[str], n_select: int) -> None:
     kept, held = split_off_select(_split(texts), n_select)
