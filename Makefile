@@ -30,7 +30,7 @@ OPTIONS = $(strip \
   $(call switch,BUSY,busy) $(call switch,CALIBRATE,calibrate))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test torture fuzz scale lint plots $(COMMANDS)
+.PHONY: help setup test torture fuzz scale lint docs plots $(COMMANDS)
 
 help:
 	@echo 'make sweep [TASK=sst2] [MODEL=minilm] [METHODS=lora,lora+] [ETA_A=1e-4,1e-3] ...   run a sweep, draw its heatmaps'
@@ -39,6 +39,7 @@ help:
 	@echo 'make test                                                                         run the tests'
 	@echo 'make torture | fuzz | scale                                                       kill it, feed it rubbish, make it large'
 	@echo 'make lint                                                                         style and types'
+	@echo 'make docs                                                                         the documentation as a site'
 	@echo 'also: make $(COMMANDS)'
 	@echo 'all options: .venv/bin/python -m bench sweep --help'
 
@@ -80,7 +81,10 @@ scale: $(VENV)/.dev $(if $(POSTGRESQL),$(VENV)/.postgresql)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.scale $(if $(ROWS),--rows $(ROWS)) $(if $(POSTGRESQL),--postgresql)
 
 lint: $(VENV)/.dev
-	@$(BIN)/ruff check . && $(BIN)/mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+# The pages of docs/ as a site in site/; a link to a page or heading that is not there ends it.
+docs: $(VENV)/.docs
+	@$(BIN)/zensical build --strict
 
 # torch first and alone: the version that is pinned, in whichever build this machine's package index offers.
 $(VENV)/.run: requirements.txt
@@ -107,6 +111,9 @@ $(VENV)/.dashboard: $(VENV)/.run requirements-dashboard.txt
 	@$(PIP) install -r requirements-dashboard.txt
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.run requirements-docs.txt
+	@$(PIP) install -r requirements-docs.txt
+	@touch $@
 $(VENV)/.postgresql: $(VENV)/.run requirements-postgresql.txt
 	@$(PIP) install -r requirements-postgresql.txt
 	@touch $@

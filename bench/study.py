@@ -32,7 +32,7 @@ METHOD_DEFAULTS: Mapping[str, Any] = {
     "use_rslora": False,
     "lora_dropout": 0.0,
     "init": "zero_B",
-    "target_modules": None,  # the architecture's, see bench/models/targets.py
+    "target_modules": None,  # the architecture's, see bench/targets.py
     "layers_to_transform": None,
     "loraplus_lr_embedding": 1e-6,
     "mora_type": 6,

@@ -43,7 +43,7 @@ def read(directory: Path) -> Comparison | None:
 def parse(kind: Any, value: Any, where: str) -> Any:
     """Return a JSON value as `kind`: dataclasses, tuples, mappings, unions, literals and plain types.
 
-    "inf" stands for an infinite number (see bench/comparison.py).
+    "inf" stands for an infinite number (see bench/comparison/numbers.py).
 
     Raises:
         ValueError: naming the field that does not fit.

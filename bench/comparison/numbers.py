@@ -1,4 +1,4 @@
-"""A tuned comparison as data: what bench/compare.py works out and results/<study>/comparison.json holds.
+"""A tuned comparison as data: what bench/comparison/compare.py works out and results/<study>/comparison.json holds.
 
 In the JSON null stands for what is missing and the text "inf" for an infinite number: steps to a target that is never
 reached, a ratio with such steps, the end of its interval. JSON itself has no infinity.

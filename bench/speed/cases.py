@@ -18,7 +18,7 @@ MORA_TYPES = (1, 6)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One method with its settings; `arm` is its name in a comparison (see bench/arms.py)."""
+    """One method with its settings; `arm` is its name in a comparison (see bench/comparison/arms.py)."""
 
     arm: str
     trial: Trial
