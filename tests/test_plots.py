@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import itertools
+import os
 import pkgutil
 import subprocess
 import sys
@@ -143,6 +144,26 @@ def test_importing_the_plots_is_light() -> None:
     code = f"import sys, plots.figures; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("named", ["module://not_installed.backend_inline", "no-such-backend", "svg"])
+def test_figures_are_drawn_to_files_whatever_backend_the_environment_names(named: str, tmp_path: Path) -> None:
+    """A notebook's cells have MPLBACKEND set to its own backend, which need not be installed beside the project."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from plots import rates, style; import matplotlib\n"
+        "from tests.plot_rows import frame, lora_grid\n"
+        "figure = rates.draw(rates.tidy(frame(lora_grid((1e-3, 1e-2), (1,), (0,)))))\n"
+        f"style.save(figure, Path({str(tmp_path)!r}), 'rates')\n"
+        "print('matplotlib.pyplot' in sys.modules, __import__('os').environ['MPLBACKEND'])\n"
+        f"assert {named == 'svg'} == (matplotlib.rcParams['backend'] == 'svg')  # a known one stays, for others\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"MPLBACKEND": named}
+    )
+    assert done.stdout.split() == ["False", named], done.stderr
+    assert (tmp_path / "rates.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "rates.pdf").read_bytes()[:4] == b"%PDF"
 
 
 # --- every plot ------------------------------------------------------------------------------------------------------

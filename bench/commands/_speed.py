@@ -66,9 +66,6 @@ def memory_cells(line: Line) -> list[str]:
 
 def draw(table: pa.Table, directory: Path) -> Path:
     """Draw the figure into a directory and return its PNG, beside which its PDF lies."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
     from plots import speed, style
 
     try:

@@ -76,9 +76,6 @@ def _number(value: float | None) -> str:
 
 def draw(table: pa.Table, directory: Path) -> Iterator[Path]:
     """Draw the figures of a run; yield the PNG of each, whose PDF lies beside it."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
     from plots import style, throughput
 
     run_id = table.column("run_id")[0].as_py()

@@ -86,11 +86,6 @@ def _save(
     table: pa.Table, info: dict[str, Any], figures_dir: Path, *, form: str, clip: float | None = None
 ) -> Iterator[Path]:
     """Draw and save the figures; `info` holds the fields of plots.tidy.StudyInfo."""
-    import matplotlib as mpl
-
-    mpl.use("agg")  # before pyplot: no window, no display needed
-    from matplotlib import pyplot as plt
-
     from plots import figures, style
     from plots.tidy import StudyInfo
 
@@ -100,7 +95,6 @@ def _save(
         drawn = figures.all_figures(table.to_pandas(), StudyInfo(**info), form=chosen, clip=clip)
         for name, figure in drawn.items():
             png, _ = style.save(figure, figures_dir, name)
-            plt.close(figure)
             yield png
     except OSError as error:
         way_out = "free space or change its permissions"

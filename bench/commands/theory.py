@@ -42,9 +42,6 @@ def _table(found: Sequence[Updates]) -> str:
 
 def _draw(found: Sequence[Updates], directory: Path) -> Path:
     """Draw the figure and return the PNG's path, whose PDF lies beside it."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
     from plots import style, widths
 
     try:
