@@ -4,6 +4,7 @@ A plot reads no file and trains nothing; `plots.figures.figure_set` draws everyt
 `plots.style.save` is the only function that writes.
 """
 
+import contextlib as _contextlib
 import os as _os
 
 # Figures are drawn to files, by objects of their own, whatever MPLBACKEND names: matplotlib reads it when it is first
@@ -15,7 +16,5 @@ finally:
     if _named is not None:
         _os.environ["MPLBACKEND"] = _named
 if _named is not None:
-    try:
+    with _contextlib.suppress(ValueError):  # not installed: pyplot will choose one itself, should anything import it
         _matplotlib.rcParams["backend"] = _named  # for what else is drawn in this process
-    except ValueError:
-        pass  # not installed: pyplot will choose one itself, should anything import it
