@@ -1,8 +1,10 @@
 """Causal language modelling as a kind of task: prompts and targets -> token ids, and what is read off generated ones.
 
-A sequence is: the tokenizer's begin token where it has one, the prompt's tokens, the target's tokens, the end token.
-Prompt and target are tokenised apart, so where the target begins does not depend on the tokenizer's merges. The loss
-is on the target and the end token. numpy only, as bench/text.py.
+A sequence is: what the tokenizer itself puts in front of a text, the prompt's tokens, the target's tokens, what it puts
+behind a text, and the end token unless that is there. Nothing is put where the text has it already, so that a chat's
+template may be written out with its markers (`special_tokens.prompted`). Prompt and target are tokenised apart, so
+where the target begins does not depend on the tokenizer's merges. The loss is on all that follows the prompt, the end
+token included, as in training on completions. numpy only, as bench/text.py.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import text
+from bench import special_tokens, text
 from bench.errors import BadInput
 from bench.spec import Trial
 from bench.text import Encoded, EncodedData, Split, TextData
@@ -184,12 +186,12 @@ def _encode_split(split: Split, tokenizer: Any, layout: Layout, max_length: int,
     prompts, targets = (
         tokenizer(list(texts), add_special_tokens=False)["input_ids"] for texts in (split.texts, wanted)
     )
-    if layout.max_prompt_tokens is not None:
-        prompts = [prompt[-layout.max_prompt_tokens :] for prompt in prompts]
     _check_known(targets, wanted, tokenizer)
-    first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    rows = [[*first, *p, *t, tokenizer.eos_token_id] for p, t in zip(prompts, targets, strict=True)]
-    prompt_lengths = np.array([len(first) + len(p) for p in prompts], dtype=np.int64)
+    frame = special_tokens.frame_of(tokenizer, wanted)
+    ends = {"bos_id": tokenizer.bos_token_id, "end_id": tokenizer.eos_token_id, "max_prompt": layout.max_prompt_tokens}
+    both = [special_tokens.prompted(frame, p, t, **ends) for p, t in zip(prompts, targets, strict=True)]
+    rows = [row for row, _ in both]
+    prompt_lengths = np.array([length for _, length in both], dtype=np.int64)
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     _check_cut(lengths, prompt_lengths, max_length, name, whole=whole)
     cut = [row[:max_length] for row in rows]
@@ -199,8 +201,7 @@ def _encode_split(split: Split, tokenizer: Any, layout: Layout, max_length: int,
         offsets=np.concatenate([[0], np.cumsum([len(row) for row in cut])]).astype(np.int64),
         labels=split.labels,
         index=np.arange(len(split), dtype=np.int64),
-        # Without a token before it, a text's first one cannot be predicted: it is context.
-        prompt_lengths=np.maximum(prompt_lengths, 1),
+        prompt_lengths=prompt_lengths,
     )
 
 
@@ -215,7 +216,7 @@ def _check_known(targets: Sequence[Sequence[int]], texts: Sequence[str], tokeniz
 def _check_cut(
     lengths: npt.NDArray[np.int64], prompt_lengths: npt.NDArray[np.int64], max_length: int, name: str, *, whole: bool
 ) -> None:
-    bad = (lengths > max_length) if whole else (np.maximum(prompt_lengths, 1) >= np.minimum(lengths, max_length))
+    bad = (lengths > max_length) if whole else (prompt_lengths >= np.minimum(lengths, max_length))
     if not bad.any():
         return
     place = int(np.argmax(bad))

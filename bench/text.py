@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import cache
+from bench import cache, special_tokens
 from bench.errors import BadInput
 
 if TYPE_CHECKING:
     from bench.causal import Reading
     from bench.models import Located
 
-ENCODING_VERSION = 1  # part of the cache key: raised when the same texts are encoded in another way
+ENCODING_VERSION = 2  # counts in ids and in the cache key: raised when the same texts become other token ids
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,9 +187,15 @@ def _tokenise(split: Split, located: Located, max_length: int) -> dict[str, npt.
         got = f"none for example {int(np.argmin(lengths))}: {split.texts[int(np.argmin(lengths))]!r}"
         rule = "every text must give at least one token"
         raise BadInput(f"tokenizer of {located.name}", rule, got=got, way_out="take the example out of the data")
-    arrays = {"ids": _flat(coded["input_ids"], np.int32), "offsets": np.concatenate([[0], np.cumsum(lengths)])}
-    if located.n_token_types > 1 and "token_type_ids" in coded:
-        arrays["type_ids"] = _flat(coded["token_type_ids"], np.int8)
+    names = ("input_ids", "token_type_ids") if located.n_token_types > 1 else ("input_ids",)
+    columns = {name: list(coded[name]) for name in names if name in coded}
+    for i, places in special_tokens.once(tokenizer, split.texts, split.pairs, columns["input_ids"]).items():
+        lengths[i] = len(places)
+        for rows in columns.values():
+            rows[i] = [rows[i][place] for place in places]
+    arrays = {"ids": _flat(columns["input_ids"], np.int32), "offsets": np.concatenate([[0], np.cumsum(lengths)])}
+    if "token_type_ids" in columns:
+        arrays["type_ids"] = _flat(columns["token_type_ids"], np.int8)
     return arrays
 
 
