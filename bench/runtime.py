@@ -168,7 +168,7 @@ def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tupl
         max_length=budget.max_length,
         n_select=budget.n_select,
     )
-    return encoded, models.load_model(located, task.n_labels, DTYPES[precision])
+    return encoded, models.load_model(located, task.n_labels, DTYPES[precision], task.labels)
 
 
 def _train(

@@ -97,7 +97,7 @@ def start_values(loaded: LoadedModel, trials: Sequence[Trial]) -> list[Start]:
     return [
         Start(
             adapters={p: {n: w.clone() for n, w in own.items()} for p, own in bank.adapters(k).items()},
-            head={name: bank.params[name][k].detach().clone() for name in loaded.head_names},
+            head={name: bank.params[name][k].detach().clone() for name in loaded.full_names},
         )
         for k in range(len(trials))
     ]

@@ -170,6 +170,9 @@ def test_which_token_pads(ends: object, pad: int | None, found: int, tmp_path: P
 
 
 def test_a_model_without_padding_and_end_token_is_refused(tmp_path: Path) -> None:
-    located = models.locate(str(save_decoder(tmp_path / "m", "gpt2", pad_token_id=None, eos_token_id=None)))
+    place = save_decoder(tmp_path / "m", "gpt2", pad_token_id=None, eos_token_id=None)
+    located = models.locate(str(place))
+    assert models.load_model(located, 2).model.config.pad_token_id == 1, "the tokenizer's own"
+    (place / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(BadInput, match=r"padding or an end token.*add pad_token_id"):
         models.load_model(located, 2)

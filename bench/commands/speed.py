@@ -110,7 +110,7 @@ def _shapes(loaded: LoadedModel, trial: Trial) -> Sequence[LayerShape]:
     from bench import methods
     from bench.engine.bank import adapted_layers
 
-    return adapted_layers(loaded.model, methods.get(trial.method), trial, loaded.head_names)
+    return adapted_layers(loaded.model, methods.get(trial.method), trial, loaded.full_names)
 
 
 def _context(resolved: Resolved, mode: str, load: Load) -> Context:

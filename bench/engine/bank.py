@@ -41,17 +41,17 @@ class Bank:
         self.device, self.dtype = device, dtype
         self.model = _copy(loaded.model, share=not method.trains_base).to(device)
         self.n_base = sum(p.numel() for p in self.model.parameters())
-        self.shapes = () if method.trains_base else adapted_layers(self.model, method, trials[0], loaded.head_names)
+        self.shapes = () if method.trains_base else adapted_layers(self.model, method, trials[0], loaded.full_names)
         _check(trials, method, self.shapes)
-        head = {name: self.model.get_parameter(name) for name in loaded.head_names}
+        head = {name: self.model.get_parameter(name) for name in loaded.full_names}
         adapter_slots = _adapter_slots(self.shapes, method, trials)
         self._adapter_names = frozenset(slot.name for slot in adapter_slots)
-        slots = [*_head_slots(head, self.model, trials), *adapter_slots]
+        slots = [*_head_slots(head, loaded, trials), *adapter_slots]
         if method.trains_base:
-            slots += _base_slots(self.model, set(loaded.head_names), self.n_trials)
+            slots += _base_slots(self.model, set(loaded.full_names), self.n_trials)
         self.params = ParamBank(slots, n_trials=self.n_trials, device=device, dtype=_at_least_fp32(dtype))
         self.model.requires_grad_(False)
-        self._install(loaded.head_names)
+        self._install(loaded.full_names)
 
     def _install(self, head_names: Sequence[str]) -> None:
         for shape in self.shapes:
@@ -268,19 +268,25 @@ def _copy(model: PreTrainedModel, *, share: bool) -> PreTrainedModel:
     return copied
 
 
-def _head_slots(head: Mapping[str, nn.Parameter], model: PreTrainedModel, trials: Sequence[Trial]) -> list[Slot]:
-    """Return the new modules' parameters, drawn anew for each seed: N(0, initializer_range) weights, zero biases.
+def _head_slots(head: Mapping[str, nn.Parameter], loaded: LoadedModel, trials: Sequence[Trial]) -> list[Slot]:
+    """Return the head's parameters: the checkpoint's where it gives them, the others drawn anew for each seed.
 
-    Keyed by (seed, path, role, shape), so that every method and cell of a seed begins with the same head. It is the
-    distribution of transformers' own _init_weights.
+    New are N(0, initializer_range) weights and zero biases, as BERT's _init_weights in transformers has them, keyed
+    by (seed, path, role, shape), so that every method and cell of a seed begins with the same head.
     """
-    std = float(getattr(model.config, "initializer_range", 0.02))
+    config = loaded.model.config
+    std = getattr(config, "initializer_range", None)
+    std = float(getattr(config.get_text_config(), "initializer_range", 0.02) if std is None else std)
+    new = set(loaded.new_names())
     slots = []
     for name, parameter in head.items():
         role = _head_role(name, parameter, trials[0])
-        module = model.get_submodule(name.rpartition(".")[0])
-        values = torch.stack([_head_value(t.seed, name, role, parameter, module, std) for t in trials])
-        slots.append(Slot(name=name, role=role, values=values))
+        module = loaded.model.get_submodule(name.rpartition(".")[0])
+        values = [
+            _head_value(t.seed, name, role, parameter, module, std) if name in new else parameter.detach().cpu()
+            for t in trials
+        ]
+        slots.append(Slot(name=name, role=role, values=torch.stack(values)))
     return slots
 
 
@@ -362,8 +368,9 @@ def _stack_base(model: PreTrainedModel, params: ParamBank) -> None:
 def _stacked(module: nn.Module, path: str, params: ParamBank) -> nn.Module:
     if isinstance(module, nn.Linear):
         return StackedLinear(params[f"{path}.weight"], None if module.bias is None else params[f"{path}.bias"], path)
-    if isinstance(module, nn.LayerNorm):
-        return StackedLayerNorm(params[f"{path}.weight"], params[f"{path}.bias"], module.eps)
+    if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+        bias_KxD = None if module.bias is None else params[f"{path}.bias"]
+        return StackedLayerNorm(params[f"{path}.weight"], bias_KxD, module.eps)
     raise BadInput(
         "model", "a module with K weights of its own must be a Linear or a LayerNorm",
         got=f"{type(module).__name__} at {path}", way_out="use a checkpoint that brings this module's weights",

@@ -34,7 +34,7 @@ class NextTokens:
 
     def __init__(self, bank: Bank, metric: str, reading: Reading) -> None:
         self.bank, self.metric, self.reading = bank, metric, reading
-        self.chance_loss = math.log(bank.model.config.vocab_size)
+        self.chance_loss = math.log(bank.model.config.get_text_config().vocab_size)
 
     def summed_loss(self, path: Path, chunk: Chunk) -> Tensor:
         """Return each trial's cross-entropy, summed over the chunk's target tokens: [K]."""

@@ -83,7 +83,7 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
     path = choose_path(bank, "bank" if data.reading else options.path)
     train = Batches(data.train, device=device)
     settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
-    width = int(loaded.model.config.hidden_size)  # transformers maps n_embd, d_model and dim to it
+    width = int(loaded.model.config.get_text_config().hidden_size)  # transformers maps n_embd, d_model and dim to it
     return Ready(
         bank=bank, path=path, objective=objective_of(data, bank), train=train,
         n_chunks=options.n_chunks or default_chunks(data, pack, path.name, device, hidden_size=width),

@@ -26,7 +26,7 @@ class StackedLinear(nn.Module):
 class StackedLayerNorm(nn.Module):
     """K LayerNorms of their own, for a new head or a base that is trained: rows are K * b."""
 
-    def __init__(self, weight_KxD: Tensor, bias_KxD: Tensor, eps: float) -> None:
+    def __init__(self, weight_KxD: Tensor, bias_KxD: Tensor | None, eps: float) -> None:
         super().__init__()
         self.weight_KxD, self.bias_KxD, self.eps = weight_KxD, bias_KxD, eps
 
@@ -35,7 +35,8 @@ class StackedLayerNorm(nn.Module):
         n_trials, width = self.weight_KxD.shape
         x_KxNxD = x.reshape(n_trials, -1, width).to(self.weight_KxD.dtype)
         y_KxNxD = torch.nn.functional.layer_norm(x_KxNxD, (width,), eps=self.eps)
-        return (y_KxNxD * self.weight_KxD[:, None] + self.bias_KxD[:, None]).view_as(x)
+        y_KxNxD = y_KxNxD * self.weight_KxD[:, None]
+        return (y_KxNxD if self.bias_KxD is None else y_KxNxD + self.bias_KxD[:, None]).view_as(x)
 
 
 class StackedEmbedding(nn.Module):

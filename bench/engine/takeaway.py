@@ -80,7 +80,7 @@ def adapter_config(
     kinds = {shape.kind for shape in shapes}
     return {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if loaded.head_names else "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if loaded.full_names else "CAUSAL_LM",
         "base_model_name_or_path": base_model,
         "inference_mode": True,
         "r": trial.rank,
@@ -96,12 +96,12 @@ def adapter_config(
 
 def modules_to_save(loaded: LoadedModel) -> tuple[str, ...]:
     """Return the new modules by the names that PEFT's modules_to_save takes: classifier, or pooler and classifier."""
-    return tuple(dict.fromkeys(_top(name, loaded.model) for name in loaded.head_names))
+    return tuple(dict.fromkeys(_top(name, loaded.model) for name in loaded.full_names))
 
 
 def head_state(bank: Bank, loaded: LoadedModel) -> dict[str, Tensor]:
     """Return the head's values after training, by parameter name."""
-    return {name: bank.params[name][0].detach() for name in loaded.head_names}
+    return {name: bank.params[name][0].detach() for name in loaded.full_names}
 
 
 def merged_model(bank: Bank, loaded: LoadedModel) -> PreTrainedModel:

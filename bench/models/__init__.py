@@ -7,6 +7,7 @@ registry. Nothing here imports torch before `load_model`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from bench import registry, targets
@@ -40,15 +41,18 @@ def get(name: str, *, where: str = "model") -> Model:
     return model
 
 
-def load_model(located: Located, n_labels: int, dtype: Any = None) -> LoadedModel:
+def load_model(located: Located, n_labels: int, dtype: Any = None, labels: Sequence[str] = ()) -> LoadedModel:
     """Return the model as a sequence classifier of `n_labels` classes, in `dtype` (default torch.float32), on the CPU.
+
+    New is what transformers itself draws anew: what the checkpoint lacks or holds in another shape; and the output
+    layer, where the checkpoint names other classes than `labels`, the task's, which the model is given.
 
     Raises:
         BadInput: where transformers has no sequence classifier for it or the files are not whole.
     """
     from bench.models import _load
 
-    return _load.load_model(located, n_labels, dtype)
+    return _load.load_model(located, n_labels, dtype, labels)
 
 
 def load_causal_lm(located: Located, dtype: Any = None) -> LoadedModel:

@@ -70,11 +70,24 @@ class Located:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedModel:
-    """A transformers sequence classifier with its base weights, and which of its parameters are new.
+    """A transformers sequence classifier with its base weights, and which of its parameters are its head.
 
-    `head_names` are the parameters that the checkpoint does not give: all outside the base model, and those inside it
-    that the checkpoint lacks (a pooler, say). Their values are transformers' random ones, to be drawn anew by seed.
+    Trained in full, as PEFT's modules_to_save, are the parameters outside the base model, and those inside it that the
+    checkpoint lacks (a pooler, say). `head_names` are the new ones among them, those that transformers itself draws
+    anew: their values are its random ones, to be drawn for each seed. `kept_names` are those that the checkpoint
+    gives (a classifier of the task's size, ModernBERT's head.dense): training starts from the checkpoint's values.
     """
 
     model: PreTrainedModel
     head_names: tuple[str, ...]
+    kept_names: tuple[str, ...] = ()
+
+    @property
+    def full_names(self) -> tuple[str, ...]:
+        """All parameters that are trained in full, new and kept, in the model's order."""
+        own = {*self.head_names, *self.kept_names}
+        return tuple(name for name, _ in self.model.named_parameters() if name in own)
+
+    def new_names(self, *, reinit_head: bool = False) -> tuple[str, ...]:
+        """Return the parameters that are drawn for each seed: with `reinit_head` the kept ones too."""
+        return self.full_names if reinit_head else self.head_names

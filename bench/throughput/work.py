@@ -40,7 +40,7 @@ class Work:
 
     def model(self, dtype: torch.dtype = torch.float32) -> LoadedModel:
         """Return a copy of the model in `dtype`."""
-        return LoadedModel(model=copy.deepcopy(self.loaded.model).to(dtype), head_names=self.loaded.head_names)
+        return replace(self.loaded, model=copy.deepcopy(self.loaded.model).to(dtype))
 
     def trials(self, n: int, precision: Precision, max_steps: int) -> tuple[Trial, ...]:
         """Return n trials that differ in their rates, which are small enough that none diverges."""
