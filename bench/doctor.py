@@ -17,6 +17,7 @@ from typing import Literal
 from bench import cache, devices, hub, lock, planner
 from bench.errors import BadInput
 from bench.planner import Limits
+from bench.preflight import Finding
 from bench.spec import Pack, Study
 
 Level = Literal["ok", "note", "fails"]
@@ -43,14 +44,18 @@ def guarded(name: str, check: Callable[[], Check]) -> Check:
         return Check(name=name, level="fails", found=f"{type(error).__name__}: {error}")
 
 
+def of_preflight(finding: Finding) -> Check:
+    """Return what a check that every sweep must pass came to."""
+    return Check(name=finding.name, level="ok" if finding.error is None else "fails", found=finding.found)
+
+
 def device(study: Study) -> Check:
-    """Say which device it is; a precision that it lacks, or a GPU that torch cannot use, fails."""
+    """Say which device it is; a GPU that torch cannot use fails."""
     import torch
 
     from bench import runtime
 
     chosen = devices.resolve(study.device)
-    runtime.check_precision(study.budget.precision, study.device)
     name = runtime.place_of(study.device).device
     if chosen == "cpu":
         n_cores, load = os.cpu_count() or 1, os.getloadavg()[0]

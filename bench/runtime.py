@@ -137,11 +137,11 @@ def local_executor(
 
 
 def check_precision(precision: str, device: str) -> None:
-    """Refuse a precision that the device would only emulate; imports torch."""
-    import torch
-
+    """Refuse a precision that the device would only emulate; imports torch where it must be asked."""
     if devices.resolve(device) != "cpu" or precision not in CPU_UNITS:
         return
+    import torch
+
     if not any(torch.cpu.get_capabilities().get(unit) for unit in CPU_UNITS[precision]):
         rule = f"must be one the device computes in: this CPU has none of {', '.join(CPU_UNITS[precision])}"
         raise BadInput("--precision", rule, got=precision, way_out="use --precision fp32")

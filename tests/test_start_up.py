@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,19 @@ sys.exit(code)
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of every trial of the demo study."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Rows of every trial of the demo study; what a first plan has to look at with the heavy libraries is looked at."""
     directory = tmp_path_factory.mktemp("results")
-    resolved = _resolve.resolve(study.load("demo", profile="quick"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORASWEEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        resolved = _resolve.resolve_to_train(study.load("demo", overrides={"device": "cpu"}, profile="quick"))
+        _store(directory, resolved)
+        yield directory
+
+
+def _store(directory: Path, resolved: _resolve.Resolved) -> None:
     for pack in planner.plan(resolved.trials):
         store.write(directory / resolved.study.name, helpers.records(pack.trials))
-    return directory
 
 
 @pytest.mark.parametrize(
@@ -55,7 +62,8 @@ def test_looking_imports_little_and_reads_each_file_once(
     command: str, allowed: set[str], most_modules: int, most_files: int, results: Path
 ) -> None:
     """About a tenth above what it is: an import of something large, or a file read per trial, is far above."""
-    arguments = [sys.executable, "-c", CODE, command, "--profile", "quick", "--results-dir", str(results)]
+    arguments = [sys.executable, "-c", CODE, command, "--profile", "quick", "--device", "cpu"]
+    arguments += ["--results-dir", str(results)]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stderr.splitlines()[-1])
     assert HEAVY & set(found["modules"]) == allowed

@@ -14,7 +14,7 @@ from bench import store
 from bench.errors import BadInput
 from bench.events import Event, Warned
 from bench.executors.local import LocalExecutor, is_out_of_memory
-from bench.spec import Pack
+from bench.spec import Pack, Trial
 from tests.sweep_helpers import (
     PROVENANCE,
     TRIALS,
@@ -118,12 +118,27 @@ def test_an_engine_that_returns_too_few_outcomes_is_a_failure(tmp_path: Path) ->
     assert "outcomes came out" in store.load_attempts(tmp_path / "s").to_pylist()[0]["reason"]
 
 
-def test_bad_input_from_the_engine_ends_the_sweep(tmp_path: Path) -> None:
+def test_bad_input_that_only_training_finds_stops_one_pack_and_not_the_sweep(tmp_path: Path) -> None:
     def refuse(pack: Pack) -> None:
-        raise BadInput("target_modules", "must name a layer", way_out="name one")
+        if pack.trials[0].method == "mora":
+            raise BadInput("method mora", "rank <= 16 must hold", got="rank=24", way_out="choose a smaller one")
 
-    with pytest.raises(BadInput, match="target_modules"):
-        run(tmp_path, TRIALS, FakeEngine(before=refuse))
+    done = run(tmp_path, TRIALS, FakeEngine(before=refuse))
+    n_mora = sum(t.method == "mora" for t in TRIALS)
+    assert (done.exit_code, done.n_failed, done.n_finished) == (1, n_mora, 30 - n_mora)
+    reasons = {row["reason"] for row in store.load_attempts(tmp_path / "s").to_pylist()}
+    assert reasons == {"method mora: rank <= 16 must hold, but got rank=24; choose a smaller one"}
+    assert not any(t.state is TrialState.RUNNING for t in optuna_trials(tmp_path))
+    assert run(tmp_path, TRIALS).exit_code == 0
+
+
+def test_data_or_model_that_cannot_be_loaded_end_the_sweep(tmp_path: Path) -> None:
+    def load(trial: Trial) -> None:
+        raise BadInput("model tiny", "must load", way_out="save it again")
+
+    one = LocalExecutor(load=load, train=FakeEngine(), provenance=PROVENANCE, metric_name="accuracy")
+    with pytest.raises(BadInput, match="model tiny: must load"):
+        run_with(tmp_path, one)
     assert not any(t.state is TrialState.RUNNING for t in optuna_trials(tmp_path))
     assert run(tmp_path, TRIALS).exit_code == 0
 

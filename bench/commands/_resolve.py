@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from bench import causal, methods, models, runtime, study, targets, tasks, toy
+from bench import preflight, runtime
 from bench.models import Located
 from bench.spec import Study, Trial
 from bench.summary import SCORE_COLUMNS, BestCell, Score, best_cells, borders
@@ -27,6 +26,12 @@ class Resolved:
     data: TextData | ToyData
     located: Located
     trials: tuple[Trial, ...]
+
+    @classmethod
+    def of(cls, subject: preflight.Subject) -> Resolved:
+        """Return a subject whose parts are all read."""
+        return cls(study=subject.study, task=subject.task, data=subject.data, located=subject.located,
+                   trials=subject.trials)  # fmt: skip
 
     @property
     def ids(self) -> frozenset[str]:
@@ -63,27 +68,17 @@ def resolve(chosen: Study) -> Resolved:
     Raises:
         BadInput: where the data or the model is missing, malformed or out of reach, or lacks a module to adapt.
     """
-    task = tasks.get(chosen.task)
-    data = task.load(None if chosen.data_dir is None else Path(chosen.data_dir))
-    located = models.locate(chosen.model)
-    trials = _expand(chosen, task, data, located)
-    toy.check(task.kind, located.model_type, trials)
-    causal.check(task.kind, task.causal, located.model_type, trials)
-    models.check_targets(located, trials)
-    return Resolved(study=chosen, task=task, data=data, located=located, trials=trials)
+    subject = preflight.Subject(chosen)
+    preflight.require(subject, only=preflight.RESOLVED)
+    return Resolved.of(subject)
 
 
-def _expand(chosen: Study, task: Task, data: TextData | ToyData, located: Located) -> tuple[Trial, ...]:
-    return study.expand(
-        chosen,
-        data_hash=data.data_hash,
-        model_hash=located.model_hash,
-        default_targets=targets.default_targets(located.model_type) if _needs_targets(chosen) else (),
-        task_name=task.name,
-        model_name=located.name,
-    )
+def resolve_to_train(chosen: Study) -> Resolved:
+    """Return what `resolve` does, after every check that a sweep must pass.
 
-
-def _needs_targets(chosen: Study) -> bool:
-    """Return whether a grid leaves target_modules to the architecture, which may have no default."""
-    return any("target_modules" in methods.get(g.method).reads and not g.axis("target_modules") for g in chosen.grids)
+    Raises:
+        BadInput: whatever a sweep refuses, by the first check that finds it.
+    """
+    subject = preflight.Subject(chosen)
+    preflight.require(subject)
+    return Resolved.of(subject)

@@ -29,7 +29,7 @@ def sweep_shown(
     resolved: Resolved, results_dir: Path, options: Options, *, on_ray: OnRay | None = None
 ) -> SweepSummary:  # fmt: skip
     """Print the plan of a study, run its trials that are not finished while showing how far they are."""
-    from bench import live, runtime, sweep, toy
+    from bench import live, runtime, sweep
     from bench.commands import _progress, _show
 
     study, directory = resolved.study, results_dir / resolved.study.name
@@ -39,8 +39,6 @@ def sweep_shown(
     print(_show.heading(resolved, directory, options.place.device))
     print()
     print(_show.plan(study, preview), flush=True)
-    if resolved.task.kind != toy.KIND:  # which is checked already, and whose engine is quickly imported
-        runtime.check_precision(study.budget.precision, study.device)
     beacon = live.Beacon(directory, n_steps=study.budget.max_steps if remote is None else None)
     with _progress.reporter(resolved.trials, n_steps=study.budget.max_steps) as report:
 

@@ -40,7 +40,7 @@ def command(
     from bench.comparison import arms
     from bench.comparison import compare as comparing
 
-    resolved = _resolve.resolve(chosen_study(selection))
+    resolved = _resolve.resolve_to_train(chosen_study(selection))
     study, better = resolved.study, resolved.task.higher_is_better
     found = arms_of(resolved)
     arms.check(study, found)

@@ -12,7 +12,6 @@ from bench.commands._options import Selection, study_command
 if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
     from bench.doctor import Check
-    from bench.spec import Study
     from bench.sweep import Preview
 
 LONG_SECONDS = 600.0
@@ -27,7 +26,8 @@ def command(
     ] = None,
 ) -> int:
     """Check device, data, model, Hub, memory, disk and storage; exit code 1 if a sweep would fail."""
-    from bench import doctor
+    from bench import doctor, preflight
+    from bench.commands import _resolve
 
     study = selection.study()
     directory = selection.directory(study)
@@ -38,11 +38,12 @@ def command(
         print(_line(found[-1]), flush=True)
 
     look("device", lambda: doctor.device(study))
-    look("data", lambda: _data(study))
-    look("model", lambda: _model(study))
-    here = all(check.level != "fails" for check in found if check.name in ("data", "model"))
-    look("Hub", lambda: doctor.hub_answers(needed=not here))
-    n_left = _plan(look, study, selection) if here else 0
+    subject = preflight.Subject(study)
+    for finding in preflight.look(subject):
+        look(finding.name, lambda finding=finding: doctor.of_preflight(finding))  # type: ignore[misc]
+    failed = {check.name for check in found if check.level == "fails"}
+    look("Hub", lambda: doctor.hub_answers(needed=bool(failed & {"data", "model"})))
+    n_left = 0 if failed & set(preflight.RESOLVED) else _plan(look, _resolve.Resolved.of(subject), selection)
     look("disk", lambda: doctor.disk(directory, n_left))
     look("lock", lambda: doctor.free_to_run(directory))
     look("storage", lambda: doctor.storage(directory, storage, n_left))
@@ -51,46 +52,17 @@ def command(
     return 1 if doctor.worst(found) == "fails" else 0
 
 
-def _plan(look: Callable[[str, Callable[[], Check]], None], study: Study, selection: Selection) -> int:
-    """Look at the trials, their memory and time; return how many are left to run."""
+def _plan(look: Callable[[str, Callable[[], Check]], None], resolved: Resolved, selection: Selection) -> int:
+    """Look at the memory and the time that the trials take; return how many are left to run."""
     from bench import doctor, sweep
-    from bench.commands import _resolve
     from bench.models._locate import weight_files
 
-    seen: list[Resolved] = []
-
-    def plan() -> Check:
-        seen.append(_resolve.resolve(study))
-        return doctor.Check(name="trials", level="ok", found=f"{len(seen[0].trials):,} trials, modules to adapt found")
-
-    look("trials", plan)
-    if not seen:
-        return 0
-    resolved = seen[0]
     options = resolved.sweep_options()
     preview = sweep.preview(resolved.study, resolved.trials, results_dir=selection.results_dir, options=options)
     size = sum(path.stat().st_size for path in weight_files(resolved.located.directory))
-    look("memory", lambda: doctor.memory(study, preview.pending, options.limits, size))
+    look("memory", lambda: doctor.memory(resolved.study, preview.pending, options.limits, size))
     look("time", lambda: _time(resolved, preview, selection))
     return preview.n_trials - preview.n_finished
-
-
-def _data(study: Study) -> Check:
-    from pathlib import Path
-
-    from bench import tasks
-    from bench.doctor import Check
-
-    data = tasks.get(study.task).load(None if study.data_dir is None else Path(study.data_dir))
-    return Check(name="data", level="ok", found=f"{study.task}: {len(data.train):,} / {len(data.eval):,} examples")
-
-
-def _model(study: Study) -> Check:
-    from bench import models
-    from bench.doctor import Check
-
-    located = models.locate(study.model)
-    return Check(name="model", level="ok", found=f"{located.name}: {located.model_type} in {located.directory}")
 
 
 def _time(resolved: Resolved, preview: Preview, selection: Selection) -> Check:
@@ -113,7 +85,7 @@ def _time(resolved: Resolved, preview: Preview, selection: Selection) -> Check:
 def _line(check: Check) -> str:
     from bench.errors import one_line
 
-    return f"{check.level:<6} {check.name:<8} {one_line(check.found)}"
+    return f"{check.level:<6} {check.name:<9} {one_line(check.found)}"
 
 
 def _verdict(found: list[Check]) -> str:

@@ -31,7 +31,7 @@ def command(
     from bench import sweep
     from bench.commands import _resolve, _show
 
-    resolved = _resolve.resolve(selection.study())
+    resolved = _resolve.resolve_to_train(selection.study())
     options = resolved.sweep_options()
     print(_show.heading(resolved, selection.directory(resolved.study), options.place.device))
     print()
@@ -51,8 +51,6 @@ def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
     study, workload = resolved.study, options.workload
     assert workload is not None  # as sweep_options gives it
     data = pace.short_data(resolved.data) if isinstance(resolved.data, TextData) else resolved.data
-    if isinstance(data, TextData):
-        runtime.check_precision(study.budget.precision, study.device)
     executor = runtime.local_executor(
         task=resolved.task, data=data, located=resolved.located, device=study.device,
         log_dir=results_dir / study.name / runtime.LOGS,

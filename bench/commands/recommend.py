@@ -31,7 +31,7 @@ def command(selection: Selection, save: Annotated[Path | None, typer.Option("--s
 
     if save is not None:
         _check_new(save)
-    resolved = _resolve.resolve(selection.study())
+    resolved = (_resolve.resolve if save is None else _resolve.resolve_to_train)(selection.study())
     winner, trials = _winner(resolved, selection)
     comment = _words(winner, resolved)
     print(comment)
@@ -119,12 +119,10 @@ def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, st
     import shutil
     import tempfile
 
-    from bench import runtime
     from bench.toy import ToyData
 
     if isinstance(resolved.data, ToyData):
         raise BadInput("--save", "must be a text task: the toy's model has no files", way_out="leave --save out")
-    runtime.check_precision(trial.budget.precision, resolved.study.device)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".writing-"))

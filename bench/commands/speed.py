@@ -32,7 +32,7 @@ def command(
     busy: Annotated[bool, typer.Option("--busy", help="measure although the device is busy; the rows say so")] = False,
 ) -> int:
     """Time each method at the study's model, batch, length and precision: LoRA, LoRA+, MoRA, full fine-tuning."""
-    from bench import devices, runtime
+    from bench import devices
     from bench.commands import _resolve, _speed
     from bench.load import load_of, refuse_if_busy
     from bench.speed import rows, run
@@ -40,8 +40,7 @@ def command(
     study = selection.study()
     load = load_of(devices.resolve(study.device))
     mode = refuse_if_busy(load, allowed=busy)
-    resolved = _resolve.resolve(study)
-    runtime.check_precision(study.budget.precision, study.device)
+    resolved = _resolve.resolve_to_train(study)
     steps, ranks = _wanted(selection, resolved)
     chosen, bench = _prepare(resolved, steps=steps, ranks=ranks)
     context = _context(resolved, mode, load)

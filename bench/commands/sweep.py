@@ -46,7 +46,7 @@ def command(
     if executor not in EXECUTORS:
         raise BadInput("--executor", "must be a known one", got=repr(executor), way_out=f"known: {one_of(EXECUTORS)}")
     on_ray = _run.OnRay(address=ray_address or None, time_limit_seconds=time_limit) if executor == "ray" else None
-    resolved = _resolve.resolve(selection.study())
+    resolved = _resolve.resolve_to_train(selection.study())
     options = resolved.sweep_options(storage=storage, rerun_stale=rerun_stale)
     done = _run.sweep_shown(resolved, selection.results_dir, options, on_ray=on_ray)
     finish(resolved, done)

@@ -74,27 +74,32 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
             return None
         try:
             return self._probe(pack, self._loaded_for(pack.trials[0]))
-        except BadInput:
-            raise
         except Exception as error:
+            if isinstance(error, BadInput) and not self._loaded:
+                raise
             found = math.inf if is_out_of_memory(error) else None
         gc.collect()
         self._free()
         return found
 
     def _attempt(self, pack: Pack) -> Sequence[Outcome] | None:
-        """Return the pack's outcomes, failed ones if it raised; None if it ran out of memory."""
+        """Return the pack's outcomes, failed ones if it raised; None if it ran out of memory.
+
+        Bad input that no look beforehand has found costs this pack only: others may be sound. Where not even the
+        first data and model can be loaded, nothing can train, and it passes.
+        """
         try:
             outcomes = self._train(pack, self._loaded_for(pack.trials[0]))
             if len(outcomes) != pack.size:
                 raise RuntimeError(f"{pack.size} trials went in, {len(outcomes)} outcomes came out")
             return outcomes
-        except BadInput:
-            raise
         except Exception as error:
+            if isinstance(error, BadInput) and not self._loaded:
+                raise
             if not is_out_of_memory(error):
                 self._log(pack, traceback.format_exc())
-                reason = one_line(f"{type(error).__name__}: {error}")[:REASON_LENGTH]
+                words = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+                reason = one_line(words)[:REASON_LENGTH]
                 return [self._outcome(Status.FAILED, reason)] * pack.size
         # Out of the except block: the traceback, whose frames hold the pack's tensors, is gone by now.
         gc.collect()
