@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
+from bench import choice
 from bench.record import Status
 from bench.spec import MethodGrid, Trial
 
-# What a diverged trial counts as when cells are compared, and what Optuna is told: finite, and never the best.
-WORST_SCORE, WORST_LOSS = 0.0, 1e30
+# What a diverged trial counts as when cells are compared, and what Optuna is told: finite, and never above a score
+# (a correlation can be as low as -1).
+WORST_SCORE, WORST_LOSS = -1.0, 1e30
 MIN_SEEDS_FOR_SPREAD = 3
 
 
@@ -27,6 +32,8 @@ class Score:
     select_metric: float | None
     train_seconds: float | None
     source_hash: str | None
+    eval_correct: bytes | None = None
+    n_eval: int | None = None
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Score:
@@ -66,7 +73,7 @@ def objective(score: Score, *, higher_is_better: bool) -> float:
 def best_cells(trials: Iterable[Trial], scores: Mapping[str, Score], *, higher_is_better: bool) -> tuple[BestCell, ...]:
     """Return the best cell of each method that has a finished trial, in the order of `trials`.
 
-    A cell counts by its mean over seeds, a diverged seed as the worst value. Of equals the smaller rates come first.
+    A cell counts by its mean over seeds, a diverged seed as the worst value; ties as in bench/choice.py.
     """
     cells: dict[str, dict[tuple[Any, ...], list[tuple[Trial, Score]]]] = {}
     for trial in trials:
@@ -74,13 +81,22 @@ def best_cells(trials: Iterable[Trial], scores: Mapping[str, Score], *, higher_i
         score = scores.get(trial.trial_id)
         if score is not None:
             of_method.setdefault(trial.cell, []).append((trial, score))
-    sign = 1.0 if higher_is_better else -1.0
+    found = []
+    for of_method in cells.values():
+        members = list(of_method.values())
+        points = [point_of(m[0][0], [score for _, score in m], higher_is_better=higher_is_better) for m in members]
+        if points:
+            found.append(_cell(members[choice.best(points, higher_is_better=higher_is_better)]))
+    return tuple(found)
 
-    def goodness(members: list[tuple[Trial, Score]]) -> tuple[float, float, float]:
-        mean = fmean(objective(score, higher_is_better=higher_is_better) for _, score in members)
-        return (sign * mean, -members[0][0].eta_A, -(members[0][0].eta_B or 0.0))
 
-    return tuple(_cell(max(of_method.values(), key=goodness)) for of_method in cells.values() if of_method)
+def point_of(trial: Trial, scores: Sequence[Score], *, higher_is_better: bool) -> choice.Point:
+    """Return a cell as what it is chosen by: the mean objective over its seeds."""
+    return choice.Point.of(
+        trial,
+        fmean(objective(score, higher_is_better=higher_is_better) for score in scores),
+        all_diverged=all(score.status != Status.OK for score in scores),
+    )
 
 
 def borders(trials: Sequence[Trial], best: Iterable[BestCell], grids: Iterable[MethodGrid] = ()) -> tuple[str, ...]:
@@ -132,7 +148,9 @@ def _cell(members: list[tuple[Trial, Score]]) -> BestCell:
     scores = [score for _, score in members]
     good = [s for s in scores if s.status == Status.OK and s.metric_value is not None]
     values = [s.metric_value for s in good if s.metric_value is not None]
-    spread, spread_of = _spread(values, [s.metric_stderr for s in good])
+    spread, spread_of = spread_of_mean(
+        values, [s.metric_stderr for s in good], [right_bits(s.eval_correct, s.n_eval) for s in good]
+    )
     seconds = [s.train_seconds for s in scores if s.train_seconds is not None]
     return BestCell(
         method=members[0][0].method,
@@ -147,14 +165,32 @@ def _cell(members: list[tuple[Trial, Score]]) -> BestCell:
     )
 
 
-def _spread(
-    values: Sequence[float], errors: Sequence[float | None]
-) -> tuple[float | None, Literal["seeds", "examples"] | None]:
-    """Return the standard error of a mean over seeds.
+def right_bits(packed: bytes | None, n_eval: float | None) -> npt.NDArray[np.uint8] | None:
+    """Return which evaluation examples were right, [n_eval] of 0 and 1, from a row's columns; None where unknown."""
+    if not isinstance(packed, bytes) or n_eval is None or math.isnan(n_eval) or len(packed) * 8 < n_eval:
+        return None
+    return np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=int(n_eval))
 
-    The seeds share their evaluation examples, so that error does not shrink with fewer than MIN_SEEDS_FOR_SPREAD seeds.
+
+def spread_of_mean(
+    values: Sequence[float], errors: Sequence[float | None], right: Sequence[npt.NDArray[np.uint8] | None]
+) -> tuple[float | None, Literal["seeds", "examples"] | None]:
+    """Return the standard error of a cell's mean over seeds, and what it is over: the one that everything shows.
+
+    Over seeds from MIN_SEEDS_FOR_SPREAD of them. Below, over the evaluation examples, which the seeds share:
+    sd(x) / sqrt(n_eval), x the share of seeds that get an example right; for one seed that is sqrt(p (1 - p) / n_eval).
+    Where the metric is not the share of right examples (F1, a loss), that is not known for two seeds: the mean of
+    their own standard errors is an upper bound of it (they would have to err together).
+
+    Args:
+        values: the metric by seed.
+        errors: its standard error over the examples by seed.
+        right: which examples were right, by seed: [n_eval].
     """
     if len(values) >= MIN_SEEDS_FOR_SPREAD:
         return stdev(values) / math.sqrt(len(values)), "seeds"
-    known = [error for error in errors if error is not None]
+    bits = [b for b, v in zip(right, values, strict=True) if b is not None and len(b) and abs(b.mean() - v) < 1e-9]
+    if values and len(bits) == len(values) and len({len(b) for b in bits}) == 1:
+        return float(np.mean(bits, axis=0).std() / math.sqrt(len(bits[0]))), "examples"
+    known = [error for error in errors if error is not None and math.isfinite(error)]
     return (fmean(known), "examples") if known else (None, None)

@@ -15,16 +15,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bench import choice
 from bench.errors import BadInput
 from bench.record import Status
 from bench.spec import Study, TrainBudget, Trial, round_rate
+from bench.summary import MIN_SEEDS_FOR_SPREAD, right_bits, spread_of_mean
 
 # What a cell is: every setting of a trial but its seed. Derived columns (lr_ratio, head_learning_rate) are left out.
 SETTINGS: tuple[str, ...] = (
     *(f.name for f in fields(Trial) if f.name not in ("seed", "budget")),
     *(f.name for f in fields(TrainBudget) if f.name not in ("eval_steps", "n_select")),
 )
-MIN_SEEDS_FOR_SPREAD = 3  # fewer seeds say too little about their own spread
+_OTHERS = tuple(name for name in SETTINGS if name not in choice.AXES)
 LOSSES = frozenset({"eval_loss", "train_loss", "loss", "perplexity"})
 Measure = Literal["metric_value", "accuracy", "best_metric", "eval_loss", "train_loss"]
 
@@ -130,8 +132,17 @@ def choose(table: CellTable, *, by: Literal["mean", "select"] = "mean") -> pd.Se
     if key.notna().sum() == 0:
         return None
     # select_metric is the task's metric, so it points the same way as metric_value
-    order = key.to_numpy(float) * (1 if table.higher_is_better else -1)
-    return cells.iloc[int(np.nanargmax(order))]
+    known = cells[key.notna()]
+    points = [_point(cell, float(value)) for (_, cell), value in zip(known.iterrows(), key.dropna(), strict=True)]
+    return known.iloc[choice.best(points, higher_is_better=table.higher_is_better)]
+
+
+def _point(cell: pd.Series[Any], objective: float) -> choice.Point:
+    ratio = float(cell["lr_ratio"])
+    others = tuple("" if pd.isna(cell[name]) else str(cell[name]) for name in _OTHERS)
+    return choice.Point(
+        objective=objective, eta_A=float(cell["eta_A"]), lr_ratio=None if np.isnan(ratio) else ratio, others=others
+    )
 
 
 def has_select(cells: pd.DataFrame) -> bool:
@@ -170,7 +181,8 @@ def _flag(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     stderr = pd.to_numeric(rows["metric_stderr"]).astype(float) if measure == "metric_value" else np.nan
     return rows.assign(
         _value=value.where(ok),
-        _variance=(stderr**2 if measure == "metric_value" else pd.Series(np.nan, index=rows.index)),
+        _error=pd.Series(stderr, index=rows.index),
+        _right=rows["eval_correct"] if measure == "metric_value" and "eval_correct" in rows else None,
         _select=pd.to_numeric(rows["select_metric"]).astype(float).where(ok),
         _ok=ok,
         _diverged=rows["status"].eq(Status.DIVERGED.value),
@@ -188,8 +200,10 @@ def _cells(rows: pd.DataFrame, *, n_seeds: int | None) -> pd.DataFrame:
         rows.groupby(list(SETTINGS), dropna=False, sort=False)
         .agg(
             mean=("_value", "mean"),
-            _sd=("_value", "std"),
-            _variance=("_variance", "mean"),
+            _values=("_value", list),
+            _errors=("_error", list),
+            _rights=("_right", list),
+            _n_evals=("n_eval", list),
             select=("_select", "mean"),
             n_expected=("seed", "size"),
             n_ok=("_ok", "sum"),
@@ -208,16 +222,22 @@ def _cells(rows: pd.DataFrame, *, n_seeds: int | None) -> pd.DataFrame:
 
 
 def _with_stderr(cells: pd.DataFrame) -> pd.DataFrame:
-    """Add `stderr` and `stderr_kind`: over seeds where there are at least 3, else over the evaluation examples.
+    """Add `stderr` and `stderr_kind`, as `summary.spread_of_mean` has them: over seeds from 3 of them on."""
+    found = [
+        _spread(*columns)
+        for columns in zip(cells["_values"], cells["_errors"], cells["_rights"], cells["_n_evals"], strict=True)
+    ]
+    stderr = np.array([np.nan if value is None else value for value, _ in found], dtype=np.float64)
+    kinds = pd.Series([kind for _, kind in found], index=cells.index, dtype=object)
+    return cells.assign(stderr=stderr, stderr_kind=kinds).drop(columns=["_values", "_errors", "_rights", "_n_evals"])
 
-    The seeds of a cell are scored on the same examples, so the standard error over examples does not shrink with their
-    number: it is the root mean square of metric_stderr.
-    """
-    by_seeds = cells["n_ok"] >= MIN_SEEDS_FOR_SPREAD
-    stderr = np.where(by_seeds, cells["_sd"] / np.sqrt(cells["n_ok"].clip(lower=1)), np.sqrt(cells["_variance"]))
-    stderr = np.where(cells["n_ok"] > 0, stderr, np.nan)
-    kind = np.where(np.isnan(stderr), None, np.where(by_seeds, "seeds", "examples"))  # type: ignore[call-overload]
-    return cells.assign(stderr=stderr, stderr_kind=kind).drop(columns=["_sd", "_variance"])
+
+def _spread(
+    values: list[float], errors: list[float], rights: list[bytes | None], n_evals: list[float]
+) -> tuple[float | None, str | None]:
+    ok = [i for i, value in enumerate(values) if np.isfinite(value)]
+    right = [right_bits(rights[i], n_evals[i]) if len(ok) < MIN_SEEDS_FOR_SPREAD else None for i in ok]
+    return spread_of_mean([values[i] for i in ok], [errors[i] for i in ok], right)
 
 
 def _one_embedding_rate(rows: pd.DataFrame) -> pd.DataFrame:

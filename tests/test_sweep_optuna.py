@@ -52,7 +52,7 @@ def test_plain_optuna_finds_in_the_journal_what_the_rows_say(tmp_path: Path) -> 
             assert {name: row[name] for name in names} == one.params
             assert one.user_attrs["metric_value"] == row["metric_value"]
             assert (one.user_attrs["seed"], one.user_attrs["status"]) == (row["seed"], row["status"])
-            assert one.value == (0.0 if row["status"] == "diverged" else row["select_metric"])
+            assert one.value == (summary.WORST_SCORE if row["status"] == "diverged" else row["select_metric"])
             assert row["method"] == method
             seen += 1
     assert seen == len(by_id) == 30

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from bench import stats
+from bench import choice, stats
+from bench.choice import Point
 from bench.errors import BadInput
 from bench.record import Status
 from bench.spec import Study, Trial
@@ -127,14 +128,14 @@ def cells(arm: Arm, rows: Mapping[str, Row], *, higher_is_better: bool) -> tuple
 
 
 def choose(of_arm: Sequence[Cell], *, higher_is_better: bool) -> Cell:
-    """Return the best cell of an arm."""
-    return max(of_arm, key=lambda cell: goodness(cell, higher_is_better=higher_is_better))
+    """Return the best cell of an arm: the rule of bench/choice.py, which a sweep's summary has too."""
+    return ordered(of_arm, higher_is_better=higher_is_better)[0]
 
 
-def goodness(cell: Cell, *, higher_is_better: bool) -> tuple[float, float, float]:
-    """Return what cells are ordered by: the mean objective; of equals, smaller rates first, as in a sweep's summary."""
-    sign = 1.0 if higher_is_better else -1.0
-    return (sign * cell.objective, -cell.trial.eta_A, -(cell.trial.eta_B or 0.0))
+def ordered(of_arm: Sequence[Cell], *, higher_is_better: bool) -> list[Cell]:
+    """Return the cells of an arm, best first."""
+    points = [Point.of(cell.trial, cell.objective, all_diverged=cell.n_diverged == cell.n) for cell in of_arm]
+    return [of_arm[i] for i in choice.order(points, higher_is_better=higher_is_better)]
 
 
 def fresh_trials(chosen: Trial, seeds: Sequence[int]) -> tuple[Trial, ...]:

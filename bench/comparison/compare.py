@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench import stats
-from bench.comparison.arms import BASELINE, Arm, Cell, Row, cells, choose, fresh_trials, goodness, is_ok, on_border
+from bench.comparison.arms import BASELINE, Arm, Cell, Row, cells, choose, fresh_trials, is_ok, on_border, ordered
 from bench.comparison.numbers import (
     COMPARISON_VERSION,
     ArmResult,
@@ -134,13 +134,13 @@ def _tuning(arm: Arm, found: Sequence[Cell], best: Cell, *, floor: float, higher
 
 def _curve(found: Sequence[Cell], *, floor: float, higher_is_better: bool) -> tuple[CurvePoint, ...]:
     """Return the tuning curve; a seed without a score counts as `floor`, the worst score that any cell got."""
-    ordered = sorted(found, key=lambda cell: goodness(cell, higher_is_better=higher_is_better))
+    ranked = ordered(found, higher_is_better=higher_is_better)[::-1]
     held_out = all(cell.chosen_by == "select_metric" for cell in found)
-    by = range(len(ordered))  # the place in the order, so that of equals the curve takes the one that tuning takes
+    by = range(len(ranked))  # the place in the order, so that of equals the curve takes the one that tuning takes
     select = stats.expected_best(
-        [_floored(c, c.select if held_out else c.metric, floor) for c in ordered], chosen_by=by
+        [_floored(c, c.select if held_out else c.metric, floor) for c in ranked], chosen_by=by
     )
-    metric = stats.expected_best([_floored(c, c.metric, floor) for c in ordered], chosen_by=by)
+    metric = stats.expected_best([_floored(c, c.metric, floor) for c in ranked], chosen_by=by)
     known = [cell.train_seconds for cell in found if cell.train_seconds is not None]
     each = fmean(known) if len(known) == len(found) else None
     return tuple(
