@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bench.summary import MIN_SEEDS_FOR_SPREAD
 from plots import levels, lines, rank, style
 from plots import tidy as cells_of
 from plots.levels import Trivial
 from plots.settings import fixed_text
-from plots.tidy import MIN_SEEDS_FOR_SPREAD, CellTable, StudyInfo
+from plots.tidy import CellTable, StudyInfo
 
 _WIDE = 10.0  # losses over more than this factor get a logarithmic axis
 _TRIVIAL: dict[str, Any] = {"color": style.EQUAL_LINE, "linestyle": "--", "linewidth": 1.4}
