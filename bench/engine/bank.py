@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from bench.engine.attention import use_keyed_attention
 from bench.engine.dropout import KeyedCalls, KeyedDropout, MaskKeys, drop_rows, drop_table
 from bench.engine.params import ParamBank, Slot
-from bench.engine.relative import separate_positions
+from bench.engine.relative import separate_positions, table_bias
 from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
 from bench.errors import BadInput
 from bench.methods._base import LayerShape, Method, Role
@@ -222,7 +222,7 @@ def _biased(model: PreTrainedModel, method: Method, head_names: set[str]) -> lis
         if leaf != "bias" or not isinstance(model.get_submodule(path), nn.Linear | nn.LayerNorm | Conv1D):
             rule = "every bias must be that of a Linear, Conv1D or LayerNorm"
             raise BadInput(where, rule, got=name, way_out="use lora, or another model")
-    if any(hasattr(module, "disentangled_attention_bias") for module in model.modules()):
+    if any(table_bias(module) for module in model.modules()):
         # the table goes through a LayerNorm that sees no rows: its K biases would have nowhere to go
         rule = "a table of relative positions, which all trials share, must not pass a trained bias"
         raise BadInput(where, rule, got=model.config.model_type, way_out="use lora, or another model")

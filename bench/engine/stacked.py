@@ -31,7 +31,7 @@ class StackedLayerNorm(nn.Module):
         self.weight_KxD, self.bias_KxD, self.eps = weight_KxD, bias_KxD, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised rows scaled and shifted by each trial's own weight and bias."""
+        """Return the normalised rows scaled and, where there is a bias, shifted by each trial's own."""
         n_trials, width = self.weight_KxD.shape
         x_KxNxD = x.reshape(n_trials, -1, width).to(self.weight_KxD.dtype)
         y_KxNxD = torch.nn.functional.layer_norm(x_KxNxD, (width,), eps=self.eps)
