@@ -7,7 +7,6 @@ keys and values. A module with attention of its own keeps it, and the mask that 
 from __future__ import annotations
 
 import inspect
-import math
 from typing import Any
 
 import torch
@@ -108,7 +107,11 @@ def _beside_sinks(scores: Tensor, sinks: Tensor) -> Tensor:
 
 
 def _masked(scores: Tensor, mask: Tensor) -> Tensor:
-    return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    """Return the scores where the mask sees, the smallest number elsewhere.
+
+    Not -inf: padding behind a sliding window sees nothing at all, and its nan would reach every layer's values.
+    """
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
 
 
 def _refuse_unknown(module: nn.Module, kwargs: dict[str, object]) -> None:

@@ -112,6 +112,10 @@ class Bank:
         """Return all parameters of one trial's model: base, head and adapters."""
         return self.n_base + sum(self.method.n_added(trial, shape) for shape in self.shapes) + self._n_shared(trial)
 
+    def slot(self, shape: LayerShape, name: str) -> str:
+        """Return by which name `params` holds a layer's parameter."""
+        return _slot_name(self.method, shape, name)
+
     def adapters(self, k: int) -> dict[str, dict[str, Tensor]]:
         """Return trial k's adapter parameters at its own shapes, by layer path; a shared one is there at each."""
         found: dict[str, dict[str, Tensor]] = {}
@@ -153,14 +157,19 @@ class AdaptedLayer(nn.Module):
         """The frozen weight, for models that ask a layer for its dtype."""
         return self.layer.weight  # type: ignore[return-value]
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen bias, for models that add it by themselves (Mamba), as they do under PEFT."""
+        return getattr(self.layer, "bias", None)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output with the adapters' added, for x [K * b, ..., in].
 
         Raises:
-            ValueError: where the rows are no multiple of K.
+            BadInput: where the rows are no multiple of K * b.
         """
-        if x.shape[0] % self.n_trials and self.keys.table_trial is None:
-            raise ValueError(f"{self.shape.path}: K * b rows must come in, but got {x.shape[0]} for K={self.n_trials}")
+        if self.keys.table_trial is None:
+            self._check_rows(x)
         h = self.layer(x)
         mask_path = f"{self.shape.path}.lora_dropout"
         if self.keys.table_trial is not None:
@@ -175,6 +184,14 @@ class AdaptedLayer(nn.Module):
         weights = {name: weight.to(x_KxNxI.dtype) for name, weight in self.weights.items()}
         return self.method.delta(weights, self.constants, x_KxNxI)
 
+    def _check_rows(self, x: Tensor) -> None:
+        """Refuse an input whose leading axis is not that of the chunk's examples: trials could not be told apart."""
+        b = 1 if self.keys.first_key is None else self.keys.first_key.shape[0]
+        if x.shape[0] % (self.n_trials * b):
+            rule = f"K * b rows must come in, for K={self.n_trials} trials and b={b} examples"
+            way_out = "leave it out of target_modules, or use another architecture"
+            raise BadInput(f"model, layer {self.shape.path}", rule, got=f"shape {tuple(x.shape)}", way_out=way_out)
+
     @property
     def _drops(self) -> bool:
         return self.dropout > 0 and self.keys.training
@@ -185,6 +202,7 @@ class AdaptedEmbedding(AdaptedLayer):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embedding with the adapters' added, for ids [K * b, T]."""
+        self._check_rows(ids)
         h = self.layer(ids)
         return h + self.delta_of(ids.reshape(self.n_trials, -1)).view_as(h)
 

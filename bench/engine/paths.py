@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from bench.engine.bank import Bank
 from bench.engine.batching import Chunk
@@ -31,23 +32,38 @@ class BankPath:
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
-        config = bank.model.config
-        self.pad_id = int(config.pad_token_id or 0)
-        self.takes_type_ids = int(getattr(config, "type_vocab_size", 0) or 0) > 1
+
+    @staticmethod
+    def pad_id(config: PretrainedConfig) -> int:
+        """Return the padding token, which models of text and pictures name in their text config; 0 where none is."""
+        named = (getattr(part, "pad_token_id", None) for part in (config.get_text_config(), config))
+        return int(next((token for token in named if token is not None), 0))
+
+    @staticmethod
+    def has_types(config: PretrainedConfig) -> bool:
+        """Return whether the model embeds more than one type of token."""
+        return int(getattr(config, "type_vocab_size", 0) or 0) > 1
+
+    @classmethod
+    def inputs_of(cls, config: PretrainedConfig, chunk: Chunk) -> dict[str, Tensor]:
+        """Return a chunk as transformers takes it, padded on the right: ids, mask and token types, [b, T] each."""
+        inputs = {
+            "input_ids": chunk.padded(chunk.ids_N, cls.pad_id(config)),
+            "attention_mask": chunk.padded(torch.ones_like(chunk.ids_N), 0),
+        }
+        if cls.has_types(config) and chunk.type_ids_N is not None:
+            inputs["token_type_ids"] = chunk.padded(chunk.type_ids_N, 0)
+        return inputs
 
     def logits(self, chunk: Chunk) -> Tensor:
         """Return the logits of every trial for the chunk's examples: [K, b, n_labels], or [K, b, T, V]."""
         n_trials = self.bank.n_trials
-        ids_bxT = chunk.padded(chunk.ids_N, self.pad_id)
-        mask_bxT = chunk.padded(torch.ones_like(chunk.ids_N), 0)
-        position_T = torch.arange(chunk.longest, device=ids_bxT.device)
+        inputs = self.inputs_of(self.bank.model.config, chunk)
+        position_T = torch.arange(chunk.longest, device=chunk.ids_N.device)
         key_bxT = token_key(chunk.example_b[:, None], position_T[None])
         self.bank.keys.start_chunk(key_bxT, key_bxT[:, 0])
-        inputs = {"input_ids": ids_bxT.repeat(n_trials, 1), "attention_mask": mask_bxT.repeat(n_trials, 1)}
-        if self.takes_type_ids and chunk.type_ids_N is not None:
-            inputs["token_type_ids"] = chunk.padded(chunk.type_ids_N, 0).repeat(n_trials, 1)
         with self.bank.precision():
-            logits: Tensor = self.bank.model(**inputs).logits
+            logits: Tensor = self.bank.model(**{name: x.repeat(n_trials, 1) for name, x in inputs.items()}).logits
         return logits.to(self.bank.params.values.dtype).unflatten(0, (n_trials, chunk.n_examples))
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from bench.engine.dropout import MaskKeys, drop_table
 
-
 _BIAS = ("disentangled_attention_bias", "disentangled_att_bias")  # the method's name in DeBERTa-v2, in DeBERTa
 
 

@@ -15,7 +15,7 @@ import torch
 
 from bench import methods, metrics, provenance
 from bench.clock import Clock
-from bench.engine import state, unpadded
+from bench.engine import guard, state, unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens
@@ -75,12 +75,13 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
     """Return the pack built for training on `data.train`: the same for a sweep and for whatever times its steps.
 
     Raises:
-        BadInput: where a setting does not fit the model.
+        BadInput: where a setting does not fit the model, and where the model would not train as itself (guard.py).
     """
     trial, device = pack.trials[0], options.device
     dtype = DTYPES[trial.budget.precision]
     bank = Bank(loaded, pack.trials, methods.get(trial.method), device=device, dtype=dtype)
     path = choose_path(bank, "bank" if data.reading else options.path)
+    guard.require(loaded, trial, bank.shapes, "causal" if data.reading else "classification", path.name)
     train = Batches(data.train, device=device)
     settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
     width = int(loaded.model.config.get_text_config().hidden_size)  # transformers maps n_embd, d_model and dim to it

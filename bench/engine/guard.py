@@ -1,0 +1,281 @@
+"""An architecture trains as itself or not at all: a pack's logits are compared with the plain model's before it trains.
+
+Compared are small models of the same architecture (twin.py), once for each config up to its sizes, head kind, method,
+adapted layers and versions of transformers and this project; what was found is kept in the cache. The pack's trials
+have different weights everywhere, so each one's logits are those of the plain model with that trial's weights only if
+masks, soft caps, sinks and windows are the model's own and no trial sees another's numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path as FilePath
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from bench import cache, methods, provenance
+from bench.engine import twin, unpadded
+from bench.engine.bank import Bank
+from bench.engine.batching import Batches, Chunk
+from bench.engine.paths import BankPath, Path, settle_masks
+from bench.errors import BadInput, one_line
+from bench.methods._base import LayerShape, Method
+from bench.models import targets
+from bench.models._base import LoadedModel
+from bench.spec import Trial
+from bench.text import Encoded
+
+SIZES = (1, 3)  # trials in a pack
+RAGGED, EVEN = (11, 5, 8, 3), (7, 7)  # lengths in tokens; with three trials no number of rows is one of positions
+TOLERANCE = 1e-5  # of the largest logit: norms and softmaxes of many models are in float32 whatever their weights are
+TOLERANCE_FP32 = 1e-3  # where the model computes in float32 only
+CPU = torch.device("cpu")
+
+
+def require(loaded: LoadedModel, trial: Trial, shapes: Sequence[LayerShape], kind: twin.Kind, path: str) -> None:
+    """Refuse a model of an architecture that does not train as itself under this trial's method and targets.
+
+    `shapes` are the layers adapted in `loaded`, `path` is "bank" or "unpadded". Seconds the first time, then a read of
+    a file.
+
+    Raises:
+        BadInput: where the pack's logits differ from the plain model's beyond float order, or cannot be had.
+    """
+    shown = {_pattern(shape.path) for shape in shapes}
+    head = {_pattern(name) for name in loaded.full_names}
+    small = next(twin.configs(loaded.model.config))
+    key = _key(small, kind, trial, shown, head, path)
+    problem = _recall(key, lambda: _look(loaded.model.config, kind, trial, shown, head, path))
+    if problem is not None:
+        rule = f"{loaded.model.config.model_type}: a pack must compute what transformers computes"
+        way_out = "use another model or other target_modules"
+        raise BadInput("model", rule, got=problem, way_out=way_out)
+
+
+def _look(
+    config: PretrainedConfig, kind: twin.Kind, trial: Trial, shown: set[str], head: set[str], path: str
+) -> str | None:
+    """Return what is wrong, or None. The smallest model that transformers itself can build and run is looked at."""
+    failure = ""
+    for small in twin.configs(config):
+        for dtype in (torch.float64, torch.float32):
+            try:
+                plain = twin.build(small, kind, dtype)
+                chunks = _chunks(plain, kind)
+                with torch.no_grad():
+                    sound = all(_plain_logits(plain, chunk, kind).isfinite().all() for chunk in chunks)
+            except Exception as error:  # whatever the architecture objects to: the next larger model is tried
+                failure = f"transformers itself fails with random weights: {_in_words(error)}"
+                continue
+            if not sound:
+                failure = "transformers' own logits are not finite with random weights"
+                continue
+            return _compare(plain, chunks, kind, trial, shown, head, path)
+    return failure
+
+
+def _compare(
+    plain: PreTrainedModel, chunks: Sequence[Chunk], kind: twin.Kind, trial: Trial,
+    shown: set[str], head: set[str], path: str,
+) -> str | None:  # fmt: skip
+    names = tuple(name for name, _ in plain.named_parameters() if _pattern(name) in head)
+    loaded = LoadedModel(model=plain, head_names=names)
+    method = methods.get(trial.method)
+    for n_trials in SIZES if path == "unpadded" or not method.trains_base else SIZES[:1]:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                bank = _bank(loaded, _small(trial, loaded, shown, method), method, n_trials)
+                way: Path = unpadded.UnpaddedPath(bank) if path == "unpadded" else BankPath(bank)
+                problem = _differs(bank, way, loaded, chunks, kind)
+                if problem is None and n_trials > 1:
+                    problem = _masks_differ(bank, way, loaded, chunks[0])
+        except Exception as error:  # a shape that does not fit, a cache that is missing: nothing that may train
+            problem = _in_words(error)
+        if problem is not None:
+            return f"{problem} ({n_trials} trial{'s' if n_trials > 1 else ''} in the pack)"
+    return None
+
+
+def _small(trial: Trial, loaded: LoadedModel, shown: set[str], method: Method) -> Trial:
+    """Return the trial with the least rank, at the layers of the small model that are called as the large one's."""
+    found = targets.candidates(loaded.model, loaded.full_names)
+    paths = tuple(module.name for module in found if _pattern(module.name) in shown)
+    wanted = paths if trial.target_modules is not None and method.adapts == "targets" else trial.target_modules
+    budget = replace(trial.budget, precision="fp64" if loaded.model.dtype == torch.float64 else "fp32")
+    changes: dict[str, Any] = {"target_modules": wanted, "layers_to_transform": None, "budget": budget}
+    if trial.rank is not None:
+        changes["rank"] = 1  # fits every layer; other ranks are sums of it
+    return replace(trial, **changes)
+
+
+def _bank(loaded: LoadedModel, trial: Trial, method: Method, n_trials: int) -> Bank:
+    """Return a bank whose trials have weights of their own everywhere, the larger the later the trial."""
+    bank = Bank(loaded, [trial] * n_trials, method, device=CPU, dtype=loaded.model.dtype)
+    with torch.no_grad():
+        for name in bank.params.names():
+            values = bank.params.trained(name)
+            fan_in = max(1, values[0].shape[-1]) if values.ndim > 2 else 16
+            for k in range(n_trials):
+                values.data[k] += (1 + k) / fan_in**0.5 * torch.randn_like(values[k])
+    return bank
+
+
+def _differs(bank: Bank, way: Path, loaded: LoadedModel, chunks: Sequence[Chunk], kind: twin.Kind) -> str | None:
+    """Return in words by how much a trial's logits differ from the plain model's with its weights, or None."""
+    limit = TOLERANCE if loaded.model.dtype == torch.float64 else TOLERANCE_FP32
+    with torch.no_grad():
+        for chunk in chunks:
+            found = way.logits(chunk)
+            for k in range(bank.n_trials):
+                with _as_trial(loaded.model, bank, k):
+                    wanted = _plain_logits(loaded.model, chunk, kind)
+                off, scale = _distance(_seen(found[k], chunk, kind), wanted)
+                if not off <= limit * scale:
+                    return f"logits that differ by {off:.1e} where the largest is {scale:.1e}"
+    return None
+
+
+def _masks_differ(bank: Bank, way: Path, loaded: LoadedModel, chunk: Chunk) -> str | None:
+    """Return what is wrong with dropout: with one set of masks a trial's logits must not depend on its neighbours."""
+    settle_masks(bank, way, chunk)
+    with torch.no_grad(), bank.training():
+        before = way.logits(chunk)
+    for name in bank.params.names():
+        bank.params.trained(name).data[1:] *= -2
+    with torch.no_grad(), bank.training():
+        after = way.logits(chunk)
+    off, scale = _distance(before[0], after[0])
+    limit = TOLERANCE if loaded.model.dtype == torch.float64 else TOLERANCE_FP32
+    return None if off <= limit * scale else f"logits in training that move by {off:.1e} with another trial's weights"
+
+
+@contextmanager
+def _as_trial(plain: PreTrainedModel, bank: Bank, k: int) -> Iterator[None]:
+    """Let the plain model compute with trial k's weights while inside: parameters in place, adapters by hooks."""
+    own = dict(plain.named_parameters(remove_duplicate=False))
+    kept = {name: own[name].detach().clone() for name in bank.params.names() if name in own}
+    hooks = [_hook(plain, bank, shape, k) for shape in bank.shapes]
+    try:
+        with torch.no_grad():
+            for name in kept:
+                own[name].copy_(bank.params[name][k])
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in kept.items():
+                own[name].copy_(value)
+        for hook in hooks:
+            hook.remove()
+
+
+def _hook(plain: PreTrainedModel, bank: Bank, shape: LayerShape, k: int) -> Any:
+    """Add the method's map of trial k's parameters to what a layer returns, whatever the layout of its input."""
+    method = bank.method
+    weights = {name: bank.params[bank.slot(shape, name)][k : k + 1] for name in method.roles(shape)}
+    constants = {
+        name: value.to(weights[next(iter(weights))].dtype) if isinstance(value, Tensor) and value.is_floating_point()
+        else value
+        for name, value in method.constants(bank.trials[:1], shape).items()
+    }  # fmt: skip
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0]
+        flat = x.reshape(1, -1) if shape.kind == "embedding" else x.reshape(1, -1, x.shape[-1])
+        return output + method.delta(weights, constants, flat).reshape(output.shape).to(output.dtype)
+
+    return plain.get_submodule(shape.path).register_forward_hook(add)
+
+
+def _plain_logits(model: PreTrainedModel, chunk: Chunk, kind: twin.Kind) -> Tensor:
+    inputs = BankPath.inputs_of(model.config, chunk)
+    return _seen(model(**inputs).logits, chunk, kind)
+
+
+def _seen(logits: Tensor, chunk: Chunk, kind: twin.Kind) -> Tensor:
+    """Return the logits that mean something: [b, C], or those of the tokens, [N, V]."""
+    return logits if kind == "classification" else logits[chunk.row_N, chunk.position_N]
+
+
+def _distance(found: Tensor, wanted: Tensor) -> tuple[float, float]:
+    return float((found - wanted).abs().max()), float(wanted.abs().max())
+
+
+def _chunks(model: PreTrainedModel, kind: twin.Kind) -> list[Chunk]:
+    """Return a ragged and an even batch of random tokens, none of them special, in a chunk each."""
+    config = model.config
+    vocab = int(config.get_text_config().vocab_size)
+    special = {int(i) for key, value in config.to_dict().items() if key.endswith("token_id") and value is not None
+               for i in (value if isinstance(value, list) else [value])}  # fmt: skip
+    usual = np.array([i for i in range(4, min(vocab, twin.VOCAB // 2)) if i not in special])
+    rng = np.random.default_rng(0)
+    found = []
+    for lengths in (RAGGED, EVEN):
+        n, offsets = sum(lengths), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        types = rng.integers(0, 2, n).astype(np.int8) if BankPath.has_types(config) else None
+        prompts = np.ones(len(lengths), dtype=np.int64) if kind == "causal" else None
+        encoded = Encoded(
+            ids=rng.choice(usual, n).astype(np.int32), type_ids=types, offsets=offsets, prompt_lengths=prompts,
+            labels=np.zeros(len(lengths), dtype=np.int64), index=np.arange(len(lengths)),
+        )  # fmt: skip
+        found.append(Batches(encoded, device=CPU).chunk(np.arange(len(lengths))))
+    return found
+
+
+def _in_words(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}" if not isinstance(error, BadInput) else str(error))[:300]
+
+
+def _pattern(path: str) -> str:
+    """Return a path with every number in it as {}: the same for all layers."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "{}", path)
+
+
+def _key(small: PretrainedConfig, kind: twin.Kind, trial: Trial, shown: set[str], head: set[str], path: str) -> str:
+    own: Mapping[str, Any] = {
+        "config": small.to_dict(), "kind": kind, "method": trial.method, "mora_type": trial.mora_type,
+        "adapted": sorted(shown), "head": sorted(head), "path": path,
+        "transformers": metadata.version("transformers"), "torch": metadata.version("torch"),
+        "source": _source_hash(),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _source_hash() -> str:
+    return provenance.source_hash(FilePath(__file__).parent) + provenance.source_hash(FilePath(methods.__file__).parent)
+
+
+_KNOWN: dict[str, str | None] = {}
+
+
+def _recall(key: str, look: Callable[[], str | None]) -> str | None:
+    """Return what was found under this key: in this process, in the cache, or by looking now."""
+    if key not in _KNOWN:
+        path = cache.cache_dir() / "architectures" / f"{key}.json"
+        try:
+            _KNOWN[key] = json.loads(path.read_text(encoding="utf-8"))["problem"]
+        except (OSError, ValueError, KeyError, TypeError):
+            _KNOWN[key] = look()
+            _keep(path, _KNOWN[key])
+    return _KNOWN[key]
+
+
+def _keep(path: FilePath, problem: str | None) -> None:
+    def write(stream: BinaryIO) -> None:
+        stream.write(json.dumps({"problem": problem}).encode())
+
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second look
+        cache.write_atomic(path, write)
