@@ -124,10 +124,10 @@ def encode(
         rule = "must have an end token: it is what stops a generated text"
         raise BadInput(f"tokenizer of {located.name}", rule, way_out="add eos_token to its tokenizer_config.json")
     train = _encode_split(data.train, tokenizer, layout, max_length, "train", whole=False)
-    kept, held = text.split_off_select(data.train, n_select)
+    held_out = text.hold_out(data, n_select, prompts=layout.prompt is not None)
     return EncodedData(
-        train=text.take(train, kept),
-        select=text.take(train, held) if len(held) else None,
+        train=text.take(train, held_out.train),
+        select=text.take(train, held_out.select) if len(held_out.select) else None,
         eval=_encode_split(data.eval, tokenizer, layout, max_length, "eval", whole=metric in GENERATED),
         n_labels=0,
         metric=metric,

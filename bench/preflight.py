@@ -20,7 +20,7 @@ import numpy as np
 
 from bench import cache, causal, methods, models, provenance, runtime, study, targets, tasks, text, toy
 from bench.errors import BadInput
-from bench.text import Split, TextData
+from bench.text import HeldOut, Split, TextData
 
 if TYPE_CHECKING:
     from bench.models import Located
@@ -59,7 +59,7 @@ class Subject:
 
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
-        """Every trial of the grids."""
+        """Every trial of the grids, as the study asks for it."""
         return study.expand(
             self.study,
             data_hash=self.data.data_hash,
@@ -67,6 +67,16 @@ class Subject:
             default_targets=targets.default_targets(self.located.model_type) if _needs_targets(self.study) else (),
             task_name=self.task.name,
             model_name=self.located.name,
+        )
+
+    @functools.cached_property
+    def held_out(self) -> HeldOut | None:
+        """What of train is held out for choosing; None where the task has no texts."""
+        if not isinstance(self.data, TextData):
+            return None
+        layout = self.task.causal
+        return text.hold_out(
+            self.data, self.study.budget.n_select, prompts=layout is not None and layout.prompt is not None
         )
 
     @functools.cached_property

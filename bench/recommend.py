@@ -40,18 +40,19 @@ def choose(trials: Sequence[Trial], scores: Mapping[str, Score], *, higher_is_be
     return Winner(cell=good[place], objective=values[place], n_cells=n_cells)
 
 
-def trial_of_row(row: Mapping[str, Any], budget: TrainBudget) -> Trial | None:
-    """Return the trial of a stored row, given what rows do not hold; None where it is another study's.
+def trial_of_row(row: Mapping[str, Any], like: Trial) -> Trial | None:
+    """Return the trial of a stored row, with budget, meaning and version of `like`; None where it is another study's.
 
     It serves the rows of a search, whose trials no grid lists.
     """
-    values = {f.name: row[f.name] for f in fields(Trial) if f.name in row}
+    shared: dict[str, Any] = {"budget": like.budget, "meaning": like.meaning, "spec_version": like.spec_version}
+    values = {f.name: row[f.name] for f in fields(Trial) if f.name in row and f.name not in shared}
     for name in ("target_modules", "layers_to_transform"):
         found = None if row[name] is None else json.loads(row[name])
         values[name] = tuple(found) if isinstance(found, list) else found
     policy = row["head_policy"]
     values["head_policy"] = policy if policy in HEAD_POLICIES else float(policy)
-    trial = Trial(**values, budget=budget)
+    trial = Trial(**values, **shared)
     return trial if trial.trial_id == row["trial_id"] else None
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from bench.spec import Trial
 
-SCHEMA_VERSION = 1  # raised on purpose when a column changes its meaning, name or type
+SCHEMA_VERSION = 2  # raised on purpose when a column changes its meaning, name or type
 
 
 class Status(StrEnum):
@@ -158,6 +158,12 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="max_grad_norm", type=_F, meaning="each trial's gradient is clipped to this norm; null: not clipped"),
     Column(name="precision", type=_S, meaning="fp64, fp32, bf16 or fp16 of the base; adapters are at least fp32"),
     Column(name="metric_name", type=_S, meaning="the task's metric"),
+    Column(name="tokenizer_hash", type=_S, meaning="hash of the tokenizer's files"),
+    Column(name="encoding_version", type=_I, meaning="how texts become token ids: special tokens, cutting"),
+    Column(name="template", type=_S, meaning="the prompt of a causal task, with {prompt} in it; null: no prompts"),
+    Column(name="n_select", type=_I, meaning="training examples held out for choosing"),
+    Column(name="select_by", type=_S, meaning="how they were chosen; null where none are held out"),
+    Column(name="n_left_out", type=_I, meaning="training examples left out for sharing texts with those held out"),
     Column(name="metric_value", type=_F, meaning="the score: the metric at the last step on the evaluation split"),
     Column(name="metric_stderr", type=_F, meaning="standard error over the evaluation examples, not over seeds"),
     Column(name="accuracy", type=_F, meaning="share of the evaluation split that is right: label, or whole text"),
@@ -196,6 +202,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="versions", type=_S, meaning="JSON: versions of python, torch, transformers, ..."),
     Column(name="device", type=_S, meaning="name of the device"),
     Column(name="attempt", type=_I, meaning="number of an oom or failed attempt; null in a finished row"),
+    Column(name="spec_version", type=_I, meaning="version of trial_id: what it is a hash of; null: 1"),
     Column(name="schema_version", type=_I, meaning="version of this table"),
 )
 
@@ -227,13 +234,15 @@ def to_row(record: Record) -> dict[str, Any]:
         "target_modules": _json(trial.target_modules),
         "layers_to_transform": _json(trial.layers_to_transform),
         "status": str(outcome.status),
+        "metric_name": trial.meaning.metric_name or outcome.metric_name,
         "curve": [_point(point) for point in outcome.curve],
         "pack_id": record.pack_id,
         "pack_size": record.pack_size,
         "attempt": record.attempt,
         "schema_version": SCHEMA_VERSION,
     }
-    return {name: _pick(name, sources, trial, budget, outcome, record.provenance) for name in SCHEMA.names}
+    rest = (trial, budget, outcome, record.provenance, trial.meaning)
+    return {name: _pick(name, sources, *rest) for name in SCHEMA.names}
 
 
 def to_table(records: list[Record]) -> pa.Table:

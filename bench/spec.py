@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
@@ -21,7 +21,17 @@ SCHEDULES: tuple[Schedule, ...] = ("linear", "constant", "cosine")
 INITS: tuple[Init, ...] = ("zero_B", "zero_A", "nonzero")
 HEAD_POLICIES = ("eta_A", "peft", "paper")  # or a number
 
-SPEC_VERSION = 1  # part of every trial_id: raised only when the meaning of a field changes
+SPEC_VERSION = 2  # part of every trial_id: raised only when the meaning of a field changes
+# What an id of version 1 is made of. Frozen: rows of that version are found by it (see `Trial.as_version_1`).
+_TRIAL_1 = (
+    "task", "model", "data_hash", "model_hash", "method", "seed", "eta_A", "eta_B", "rank", "lora_alpha", "use_rslora",
+    "lora_dropout", "init", "target_modules", "layers_to_transform", "loraplus_lr_embedding", "mora_type",
+    "mora_rounding", "head_policy",
+)  # fmt: skip
+_BUDGET_1 = (
+    "max_steps", "batch_size", "max_length", "optimizer", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay",
+    "lr_scheduler_type", "warmup_steps", "max_grad_norm", "precision", "eval_steps", "n_select",
+)  # fmt: skip
 
 
 def round_rate(rate: float) -> float:
@@ -49,7 +59,25 @@ class TrainBudget:
     max_grad_norm: float | None = 1.0  # per trial; None: no clipping
     precision: Precision = "fp32"
     eval_steps: int  # the curve has a point every eval_steps steps and at the last one
-    n_select: int = 1000  # training examples held out for choosing (10 % of train if that is fewer); 0: none
+    n_select: int = 1000  # training examples held out for choosing, at most; in a trial the real number; 0: none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meaning:
+    """What feeds and scores a trial beside its settings, its data and its base model: the same in a whole study.
+
+    Each field is a column of the row under the same name, so that a mismatch can be told in words.
+    """
+
+    metric_name: str = ""
+    tokenizer_hash: str = ""
+    encoding_version: int = 0  # how texts become token ids: text.ENCODING_VERSION
+    template: str | None = None  # the prompt of a causal task
+    select_by: str | None = None  # how the held-out part was chosen; None: nothing is held out
+    n_left_out: int = 0  # training examples left out because they have texts in common with the held-out part
+
+
+NO_MEANING = Meaning()  # of trials that are never stored
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: its id is worked out once and kept
@@ -80,14 +108,24 @@ class Trial:
     mora_rounding: Literal["floor", "nearest"] | None = None
     head_policy: str | float = "eta_A"
     budget: TrainBudget
+    meaning: Meaning = NO_MEANING
+    spec_version: int = SPEC_VERSION  # 1: of a stored row of that version, never of a new run
 
     @functools.cached_property
     def trial_id(self) -> str:
-        """16 hex digits: the hash of every setting of the resolved trial, of its data and of its base model."""
+        """16 hex digits: the hash of every setting of the resolved trial, of its data, base model and meaning."""
+        if self.spec_version == 1:
+            return _digest({"spec_version": 1, **_named(self, _TRIAL_1), "budget": _named(self.budget, _BUDGET_1)})
         # As asdict, which copies deeply and takes four times as long.
-        settings = {f.name: getattr(self, f.name) for f in fields(Trial)}
-        settings["budget"] = {name: getattr(self.budget, name) for name in TrainBudget.__slots__}
-        return _digest({"spec_version": SPEC_VERSION, **settings})
+        settings = _named(self, (f.name for f in fields(Trial)))
+        settings["budget"] = _named(self.budget, TrainBudget.__slots__)
+        settings["meaning"] = _named(self.meaning, Meaning.__slots__)
+        return _digest(settings)
+
+    def as_version_1(self, n_select: int) -> Trial:
+        """Return the trial as version 1 had it: its id knew no meaning, and held the `n_select` that was asked for."""
+        meaning = Meaning(metric_name=self.meaning.metric_name)
+        return replace(self, spec_version=1, meaning=meaning, budget=replace(self.budget, n_select=n_select))
 
     @property
     def lr_ratio(self) -> float | None:
@@ -163,6 +201,10 @@ class Study:
     min_lr_ratio: float | None = None  # cells of a smaller eta_B / eta_A are left out of the grid
     clip: float | None = None  # figures in the paper's form: cells worse than this metric share one colour
     data_dir: str | None = field(default=None, compare=False)
+
+
+def _named(source: object, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
 
 
 def _digest(value: object) -> str:

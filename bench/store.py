@@ -82,6 +82,14 @@ def load(directory: Path) -> pa.Table:
     return scan(directory).table
 
 
+def load_columns(directory: Path, columns: Sequence[str]) -> pa.Table:
+    """Return these columns of the finished rows; a trial that is in two parts comes twice."""
+    tables, _ = _read_all(directory / TRIALS, list(dict.fromkeys(("trial_id", *columns))))
+    schema = pa.schema([SCHEMA.field(name) for name in columns], metadata=SCHEMA.metadata)
+    plain = (table.select(list(columns)).replace_schema_metadata(SCHEMA.metadata) for table in tables.values())
+    return pa.concat_tables([schema.empty_table(), *plain])
+
+
 def load_attempts(directory: Path) -> pa.Table:
     """Return every attempt that ran out of memory or failed, as exactly SCHEMA, oldest first."""
     tables, _ = _read_all(directory / ATTEMPTS, None)
@@ -90,9 +98,8 @@ def load_attempts(directory: Path) -> pa.Table:
 
 def finished_ids(directory: Path) -> frozenset[str]:
     """Return the ids of the trials that need no further run; reads two columns."""
-    tables, _ = _read_all(directory / TRIALS, ["trial_id", "status"])
-    done = (t.filter(pc.field("status").isin(_FINISHED)).column("trial_id").to_pylist() for t in tables.values())
-    return frozenset(trial_id for ids in done for trial_id in ids)
+    found = load_columns(directory, ("trial_id", "status"))
+    return frozenset(found.filter(pc.field("status").isin(_FINISHED)).column("trial_id").to_pylist())
 
 
 def recover(directory: Path) -> Scan:

@@ -21,7 +21,7 @@ from bench.settings import fields, layer
 from bench.settings.files import DEFAULTS, STUDIES_DIR, find, names, parse, profiles, shown_as
 from bench.settings.layer import Layer
 from bench.settings.overrides import read as read_options
-from bench.spec import MethodGrid, Study, TrainBudget, Trial, round_rate
+from bench.spec import NO_MEANING, Meaning, MethodGrid, Study, TrainBudget, Trial, round_rate
 
 __all__ = ["STUDIES_DIR", "cells", "expand", "load", "make_trial", "names"]
 
@@ -84,6 +84,7 @@ def expand(
     data_hash: str,
     model_hash: str,
     default_targets: str | tuple[str, ...],
+    meaning: Meaning = NO_MEANING,
     task_name: str | None = None,
     model_name: str | None = None,
 ) -> tuple[Trial, ...]:
@@ -99,6 +100,7 @@ def expand(
         "data_hash": data_hash,
         "model_hash": model_hash,
         "budget": study.budget,
+        "meaning": meaning,
     }
     every = (
         make_trial(grid.method, {**cell, "seed": seed}, shared=shared, default_targets=default_targets)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import fmean, stdev
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from bench import choice
+from bench.errors import one_line
 from bench.record import Status
-from bench.spec import MethodGrid, Trial
+from bench.spec import Meaning, MethodGrid, Trial
 
 # What a diverged trial counts as when cells are compared, and what Optuna is told: finite, and never above a score
 # (a correlation can be as low as -1).
 WORST_SCORE, WORST_LOSS = -1.0, 1e30
 MIN_SEEDS_FOR_SPREAD = 3
+SHORT = 60  # characters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,21 +118,66 @@ def borders(trials: Sequence[Trial], best: Iterable[BestCell], grids: Iterable[M
     )
 
 
-def strangers(rows: Iterable[Mapping[str, Any]], trials: Iterable[Trial]) -> tuple[str, ...]:
-    """Return a warning where rows of the same task and model rest on other data, or on another base model, than now."""
-    now = {(t.task, t.model): (t.data_hash, t.model_hash) for t in trials}
-    known = [(now[row["task"], row["model"]], row) for row in rows if (row["task"], row["model"]) in now]
-    data = sum(row["data_hash"] != hashes[0] for hashes, row in known)
-    model = sum(row["model_hash"] != hashes[1] for hashes, row in known)
-    text = "finished rows rest on {} than now (another {}); they are kept and do not count, unless it is put back"
-    return tuple(
-        f"{n:,} {text.format(what, column)}"
-        for n, what, column in ((data, "other data", "data_hash"), (model, "another base model", "model_hash"))
-        if n
-    )
+MEANING_COLUMNS = (
+    "task", "model", "data_hash", "model_hash", *(f.name for f in fields(Meaning)), "n_select", "spec_version",
+)  # fmt: skip
+_NOT_COMPARED = ("task", "model", "n_left_out")  # the first two say which trial a row is held against
 
 
-STRANGER_COLUMNS = ("task", "model", "data_hash", "model_hash")
+def own_rows(table: pa.Table, trials: Iterable[Trial]) -> tuple[pa.Table, tuple[str, ...]]:
+    """Return the rows without those that mean something else than a row of these trials would, and a line on those.
+
+    Meaning is whatever feeds or scores a trial: data, base model, metric, tokenizer, template, held-out part, version.
+    Rows of a task or model that none of the trials has stay.
+    """
+    meanings = {(t.task, t.model): _meaning_of(t) for t in trials}
+    rows = table.select(MEANING_COLUMNS).to_pylist()
+    now = [meanings.get((row["task"], row["model"])) for row in rows]
+    found = [() if one is None else _differences(row, one) for row, one in zip(rows, now, strict=True)]
+    differing = [item for item in found if item]
+    if not differing:
+        return table, ()
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for name, was, is_now in itertools.chain.from_iterable(differing):
+        counts.setdefault((name, is_now), Counter())[was] += 1
+    told = ", ".join(f"{name} {_several(was, len(differing))} (now {value})" for (name, value), was in counts.items())
+    line = f"{len(differing):,} finished rows mean something else than now: {told}; they are kept and do not count"
+    return table.filter(pa.array([not item for item in found])), (line,)
+
+
+def _meaning_of(trial: Trial) -> dict[str, Any]:
+    of_trial = {name: getattr(trial, name) for name in ("task", "model", "data_hash", "model_hash", "spec_version")}
+    return {**of_trial, **asdict(trial.meaning), "n_select": trial.budget.n_select}
+
+
+def _differences(row: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """Return (column, what the row says, what it would say now) for each column that differs.
+
+    Rows of version 1 say no more than data, base model and metric.
+    """
+    version = row["spec_version"] or 1
+    known = MEANING_COLUMNS if version != 1 else ("data_hash", "model_hash", "metric_name")
+    found = [
+        (name, _short(row[name]), _short(now[name]))
+        for name in known
+        if name not in (*_NOT_COMPARED, "spec_version") and now[name] != "" and row[name] != now[name]
+    ]
+    if version != now["spec_version"]:
+        found.append(("spec_version", str(version), str(now["spec_version"])))
+    return tuple(found)
+
+
+def _short(value: object) -> str:
+    """Return a value for a line of text: a template may be long and have several lines."""
+    text = one_line(str(value))
+    return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."
+
+
+def _several(values: Counter[str], n: int) -> str:
+    """Return `accuracy`, or `accuracy in 3, f1 in 2` where not all of the n rows say the same."""
+    if list(values.values()) == [n]:
+        return next(iter(values))
+    return ", ".join(f"{value} in {count:,}" for value, count in values.items())
 
 
 def _shown(name: str, trial: Trial) -> str:

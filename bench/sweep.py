@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import estimate as cost
 from bench import lock, packing, planner, store
+from bench.errors import BadInput
 from bench.events import Event, Noted, Options, PackStarted, PackStored, Preview, Started, SweepSummary, Warned
 from bench.executors import AbstractExecutor
 from bench.interrupt import Guard
@@ -85,6 +86,9 @@ def run(
     """
     from bench.sweeper import Sweeper  # and with it Optuna, which `preview` does without
 
+    if any(trial.spec_version == 1 for trial in trials):
+        rule = "must be of the current version: rows of version 1 can be read, not added to"
+        raise BadInput(f"study {study.name}", rule, way_out="resolve the study anew")
     directory = results_dir / study.name
     with lock.hold(directory), Guard() as guard:
         lock.prove_writable(directory / store.TRIALS, directory / store.ATTEMPTS)

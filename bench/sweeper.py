@@ -73,10 +73,11 @@ class Sweeper:
         found = store.recover(self.directory)
         for finding in found.findings:
             self.warn(str(finding))
-        for line in summary.strangers(found.table.select(summary.STRANGER_COLUMNS).to_pylist(), self.trials.values()):
+        table, lines = summary.own_rows(found.table, self.trials.values())
+        for line in lines:
             self.warn(line)
         columns = list(dict.fromkeys([*SCORE_COLUMNS, *ROW_COLUMNS]))
-        rows = {row["trial_id"]: row for row in found.table.select(columns).to_pylist()}
+        rows = {row["trial_id"]: row for row in table.select(columns).to_pylist()}
         self.scores = {trial_id: Score.of_row(row) for trial_id, row in rows.items()}
         return rows, found.part_of
 

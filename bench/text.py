@@ -90,6 +90,25 @@ def hash_data(train: Split, evaluation: Split) -> str:
     return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """What of the training split is trained on, and what is held out for choosing: places in it, sorted."""
+
+    train: npt.NDArray[np.int64]  # [n_train]
+    select: npt.NDArray[np.int64]  # [n_select]
+    n_left_out: int  # examples in neither: they have texts in common with those held out
+    by: str | None  # how those were chosen; None: none are held out
+
+
+def hold_out(data: TextData, n_select: int, *, prompts: bool = False) -> HeldOut:
+    """Return which training examples are held out: `n_select` of them, or as many as can be.
+
+    `prompts`: what joins two examples is their first text, a prompt, and not the second, its target.
+    """
+    kept, held = split_off_select(data.train, n_select)
+    return HeldOut(train=kept, select=held, n_left_out=0, by="hash of the texts" if len(held) else None)
+
+
 def split_off_select(train: Split, n_select: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the places in `train` of the examples to train on and of those held out for choosing, both sorted.
 
@@ -134,10 +153,10 @@ def encode(
     train, evaluation = (
         _encode_split(split, located, max_length, cache_dir or cache.cache_dir()) for split in (data.train, data.eval)
     )
-    kept, held = split_off_select(data.train, n_select)
+    held_out = hold_out(data, n_select)
     return EncodedData(
-        train=take(train, kept),
-        select=take(train, held) if len(held) else None,
+        train=take(train, held_out.train),
+        select=take(train, held_out.select) if len(held_out.select) else None,
         eval=evaluation,
         n_labels=n_labels,
         metric=metric,

@@ -23,7 +23,7 @@ from bench.summary import MIN_SEEDS_FOR_SPREAD, right_bits, spread_of_mean
 
 # What a cell is: every setting of a trial but its seed. Derived columns (lr_ratio, head_learning_rate) are left out.
 SETTINGS: tuple[str, ...] = (
-    *(f.name for f in fields(Trial) if f.name not in ("seed", "budget")),
+    *(f.name for f in fields(Trial) if f.name not in ("seed", "budget", "meaning", "spec_version")),
     *(f.name for f in fields(TrainBudget) if f.name not in ("eval_steps", "n_select")),
 )
 _OTHERS = tuple(name for name in SETTINGS if name not in choice.AXES)

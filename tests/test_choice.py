@@ -59,7 +59,7 @@ def test_neighbours_of_a_two_dimensional_grid_share_one_rate() -> None:
 def test_a_diverged_cell_is_never_best_whatever_the_metric(name: str) -> None:
     """Correlations go down to -1: a cell at -0.02, or at -1, is better than one that diverged."""
     better = METRICS[name].higher_is_better
-    for score in ((-0.02, -1.0, 0.0) if better else (0.7, 1e9, 1e30)):
+    for score in (-0.02, -1.0, 0.0) if better else (0.7, 1e9, 1e30):
         bad, good = trial("lora", 1e-4, ratio=1), trial("lora", 1e-3, ratio=1)
         scores = {
             t.trial_id: summary.Score(

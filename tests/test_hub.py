@@ -96,7 +96,13 @@ def hub(repos: hub_server.Repos) -> Iterator[tuple[str, list[str]]]:
 
 
 def _start(
-    home: Path, endpoint: str, model: str = MODEL, task: str = "sst2", *, code: str = FIND, patient: bool = True,
+    home: Path,
+    endpoint: str,
+    model: str = MODEL,
+    task: str = "sst2",
+    *,
+    code: str = FIND,
+    patient: bool = True,
     **env: str,
 ) -> subprocess.Popen[str]:
     """Start a process of its own, because the clients read their settings when they are imported."""

@@ -24,7 +24,7 @@ from bench.engine.run import EngineOptions, choose_path, run_pack
 from bench.methods._base import Role, rate_of
 from bench.models._base import LoadedModel
 from bench.record import to_table
-from bench.spec import Pack, Trial
+from bench.spec import Meaning, Pack, Trial
 from bench.summary import Score
 from bench.text import EncodedData
 from tests.oracle import padded
@@ -75,8 +75,9 @@ def test_a_trial_comes_back_from_its_row(policy: str | float) -> None:
     for t in (*lora_grid((1e-3,), (4,), (3,)), planned("full", 1e-4), planned("mora", 1e-3, mora_type=6)):
         one = replace(t, head_policy=policy)
         (row,) = to_table([record(one, np.random.default_rng(0))]).to_pylist()
-        assert recommend.trial_of_row(row, one.budget) == one
-        assert recommend.trial_of_row(row, replace(one.budget, n_select=7)) is None
+        assert recommend.trial_of_row(row, one) == one
+        assert recommend.trial_of_row(row, replace(one, budget=replace(one.budget, n_select=7))) is None
+        assert recommend.trial_of_row(row, replace(one, meaning=Meaning(metric_name="f1"))) is None
 
 
 # --- as a study ---------------------------------------------------------------------------------------------------

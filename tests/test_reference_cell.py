@@ -60,11 +60,11 @@ def trial_of(row: dict[str, Any]) -> Trial:
     """Return the LoRA trial that a row tells of."""
     names = ("task", "model", "data_hash", "model_hash", "method", "seed", "eta_A", "eta_B", "rank", "lora_alpha",
              "use_rslora", "lora_dropout", "init", "head_policy")  # fmt: skip
-    of_budget = {name: row[name] for name in TrainBudget.__slots__ if name in row}
+    of_budget = {name: row[name] for name in TrainBudget.__slots__ if name in row and name != "n_select"}
     steps = row["curve"][0]["step"]
     member = Trial(
         **{name: row[name] for name in names}, target_modules=tuple(json.loads(row["target_modules"])),
         budget=TrainBudget(**of_budget, eval_steps=steps, n_select=1000),
-    )  # fmt: skip
+    ).as_version_1(1000)  # fmt: skip
     assert member.trial_id == row["trial_id"], "the row tells its trial whole"
     return member

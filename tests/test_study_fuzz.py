@@ -37,9 +37,7 @@ SCALARS = st.one_of(
 )
 VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.lists(st.lists(SCALARS, max_size=2), max_size=2))
 TABLES = ["", "[train]", "[adapter]", '[grid."lora+"]', "[grid.lora]", "[grid.mora]", "[profile.quick]", "[x]"]
-RELAXED = settings(
-    max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+RELAXED = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 def toml(value: Any) -> str:

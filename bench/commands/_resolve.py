@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from bench import preflight, runtime
+from bench import preflight, runtime, study, summary, text
 from bench.models import Located
-from bench.spec import Study, Trial
+from bench.spec import Meaning, MethodGrid, Study, Trial
 from bench.summary import SCORE_COLUMNS, BestCell, Score, best_cells, borders
 from bench.sweep import Options
 from bench.tasks import Task
@@ -19,9 +19,10 @@ from bench.toy import ToyData
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolved:
-    """A study with everything its trials stand on."""
+    """A study with everything its trials stand on. Its budget's n_select is how many are really held out."""
 
     study: Study
+    n_select_asked: int  # by the study, before it was known how many can be held out
     task: Task
     data: TextData | ToyData
     located: Located
@@ -29,9 +30,18 @@ class Resolved:
 
     @classmethod
     def of(cls, subject: preflight.Subject) -> Resolved:
-        """Return a subject whose parts are all read."""
-        return cls(study=subject.study, task=subject.task, data=subject.data, located=subject.located,
-                   trials=subject.trials)  # fmt: skip
+        """Return a subject whose parts are all read; its trials hold how many examples are really held out."""
+        asked = subject.study.budget
+        budget = replace(asked, n_select=asked.n_select if subject.held_out is None else len(subject.held_out.select))
+        meaning = _meaning(subject)
+        return cls(
+            study=replace(subject.study, budget=budget),
+            n_select_asked=asked.n_select,
+            task=subject.task,
+            data=subject.data,
+            located=subject.located,
+            trials=tuple(replace(trial, budget=budget, meaning=meaning) for trial in subject.trials),
+        )
 
     @property
     def ids(self) -> frozenset[str]:
@@ -42,6 +52,37 @@ class Resolved:
     def is_search(self) -> bool:
         """Whether trials are chosen as results come in: then `trials` only spans the space, and every row counts."""
         return self.study.sampler == "tpe"
+
+    def reading(self, table: pa.Table) -> tuple[Resolved, pa.Table, tuple[str, ...]]:
+        """Return how rows of a directory are read: the study by their ids, the rows that count, and lines to print.
+
+        Rows with another meaning than the study has now are left out. Where all that are left are of version 1, the
+        study's trials have the ids of that version, so that older results are still read, drawn and compared.
+        """
+        own, told = summary.own_rows(table, self.trials[:1])
+        if own.num_rows:
+            return self, own, told
+        older = replace(self, trials=tuple(trial.as_version_1(self.n_select_asked) for trial in self.trials))
+        own_1, told_1 = summary.own_rows(table, older.trials[:1])
+        if not own_1.num_rows:
+            return self, own, told
+        line = f"{own_1.num_rows:,} rows are of version 1: here they count as they are; a sweep runs their trials anew"
+        return older, own_1, (line, *told_1)
+
+    def of_grid(self, grid: MethodGrid) -> tuple[Trial, ...]:
+        """Return the study's trials of one grid alone: LoRA+'s cells of ratio 1, say, beside those of LoRA's grid."""
+        first = self.trials[0]
+        targets_known = next((t.target_modules for t in self.trials if t.target_modules is not None), ())
+        trials = study.expand(
+            replace(self.study, grids=(grid,)),
+            data_hash=first.data_hash,
+            model_hash=first.model_hash,
+            default_targets=targets_known,
+            meaning=first.meaning,
+            task_name=first.task,
+            model_name=first.model,
+        )
+        return trials if first.spec_version != 1 else tuple(t.as_version_1(self.n_select_asked) for t in trials)
 
     def sweep_options(self, **more: Any) -> Options:
         """Return how the study is swept on its device."""
@@ -82,3 +123,18 @@ def resolve_to_train(chosen: Study) -> Resolved:
     subject = preflight.Subject(chosen)
     preflight.require(subject)
     return Resolved.of(subject)
+
+
+def _meaning(subject: preflight.Subject) -> Meaning:
+    """Return what feeds and scores the trials."""
+    task, held_out = subject.task, subject.held_out
+    if held_out is None:
+        return Meaning(metric_name=task.metric)
+    return Meaning(
+        metric_name=task.metric,
+        tokenizer_hash=subject.located.tokenizer_hash,
+        encoding_version=text.ENCODING_VERSION,
+        template=None if task.causal is None or task.causal.prompt is None else task.causal.template,
+        select_by=held_out.by,
+        n_left_out=held_out.n_left_out,
+    )

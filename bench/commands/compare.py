@@ -82,25 +82,9 @@ def chosen_study(selection: Selection) -> Study:
 
 def arms_of(resolved: Resolved) -> tuple[Arm, ...]:
     """Return the arms of a study: its trials, grid by grid."""
-    from bench import study
     from bench.comparison import arms
 
-    first = resolved.trials[0]
-    targets = next((t.target_modules for t in resolved.trials if t.target_modules is not None), ())
-    return arms.arms_of(
-        (
-            grid.method,
-            study.expand(
-                replace(resolved.study, grids=(grid,)),
-                data_hash=first.data_hash,
-                model_hash=first.model_hash,
-                default_targets=targets,
-                task_name=first.task,
-                model_name=first.model,
-            ),
-        )
-        for grid in resolved.study.grids
-    )
+    return arms.arms_of((grid.method, resolved.of_grid(grid)) for grid in resolved.study.grids)
 
 
 def fresh_of(resolved: Resolved, trials: tuple[Trial, ...], suffix: str) -> Resolved:

@@ -28,12 +28,14 @@ def command(
     ] = False,
 ) -> int:
     """Print trials, packs, what is finished and the time estimate, and stop."""
-    from bench import sweep
+    from bench import store, summary, sweep
     from bench.commands import _resolve, _show
 
     resolved = _resolve.resolve_to_train(selection.study())
-    options = resolved.sweep_options()
-    print(_show.heading(resolved, selection.directory(resolved.study), options.place.device))
+    options, directory = resolved.sweep_options(), selection.directory(resolved.study)
+    print(_show.heading(resolved, directory, options.place.device))
+    for line in summary.own_rows(store.load_columns(directory, summary.MEANING_COLUMNS), resolved.trials[:1])[1]:
+        print(f"warning: {line}")
     print()
     if calibrate:
         _calibrate(resolved, options, selection.results_dir)

@@ -44,6 +44,9 @@ def _of_study(selection: Selection, form: str) -> Iterator[Path]:
     # A figure study may draw another study's rows, so that no trial runs twice.
     rows_from = resolved.study.rows_from
     table = store.load(directory if rows_from is None else selection.results_dir / rows_from)
+    resolved, table, told = resolved.reading(table)
+    for line in told:
+        print(f"warning: {line}")
     row_ids, ids = table.column("trial_id").to_pylist(), resolved.ids
     n_rows = len(row_ids) if resolved.is_search else len(ids.intersection(row_ids))
     if n_rows == 0:

@@ -32,7 +32,8 @@ def command(selection: Selection, save: Annotated[Path | None, typer.Option("--s
     if save is not None:
         _check_new(save)
     resolved = (_resolve.resolve if save is None else _resolve.resolve_to_train)(selection.study())
-    winner, trials = _winner(resolved, selection)
+    resolved, table = _read(resolved, selection)
+    winner, trials = _winner(resolved, table, selection)
     comment = _words(winner, resolved)
     print(comment)
     print(f"\n{code_of(winner.cell.trial, resolved)}\n")
@@ -58,17 +59,29 @@ def code_of(trial: Trial, resolved: Resolved) -> str:
     return recommend.peft_code(trial, modules_to_save=modules_to_save(loaded))
 
 
-def _winner(resolved: Resolved, selection: Selection) -> tuple[Winner, tuple[Trial, ...]]:
+def _read(resolved: Resolved, selection: Selection) -> tuple[Resolved, pa.Table]:
+    """Return the study's rows, and the study as they are to be read; say what does not count."""
+    from bench import store
+
+    resolved, table, told = resolved.reading(store.load(_directory(resolved, selection)))
+    for line in told:
+        print(f"warning: {line}")
+    return resolved, table
+
+
+def _directory(resolved: Resolved, selection: Selection) -> Path:
+    return selection.results_dir / (resolved.study.rows_from or resolved.study.name)
+
+
+def _winner(resolved: Resolved, table: pa.Table, selection: Selection) -> tuple[Winner, tuple[Trial, ...]]:
     """Return the winning cell and every trial that could have won.
 
     Raises:
         BadInput: where no trial of the study is finished, or none has a score.
     """
-    from bench import recommend, store
+    from bench import recommend
     from bench.summary import SCORE_COLUMNS, Score
 
-    directory = selection.results_dir / (resolved.study.rows_from or resolved.study.name)
-    table = store.load(directory)
     trials = _trials(resolved, table)
     ids = {trial.trial_id for trial in trials}
     rows = table.select(list(SCORE_COLUMNS)).to_pylist()
@@ -77,7 +90,8 @@ def _winner(resolved: Resolved, selection: Selection) -> tuple[Winner, tuple[Tri
     if winner is None:
         got = f"{len(scores)} finished, none with a score" if scores else None
         way_out = "run make sweep with the same options first"
-        raise BadInput(str(directory), "there must be a trial with a score", got=got, way_out=way_out)
+        where = str(_directory(resolved, selection))
+        raise BadInput(where, "there must be a trial with a score", got=got, way_out=way_out)
     return winner, trials
 
 
@@ -87,7 +101,7 @@ def _trials(resolved: Resolved, table: pa.Table) -> tuple[Trial, ...]:
 
     if not resolved.is_search:
         return resolved.trials
-    found = (recommend.trial_of_row(row, resolved.study.budget) for row in table.to_pylist())
+    found = (recommend.trial_of_row(row, resolved.trials[0]) for row in table.to_pylist())
     return tuple(trial for trial in found if trial is not None)
 
 

@@ -54,7 +54,10 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
     study, better = resolved.study, resolved.task.higher_is_better
     directory = selection.directory(study)
     rows_in = directory if study.rows_from is None else selection.results_dir / study.rows_from
-    rows = store.load(rows_in).to_pandas()
+    resolved, table, told = resolved.reading(store.load(rows_in))
+    for line in told:
+        print(f"warning: {line}")
+    rows = table.to_pandas()
     finished = rows["trial_id"] if resolved.is_search else rows.loc[rows["trial_id"].isin(resolved.ids), "trial_id"]
     if finished.empty:
         way_out = f"run make sweep with the same options first, or report another study than {study.name}"
@@ -63,7 +66,7 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
         info = StudyInfo(name=study.name, higher_is_better=better)
     else:
         info = StudyInfo.of(study, resolved.trials, higher_is_better=better)
-    borders = () if resolved.is_search else resolved.best(store.load(rows_in))[1]
+    borders = () if resolved.is_search else resolved.best(table)[1]
     path = study_path(selection)
     source = Source(
         command=command_line(selection),

@@ -47,7 +47,8 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
     from bench.commands import _show
 
     found = store.scan(directory)
-    rows = dict(zip(*(found.table.column(name).to_pylist() for name in ("trial_id", "status")), strict=True))
+    resolved, table, told = resolved.reading(found.table)
+    rows = dict(zip(*(table.column(name).to_pylist() for name in ("trial_id", "status")), strict=True))
     attempts = frozenset(store.load_attempts(directory).column("trial_id").to_pylist())
     lines = [_show.heading(resolved, directory, runtime.place_of(resolved.study.device).device), ""]
     if resolved.is_search:
@@ -58,10 +59,10 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
         n_wanted, n_finished = len(resolved.trials), len(resolved.ids & rows.keys())
         lines.append(_show.progress(resolved.trials, rows, attempts))
     lines.append(_show.at_work(live.read(directory), n_finished, n_wanted))
-    best, on_border = ((), ()) if resolved.is_search else resolved.best(found.table)
+    best, on_border = ((), ()) if resolved.is_search else resolved.best(table)
     if best:
         lines += ["", _show.best_table(best, resolved.task.metric, len(resolved.study.seeds))]
-    lines += [f"warning: {warning}" for warning in (*on_border, *found.findings)]
+    lines += [f"warning: {warning}" for warning in (*told, *on_border, *found.findings)]
     return n_finished >= n_wanted, "\n".join(lines)
 
 

@@ -42,12 +42,14 @@ def command(
     found = store.scan(directory)
     if not found.table.num_rows and not found.findings:
         raise BadInput(str(directory), "there must be finished trials", way_out="run make sweep first")
+    read, table, told = resolved.reading(found.table)
     problems = verify.check(
         list(_run.rows(found.table, verify.ROW_COLUMNS).values()),
         found=found.findings,
-        trials=() if resolved.is_search else resolved.trials,
+        strangers=told,
+        trials=() if resolved.is_search else read.trials,
         attempts=frozenset(store.load_attempts(directory).column("trial_id").to_pylist()),
-        borders=() if resolved.is_search else resolved.best(found.table)[1],
+        borders=() if resolved.is_search else read.best(table)[1],
         parallel=parallel,
     )
     for problem in problems:

@@ -137,9 +137,7 @@ def _curve(found: Sequence[Cell], *, floor: float, higher_is_better: bool) -> tu
     ranked = ordered(found, higher_is_better=higher_is_better)[::-1]
     held_out = all(cell.chosen_by == "select_metric" for cell in found)
     by = range(len(ranked))  # the place in the order, so that of equals the curve takes the one that tuning takes
-    select = stats.expected_best(
-        [_floored(c, c.select if held_out else c.metric, floor) for c in ranked], chosen_by=by
-    )
+    select = stats.expected_best([_floored(c, c.select if held_out else c.metric, floor) for c in ranked], chosen_by=by)
     metric = stats.expected_best([_floored(c, c.metric, floor) for c in ranked], chosen_by=by)
     known = [cell.train_seconds for cell in found if cell.train_seconds is not None]
     each = fmean(known) if len(known) == len(found) else None

@@ -24,6 +24,7 @@ ROW_COLUMNS = (
     "timing_mode", "pack_id", "pack_size", "started_at", "git_commit", "git_dirty", "source_hash", "device",
     "schema_version",
 )  # fmt: skip
+_APART = "move rows apart that do not belong together, or put back what was changed"
 _OF_TRIAL = ("method", "task", "model", "data_hash", "model_hash", "seed", "rank", "mora_type", "eta_A", "eta_B")
 _OF_BUDGET = ("max_steps", "batch_size")
 _SECONDS = ("setup_seconds", "compile_seconds", "train_seconds", "eval_seconds")
@@ -49,6 +50,7 @@ def check(
     trials: Sequence[Trial] = (),
     attempts: Collection[str] = (),
     borders: Iterable[str] = (),
+    strangers: Iterable[str] = (),
     parallel: int = 1,
 ) -> tuple[Problem, ...]:
     """Return every problem of a results directory, errors first.
@@ -59,6 +61,7 @@ def check(
         trials: the trials that the study asks for; () where it is a search.
         attempts: ids of trials that failed or ran out of memory at least once.
         borders: the grid borders that best cells lie on, one line each.
+        strangers: what rows mean something else than the study does, one line each.
         parallel: how many sweeps may have been at work at the same time, their rows put together.
     """
     problems = [
@@ -69,6 +72,7 @@ def check(
         *_seeds(rows, trials),
         *_attempts(rows, attempts),
         *_origin(rows),
+        *(Problem(level="warning", rule="meaning", text=text, way_out=_APART) for text in strangers),
         *(Problem(level="warning", rule="border", text=text, way_out="then sweep again") for text in borders),
     ]
     return tuple(sorted(problems, key=lambda problem: problem.level != "error"))
