@@ -51,7 +51,7 @@ $(COMMANDS): $(READY)
 plots: plot
 
 compare: $(if $(filter sst2,$(TASK)),$(VENV)/.minilm)
-compare: OPTIONS += $(call pass,FRESH_SEEDS,fresh-seeds)
+compare: OPTIONS += $(call pass,FRESH_SEEDS,fresh-seeds) $(call pass,TOP_CELLS,top-cells) $(call pass,TOP_SEEDS,top-seeds)
 verify: OPTIONS += $(if $(filter 1,$(CALIBRATE)),--calibrate,$(call pass,CALIBRATE,calibrate)) $(call pass,PARALLEL,parallel)
 
 sweep: $(if $(filter ray,$(EXECUTOR)),$(VENV)/.ray)

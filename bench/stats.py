@@ -1,4 +1,4 @@
-"""Statistics of paired runs: intervals, exact tests, tuning curves, steps to a target. Pure: numpy and scipy.
+"""Statistics of paired runs: exact tests, intervals, power, steps to a target. Pure: numpy and scipy.
 
 Every function takes plain arrays; whatever is random takes its generator. Seeds are few here (6 to 20), so tests are
 exact where they can be, and the smallest p that n pairs can give (`attainable_p`) is a number to be shown.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ N_RESAMPLES = 9_999  # bootstrap draws: the ends of an interval are good to abou
 EXACT_PAIRS = 16  # pairs up to which all 2^(n - 1) sign patterns are enumerated
 N_FLIPS = 99_999  # random sign patterns beyond that
 MIN_PAIRS = 6  # below it no two-sided sign-flip test reaches 5 %
+N_POWER, N_POWER_PAIRS = 4_000, 12  # simulated samples behind a detectable difference, and up to which n
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,20 +39,6 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Width:
-    """The learning rates around the best one whose score is nearly as good.
-
-    `open_low`, `open_high`: the region reaches that end of the grid, so it is at least this wide.
-    """
-
-    low: float
-    high: float
-    octaves: float  # log2(high / low)
-    open_low: bool
-    open_high: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Ratio:
     """A ratio of two medians with its interval. None and infinite: see `median_ratio`."""
 
@@ -59,26 +47,33 @@ class Ratio:
     n: int
 
 
-def bca_interval(
-    values: npt.ArrayLike, rng: np.random.Generator, *, level: float = LEVEL, n_resamples: int = N_RESAMPLES
-) -> Interval:
-    """Return the bias-corrected accelerated bootstrap interval of a mean (Efron 1987), by scipy.stats.bootstrap.
+def mean_interval(values: npt.ArrayLike, rng: np.random.Generator, *, level: float = LEVEL) -> Interval | None:
+    """Return the interval of a mean that inverts the sign-flip test: every centre that it does not reject at 1 - level.
 
-    `values` are paired differences, [n] with n >= 2, finite. Below about 15 of them it covers less than its level
-    (near 0.90 at n = 6 for normal data), so that alone it is no ground for a claim. Equal values give their own point.
+    `values` are paired differences, [n] with n >= 1, finite. The ends are order statistics of the means of all
+    2^n - 1 subsets (Hartigan 1969), the k-th from either side, k = floor((1 - level) / 2 * 2^n): it covers
+    1 - k / 2^(n - 1) >= level exactly wherever differences are symmetric about their mean, and leaves out 0 just where
+    `sign_flip_p` <= 1 - level. Below MIN_PAIRS no such k is there at 95 %: None. `rng` is used beyond EXACT_PAIRS only.
+    Simulated coverage: docs/statistics.md.
 
     Raises:
-        ValueError: for fewer than two values, or one that is not finite.
+        ValueError: for no value, or one that is not finite.
     """
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
-        raise ValueError(f"values must be [n], n >= 2 and finite, but got {x!r}")
-    if np.ptp(x) == 0:  # scipy gives nan there
-        return Interval(low=float(x[0]), high=float(x[0]))
-    found = distributions.bootstrap(
-        (x,), np.mean, confidence_level=level, n_resamples=n_resamples, method="BCa", rng=rng
-    ).confidence_interval
-    return Interval(low=float(found.low), high=float(found.high))
+    x = _checked(values)
+    if len(x) <= EXACT_PAIRS:
+        subsets = (1.0 - _signs(len(x))) / 2  # of all patterns up to a flip of all: each subset or its complement
+        chosen = np.concatenate([subsets[1:], 1.0 - subsets])
+        k = math.floor((1 - level) / 2 * 2 ** len(x) + 1e-9)
+    else:
+        chosen = rng.integers(2, size=(N_FLIPS, len(x))).astype(np.float64)
+        chosen = chosen[chosen.any(axis=1)]
+        k = math.floor((1 - level) / 2 * (len(chosen) + 1) + 1e-9)
+    if k < 1:
+        return None
+    sums = chosen @ x
+    sums[np.abs(sums) <= 1e-9 * np.abs(x).sum()] = 0.0  # a tie in the test is one here
+    means = np.sort(sums / chosen.sum(axis=1))
+    return Interval(low=float(means[k - 1]), high=float(means[-k]))
 
 
 def sign_flip_p(differences: npt.ArrayLike, rng: np.random.Generator, *, n_flips: int = N_FLIPS) -> float:
@@ -91,9 +86,7 @@ def sign_flip_p(differences: npt.ArrayLike, rng: np.random.Generator, *, n_flips
     Raises:
         ValueError: for no difference, or one that is not finite.
     """
-    d = np.asarray(differences, dtype=np.float64)
-    if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
-        raise ValueError(f"differences must be [n], n >= 1 and finite, but got {d!r}")
+    d = _checked(differences)
     # A sum in another order may differ in the last digits: that is a tie, not a smaller sum.
     least = abs(d.sum()) - 1e-9 * np.abs(d).sum()
     if len(d) <= EXACT_PAIRS:
@@ -102,9 +95,12 @@ def sign_flip_p(differences: npt.ArrayLike, rng: np.random.Generator, *, n_flips
     return (1 + int(np.sum(np.abs(flips @ d) >= least))) / (n_flips + 1)
 
 
-def attainable_p(n_pairs: int, n_claims: int = 1) -> float:
-    """Return the smallest p that a sign-flip test of n pairs can give, after Holm over `n_claims` claims at worst."""
-    return min(1.0, n_claims * 2.0 ** (1 - n_pairs))
+def attainable_p(n_pairs: int, n_claims: int = 1, *, n_zeros: int = 0) -> float:
+    """Return the smallest p that a sign-flip test of n pairs can give, after Holm over `n_claims` claims at worst.
+
+    A difference of 0 has no sign: each of the `n_zeros` doubles it. A sign test's smallest p is the same.
+    """
+    return min(1.0, n_claims * 2.0 ** (1 - (n_pairs - n_zeros)))
 
 
 def attainable_level(n_pairs: int, *, alpha: float = ALPHA) -> float:
@@ -133,52 +129,37 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Return the exact two-sided p of McNemar's test (1947): of the examples that only one gets right, half each.
+def sign_p(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Return the exact two-sided p of the paired sign test: is `first` as often above `second` as below? Both [n].
 
-    `only_first` and `only_second` count the examples that only the first, only the second gets right; 1.0 if neither
-    has any.
+    Of the log ratio only the sign counts, so infinite values (a target not reached) have their place: infinite against
+    finite is a sign, infinite against infinite a tie like any other. Ties are left out; 1.0 where all are.
     """
-    n, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(n, i) for i in range(fewer + 1))
-    return min(1.0, float(2 * tail / 2**n))
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    above, below = int((a > b).sum()), int((a < b).sum())
+    return float(distributions.binomtest(above, above + below).pvalue) if above + below else 1.0
 
 
-def expected_best(values: npt.ArrayLike, *, chosen_by: npt.ArrayLike | None = None) -> Floats:
-    """Return E[value of the best of n cells], n = 1 .. N, for cells drawn from a grid of N without replacement: [N].
+def outperforms(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Return the share of pairs in which `first` is larger, a tie as half of one (Bouthillier 2021, 2103.03098)."""
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    return float(np.mean((a > b) + 0.5 * (a == b)))
 
-    E_n = sum_i C(i - 1, n - 1) / C(N, n) * x_(i), x_(i) ascending: exact, since the grid is all there is; larger is
-    better. With `chosen_by`, [N], the best is the one that is largest there and its `values` is what is reported.
+
+def whole_sign_flip_p(whole: npt.ArrayLike) -> float:
+    """Return the exact two-sided p of the sign-flip test of whole numbers, [N]; however many there are.
+
+    The distribution of sum_i +-k_i is the convolution of those of each size k: binomials on a lattice of step 2 k.
+    Where all sizes are 1 this is McNemar's exact test (1947) of the examples that only one of two gets right.
     """
-    x = np.asarray(values, dtype=np.float64)
-    by = x if chosen_by is None else np.asarray(chosen_by, dtype=np.float64)
-    if x.ndim != 1 or by.shape != x.shape or not len(x) or not np.isfinite(x).all() or np.isnan(by).any():
-        raise ValueError(f"values and chosen_by must be [N], N >= 1, without nan, but got {x!r} and {by!r}")
-    ordered, size = x[np.argsort(by, kind="stable")], len(x)
-    # Weights of n + 1 from those of n: binomials of a thousand cells have hundreds of digits.
-    place, weights, expected = np.arange(size), np.full(size, 1 / size), np.empty(size)
-    for n in range(1, size + 1):
-        expected[n - 1] = weights @ ordered
-        if n < size:
-            weights = weights * ((place - n + 1) / n) * ((n + 1) / (size - n))
-    return expected
-
-
-def width_within(rates: npt.ArrayLike, scores: npt.ArrayLike, *, share: float = 0.01) -> Width:
-    """Return the region around the best rate whose score is at least best - share * |best|; larger is better.
-
-    `rates`, [N], ascend; `scores`, [N], are finite or -inf (diverged), at least one of them finite. Between a rate
-    within and one without, the score is taken as linear in log(rate); towards a diverged rate the region ends at the
-    last one within. Only the part that is connected to the best rate counts.
-    """
-    x, y = np.log2(np.asarray(rates, dtype=np.float64)), np.asarray(scores, dtype=np.float64)
-    if x.shape != y.shape or not np.isfinite(y).any() or np.any(np.diff(x) <= 0):
-        raise ValueError(f"rates must ascend, with a score each, one of them finite, but got {rates!r} and {scores!r}")
-    best = int(np.argmax(y))
-    least = y[best] - share * abs(y[best])
-    low, open_low = _edge(x[: best + 1][::-1], y[: best + 1][::-1], least)
-    high, open_high = _edge(x[best:], y[best:], least)
-    return Width(low=2.0**low, high=2.0**high, octaves=high - low, open_low=open_low, open_high=open_high)
+    k = np.abs(np.asarray(whole, dtype=np.int64))
+    spread = np.ones(1)  # of sum + total, at even places only: index j stands for 2 j - total
+    for size, count in zip(*np.unique(k[k > 0], return_counts=True), strict=True):
+        part = np.zeros(size * count + 1)
+        part[::size] = distributions.binom.pmf(np.arange(count + 1), count, 0.5)
+        spread = np.convolve(spread, part)
+    sums = 2 * np.arange(len(spread)) - int(k.sum())
+    return min(1.0, float(spread[np.abs(sums) >= abs(int(np.sum(whole)))].sum()))
 
 
 def steps_to_target(
@@ -230,32 +211,58 @@ def clopper_pearson(hits: float, n: float, *, level: float = LEVEL) -> Interval:
     return Interval(low=low, high=high)
 
 
-def detectable_difference(sd: float, n: int, *, power: float = 0.8, alpha: float = ALPHA) -> float:
-    """Return the mean difference that n pairs with this standard deviation would show with this power, roughly.
+def median_interval(values: Sequence[float], *, level: float = LEVEL) -> tuple[Interval, float] | None:
+    """Return the interval of a median between two order statistics, and its exact coverage; None for n < 2.
 
-    (t_{1 - alpha/2} + t_{power}) sd / sqrt(n) at n - 1 degrees of freedom: the usual approximation for a t-test, to
-    which the sign-flip test comes close.
+    [x_(r), x_(n + 1 - r)] covers 1 - 2 P(B < r), B ~ binomial(n, 1/2), whatever the distribution. r is the largest that
+    covers `level`; where none does (n < 6 at 95 %), r = 1, the range, and the coverage says what that is worth.
     """
-    t = distributions.t(n - 1)
-    return float((t.ppf(1 - alpha / 2) + t.ppf(power)) * sd / math.sqrt(n))
+    x, n = sorted(values), len(values)
+    if n < 2:
+        return None
+    covered = [1 - 2 * float(distributions.binom.cdf(r - 1, n, 0.5)) for r in range(1, n // 2 + 1)]
+    r = max((i for i, share in enumerate(covered, start=1) if share >= level), default=1)
+    return Interval(low=float(x[r - 1]), high=float(x[n - r])), covered[r - 1]
 
 
+def detectable_difference(
+    sd: float, n: int, *, n_claims: int = 1, power: float = 0.8, alpha: float = ALPHA
+) -> float | None:
+    """Return the mean difference that n pairs with this standard deviation would show with this power, after Holm.
+
+    Counted is the strictest step of Holm over `n_claims`. The sign-flip test claims a gap g where the lower end of the
+    interval that inverts it (at alpha / n_claims) lies above -g: its quantile over N_POWER simulated samples of normal
+    differences is the answer. Beyond N_POWER_PAIRS the t-test's, (t_{1 - alpha / (2 m)} + t_power) sd / sqrt(n), to
+    which it comes within 4 %. None: no gap is large enough, for no p reaches alpha.
+    """
+    if attainable_p(n, n_claims) > alpha:
+        return None
+    if n > N_POWER_PAIRS:
+        t = distributions.t(n - 1)
+        return float((t.ppf(1 - alpha / (2 * n_claims)) + t.ppf(power)) * sd / math.sqrt(n))
+    return sd * _detectable_sds(n, alpha / n_claims, power)
+
+
+@lru_cache(maxsize=64)
+def _detectable_sds(n: int, alpha: float, power: float) -> float:
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(N_POWER, n))
+    lows = [interval.low for d in draws if (interval := mean_interval(d, rng, level=1 - alpha))]
+    return -float(np.quantile(lows, 1 - power))
+
+
+def _checked(values: npt.ArrayLike) -> Floats:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
+        raise ValueError(f"differences must be [n], n >= 1 and finite, but got {x!r}")
+    return x
+
+
+@lru_cache(maxsize=4)
 def _signs(n: int) -> Floats:
     """Return the sign patterns of n differences, the first one kept positive (a pattern and its negative are one)."""
     bits = (np.arange(2 ** (n - 1))[:, None] >> np.arange(n - 1)) & 1
     return np.concatenate([np.ones((len(bits), 1)), 1.0 - 2.0 * bits], axis=1)
-
-
-def _edge(x: Floats, y: Floats, least: float) -> tuple[float, bool]:
-    """Return where y, walked from its best at index 0, falls below `least`, and whether the grid ends before that."""
-    outside = np.flatnonzero(y < least)
-    if not len(outside):
-        return float(x[-1]), True
-    i = int(outside[0])
-    if not np.isfinite(y[i]):
-        return float(x[i - 1]), False
-    share = (y[i - 1] - least) / (y[i - 1] - y[i])
-    return float(x[i - 1] + share * (x[i] - x[i - 1])), False
 
 
 def _medians(rows: Floats) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.comparison.numbers import ArmResult, Comparison, Difference
-from bench.comparison.verdict import gap, number, sentences
+from bench.comparison.verdict import collapses, gap, number, sentences
 from bench.methods import arm_label as label
 from bench.report.data import Report
 from bench.report.text import listed, score, unit
@@ -30,7 +30,7 @@ def section(report: Report) -> Html:
 def _arms(c: Comparison, report: Report) -> Html:
     columns = (
         ("method", False), (unit(report), True), ("± over seeds", True), ("n", True), ("rank", True), ("η_A", True),
-        ("λ", True), ("diverged", True), ("cells tuned", True), ("octaves of η_A within 1 %", True),
+        ("λ", True), ("collapsed or diverged", True), ("cells tuned", True), ("octaves of η_A within 1 %", True),
         ("median steps to target", True), ("missed", True),
     )  # fmt: skip
     return table(columns, [_arm(arm, report) for arm in c.arms])
@@ -44,16 +44,18 @@ def _arm(arm: ArmResult, report: Report) -> list[Value]:
         (label(arm.name), label(arm.name)), (score(arm.mean, report, digits=2), arm.mean),
         (score(arm.stderr_seeds, report, digits=2), arm.stderr_seeds), whole(arm.n), whole(s.get("rank")),
         (style.rate(s["eta_A"]), s["eta_A"]), ("–" if ratio is None else style.ratio(ratio), ratio),
-        whole(arm.n_diverged), whole(arm.tuning.n_cells), (octaves, None if width is None else width.octaves),
+        (collapses(arm), arm.history.every.n_collapsed), whole(arm.tuning.n_cells),
+        (octaves, None if width is None else width.octaves),
         (number(arm.reach.median_steps), arm.reach.median_steps), whole(arm.reach.n_missed),
     ]  # fmt: skip
 
 
 def _differences(c: Comparison) -> Html:
     columns = (
-        ("method", False), ("difference", True), (f"{c.level:.0%} interval", False), ("n", True), ("p", True),
+        ("method", False), ("difference", True), (f"{c.level:.0%} interval", False), ("n", True), ("better in", True),
+        ("p", True),
         ("p after Holm", True), ("smallest p possible", True), ("claim", False), ("faster in steps", True),
-        ("its interval", False),
+        ("its interval", False), ("p after Holm", True), ("claim", False),
     )  # fmt: skip
     return table(columns, [_difference(d, c) for d in c.differences])
 
@@ -64,8 +66,11 @@ def _difference(d: Difference, c: Comparison) -> list[Value]:
     found = next((s for s in c.speed_ups if s.arm == d.arm), None)
     steps = None if found is None else found.steps
     span = "–" if found is None else f"{number(found.steps_interval.low)} to {number(found.steps_interval.high)}"
+    speed = "–" if found is None else found.claim
     return [
         (label(d.arm), label(d.arm)), ("–" if d.mean is None else gap(d.mean, metric), d.mean), (ends, ends),
-        whole(d.n), (f"{d.p:.3g}", d.p), (f"{d.p_holm:.3g}", d.p_holm), (f"{d.attainable_p:.3g}", d.attainable_p),
+        whole(d.n), ("–" if d.outperforms is None else f"{d.outperforms:.0%}", d.outperforms),
+        (f"{d.p:.3g}", d.p), (f"{d.p_holm:.3g}", d.p_holm), (f"{d.attainable_p:.3g}", d.attainable_p),
         (d.claim, d.claim), ("–" if steps is None else number(steps), steps), (span, span),
+        ("–" if found is None else f"{found.p_holm:.3g}", None if found is None else found.p_holm), (speed, speed),
     ]  # fmt: skip

@@ -21,6 +21,7 @@ import pytest
 
 from bench import cli
 from bench.comparison import as_json as comparison_json
+from bench.comparison import verdict
 from bench.comparison.numbers import Comparison, to_json
 from bench.errors import BadInput
 from bench.record import SCHEMA, Outcome, Provenance, Record, Status, to_table
@@ -220,7 +221,9 @@ def test_without_a_comparison_nothing_is_claimed() -> None:
     assert not re.search(r"\b(is|are) (better|worse|faster)\b", state + scores)
 
 
-@pytest.mark.parametrize(("gap", "word"), [(0.02, "is better"), (0.0, "shows no difference"), (-0.02, "is worse")])
+@pytest.mark.parametrize(
+    ("gap", "word"), [(0.02, "as tuned is better"), (0.0, "shows no difference"), (-0.02, "as tuned is worse")]
+)
 def test_a_claim_is_the_comparisons_own(gap: float, word: str) -> None:
     comparison = compared(noisy({"lora+": gap}))
     rows, trials = hand_made()
@@ -229,8 +232,8 @@ def test_a_claim_is_the_comparisons_own(gap: float, word: str) -> None:
     assert len(text) == 3
     assert f"LoRA+ {word}" in text[0]
     first = report_text.headline(found)
-    assert ("LoRA+ is" in first) == (gap != 0)
-    assert f"LoRA+ {word}" in first or first == "No method can be said to differ from tuned LoRA."
+    assert ("LoRA+ as tuned is" in first) == (gap != 0)
+    assert f"LoRA+ {word}" in first or first == "No method as tuned here can be said to differ from tuned LoRA."
     (plus,) = (d for d in comparison.differences if d.arm == "lora+")
     assert plus.mean is not None
     assert f"{100 * plus.mean:+.2f} points" in text[0]
@@ -246,12 +249,16 @@ def test_a_factor_of_speed_is_no_claim_where_its_interval_holds_one() -> None:
     ramps = {"lora": 20, "lora+": 10, "full": 0}
     found = compared(noisy({}), curve=ramp(ramps))
     sure, never = found.speed_ups
-    unsure = replace(sure, steps_interval=replace(sure.steps_interval, low=0.5))
-    told = [report_text._speed_up(s, found) for s in (sure, unsure, never)]
-    assert told[0].startswith("LoRA+ is 2 times as fast in steps (95% interval 2 to 2, n = 10)")
-    assert told[1].startswith("LoRA+ is 2 times as fast in steps (95% interval 0.5 to 2, n = 10; no claim)")
+    unsure = replace(sure, claim="none", p_holm=0.2)  # the interval is far from 1 and claims nothing by itself
+    told = verdict.short(replace(found, speed_ups=(sure, unsure, never)))[1].split("; ")
+    numbers = "(95% interval 2 to 2, n = 10, p ="
+    assert told[0].endswith(
+        f"LoRA+ takes 1/2 of the steps {numbers} 0.0039 after Holm), faster in steps, 2x lies within the interval, its "
+        "seconds not measured in isolation"
+    )
+    assert told[1].startswith(f"LoRA+ takes 1/2 of the steps {numbers} 0.2 after Holm), no difference in steps can be")
     assert told[2].startswith(
-        "full fine-tuning: its median run never reaches it and LoRA's does, so there is no factor"
+        "full fine-tuning: slower in steps: LoRA's median run reaches it and its own never does, so there is no factor"
     )
 
 

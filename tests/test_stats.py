@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as distributions
 
-from bench import stats
+from bench import landscape, stats
 
 INF = math.inf
 
@@ -84,48 +84,100 @@ def test_pairs_needed_for_a_family(claims: int, n: int) -> None:
     assert n == stats.MIN_PAIRS or stats.attainable_p(n - 1, claims) > stats.ALPHA
 
 
-def test_bca_of_a_symmetric_sample_is_the_percentile_interval() -> None:
-    """No skew, no bias: acceleration and correction vanish; the ends are the quantiles of the resampled means."""
-    x = np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0])
-    found = stats.bca_interval(x, rng())
-    every = np.array([sum(c) for c in itertools.product(x, repeat=6)]) / 6  # all 46,656 resamples
-    low, high = np.quantile(every, [0.025, 0.975])
-    assert (found.low, found.high) == (pytest.approx(low, abs=0.09), pytest.approx(high, abs=0.09))
+def by_test(d: np.ndarray, centre: float) -> float:
+    """Return the sign-flip p of differences from a centre."""
+    return stats.sign_flip_p(d - centre, rng())
 
 
-def test_bca_leans_towards_the_long_tail_and_follows_shift_and_scale() -> None:
-    x = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 5.0])
-    found = stats.bca_interval(x, rng())
-    assert found.high - x.mean() > 1.5 * (x.mean() - found.low)
-    moved = stats.bca_interval(7 - 2 * x, rng())
-    assert (moved.low, moved.high) == (
-        pytest.approx(7 - 2 * found.high, abs=0.2),
-        pytest.approx(7 - 2 * found.low, abs=0.2),
+@given(st.lists(st.integers(-5, 9), min_size=6, max_size=9))
+def test_the_interval_inverts_the_sign_flip_test(whole: list[int]) -> None:
+    d = np.array(whole) / 3
+    found = stats.mean_interval(d, rng())
+    assert found is not None
+    for inside in (found.low, found.high, d.mean()):
+        assert by_test(d, inside) > 0.05
+    for outside in (found.low - 1e-6, found.high + 1e-6):
+        assert by_test(d, outside) <= 0.05
+    assert found.excludes(0) == (stats.sign_flip_p(d, rng()) <= 0.05)
+
+
+def test_the_interval_by_hand() -> None:
+    """64 * 0.025 = 1.6: of six values the smallest and the largest subset mean; of five none is extreme enough."""
+    assert stats.mean_interval([3, 1, 2, 6, 5, 4], rng()) == stats.Interval(low=1, high=6)
+    assert stats.mean_interval([3, 1, 2, 6, 5], rng()) is None
+    assert stats.mean_interval([3, 1, 2, 6, 5], rng(), level=0.9) == stats.Interval(low=1, high=6)
+    # 2^7 * 0.025 = 3.2: the third smallest mean of subsets of 0, 0, 0, 0, 0, 0, 7 is 0, the third largest 7 / 2
+    assert stats.mean_interval([0, 0, 0, 0, 0, 0, 7], rng()) == stats.Interval(low=0, high=3.5)
+    assert stats.mean_interval([0.25] * 6, rng()) == stats.Interval(low=0.25, high=0.25)
+
+
+def test_beyond_enumeration_the_interval_is_of_random_subsets() -> None:
+    d = rng(3).normal(0.4, 1, stats.EXACT_PAIRS + 2)
+    found = stats.mean_interval(d, rng())
+    assert found is not None
+    half = distributions.t(len(d) - 1).ppf(0.975) * d.std(ddof=1) / math.sqrt(len(d))
+    assert (found.low, found.high) == (
+        pytest.approx(d.mean() - half, abs=0.1 * half),
+        pytest.approx(d.mean() + half, abs=0.1 * half),
     )
-    assert stats.bca_interval(x, rng(1)) == stats.bca_interval(x, rng(1))
 
 
-def test_bca_coverage_and_the_two_that_must_agree() -> None:
-    """What the docstring says: about 0.90 at n = 6, and with the sign-flip test the level is kept."""
-    draws, covered, claimed = rng(5), [], []
-    for _ in range(300):
-        d = draws.normal(0, 1, 6)
-        inside = not stats.bca_interval(d, draws).excludes(0)
-        covered.append(inside)
-        claimed.append(not inside and stats.sign_flip_p(d, draws) <= stats.ALPHA)
-    assert 0.83 < np.mean(covered) < 0.95
-    assert stats.clopper_pearson(sum(claimed), 300).low <= stats.attainable_p(6)
+@pytest.mark.parametrize("bad", [[], [1.0, math.nan], [[1.0, 2.0]]])
+def test_what_has_no_interval_is_refused(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match="n >= 1 and finite"):
+        stats.mean_interval(bad, rng())
 
 
-def test_equal_differences_give_their_own_point() -> None:
-    assert stats.bca_interval([0.25] * 6, rng()) == stats.Interval(low=0.25, high=0.25)
-    assert not stats.bca_interval([0.0] * 6, rng()).excludes(0)
+def test_zero_differences_double_the_smallest_p() -> None:
+    assert stats.attainable_p(8) == 2 / 256
+    assert stats.attainable_p(8, n_zeros=1) == 4 / 256 == stats.sign_flip_p([1, 2, 3, 4, 5, 6, 7, 0], rng())
+    assert stats.attainable_p(8, 4, n_zeros=2) == 32 / 256
 
 
-@pytest.mark.parametrize("bad", [[], [1.0], [1.0, math.nan], [[1.0, 2.0]]])
-def test_bca_refuses_what_has_no_interval(bad: list[float]) -> None:
-    with pytest.raises(ValueError, match="n >= 2 and finite"):
-        stats.bca_interval(bad, rng())
+# --- signs, examples, medians -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"),
+    [
+        ([2, 2, 2, 2, 2, 2], [1] * 6, 2 / 64),
+        ([INF, INF, INF, INF, INF, 2], [1] * 6, 2 / 64),  # a target not reached against one reached is a sign
+        ([INF] * 6, [INF] * 6, 1.0),  # never reached by both: a tie
+        ([2, 2, 2, 2, 2, 1], [1] * 6, 2 / 32),  # ties are left out
+        ([1, 1, 1, 1, 1, 9], [2] * 6, 2 * 7 / 64),  # of sizes only the sign counts
+    ],
+)
+def test_the_sign_test_by_hand(first: list[float], second: list[float], p: float) -> None:
+    assert stats.sign_p(first, second) == pytest.approx(p)
+    assert stats.sign_p(second, first) == pytest.approx(p)
+
+
+def test_the_probability_of_outperforming_counts_ties_half() -> None:
+    assert stats.outperforms([1, 2, 3, -INF], [0, 2, 4, -INF]) == (1 + 0.5 + 0 + 0.5) / 4
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
+def test_whole_numbers_have_the_exact_sign_flip_p(whole: list[int]) -> None:
+    assert stats.whole_sign_flip_p(whole) == pytest.approx(stats.sign_flip_p(whole, rng()), rel=1e-9)
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (5, 5), (1, 9), (9, 1), (0, 6), (40, 22), (600, 500)])
+def test_with_one_seed_it_is_mcnemars_exact_test(b: int, c: int) -> None:
+    expected = distributions.binomtest(b, b + c).pvalue if b + c else 1.0
+    assert stats.whole_sign_flip_p([1] * b + [-1] * c + [0] * 7) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("n", "low", "high", "covered"),
+    [(2, 1, 2, 0.5), (3, 1, 3, 0.75), (5, 1, 5, 0.9375), (6, 1, 6, 0.96875), (7, 1, 7, 0.984375), (9, 2, 8, 0.9609375)],
+)
+def test_order_statistics_of_a_median(n: int, low: float, high: float, covered: float) -> None:
+    found = stats.median_interval(list(range(n, 0, -1)))
+    assert found == (stats.Interval(low=low, high=high), pytest.approx(covered))
+    assert stats.median_interval([1.0]) is None
+    draws = rng(n).exponential(size=(4000, n))
+    hits = [not stats.median_interval(list(d))[0].excludes(math.log(2)) for d in draws]  # type: ignore[index]
+    assert np.mean(hits) == pytest.approx(covered, abs=3.5 * math.sqrt(covered * (1 - covered) / 4000))
 
 
 # --- families and examples ----------------------------------------------------------------------------------------
@@ -154,17 +206,6 @@ def test_holm_rejects_what_its_stepwise_procedure_rejects(p: list[float], alpha:
     assert {i for i, q in enumerate(stats.holm(p)) if q <= alpha} == rejected
 
 
-@pytest.mark.parametrize(("b", "c"), [(0, 0), (5, 5), (1, 9), (9, 1), (0, 6), (40, 22), (600, 500)])
-def test_mcnemar_is_the_exact_binomial_test(b: int, c: int) -> None:
-    expected = distributions.binomtest(b, b + c).pvalue if b + c else 1.0
-    assert stats.mcnemar_p(b, c) == pytest.approx(expected, rel=1e-9)
-
-
-def test_mcnemar_by_hand() -> None:
-    assert stats.mcnemar_p(1, 9) == 2 * (1 + 10) / 1024
-    assert stats.mcnemar_p(0, 6) == 2 / 64
-
-
 @pytest.mark.parametrize(
     ("hits", "n", "low", "high"), [(0, 10, 0.0, 0.3085), (1, 20, 0.0013, 0.2487), (10, 10, 0.6915, 1.0)]
 )
@@ -181,7 +222,7 @@ def test_clopper_pearson_against_tables(hits: int, n: int, low: float, high: flo
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=8))
 def test_the_expected_best_of_n_is_the_mean_over_all_subsets(whole: list[int]) -> None:
     expected = [np.mean([max(s) for s in itertools.combinations(whole, n)]) for n in range(1, len(whole) + 1)]
-    assert stats.expected_best(whole) == pytest.approx(expected)
+    assert landscape.expected_best(whole) == pytest.approx(expected)
 
 
 def test_what_is_reported_need_not_be_what_was_chosen_by() -> None:
@@ -190,18 +231,18 @@ def test_what_is_reported_need_not_be_what_was_chosen_by() -> None:
         np.mean([report[max(s, key=lambda i: select[i])] for s in itertools.combinations(range(4), n)])
         for n in range(1, 5)
     ]
-    assert stats.expected_best(report, chosen_by=select) == pytest.approx(expected)
-    assert stats.expected_best(report, chosen_by=select)[-1] == 10.0
+    assert landscape.expected_best(report, chosen_by=select) == pytest.approx(expected)
+    assert landscape.expected_best(report, chosen_by=select)[-1] == 10.0
 
 
 def test_the_expected_best_of_a_large_grid_is_finite_and_rises() -> None:
-    curve = stats.expected_best(rng().normal(size=400))
+    curve = landscape.expected_best(rng().normal(size=400))
     assert np.isfinite(curve).all()
     assert (np.diff(curve) >= -1e-12).all()
 
 
 def test_width_by_hand() -> None:
-    found = stats.width_within([1, 2, 4, 8, 16], [0.0, 0.98, 1.0, 0.98, 0.5])
+    found = landscape.width_within([1, 2, 4, 8, 16], [0.0, 0.98, 1.0, 0.98, 0.5])
     # 0.99 is crossed half-way between 2 and 4, and half-way between 4 and 8, on the log axis
     assert found.octaves == pytest.approx(1.0)
     assert (found.low, found.high) == (pytest.approx(2**1.5), pytest.approx(2**2.5))
@@ -209,19 +250,19 @@ def test_width_by_hand() -> None:
 
 
 def test_width_at_the_ends_of_the_grid_and_beside_diverged_rates() -> None:
-    flat = stats.width_within([1e-4, 2e-4, 4e-4], [0.9, 0.9, 0.9])
+    flat = landscape.width_within([1e-4, 2e-4, 4e-4], [0.9, 0.9, 0.9])
     assert flat.octaves == pytest.approx(2)
     assert (flat.open_low, flat.open_high) == (True, True)
-    cliff = stats.width_within([1, 2, 4], [0.9, 0.9, -INF])
+    cliff = landscape.width_within([1, 2, 4], [0.9, 0.9, -INF])
     assert cliff.octaves == pytest.approx(1)
     assert (cliff.open_low, cliff.open_high) == (True, False)
-    alone = stats.width_within([1, 2, 4], [-INF, 0.9, -INF])
+    alone = landscape.width_within([1, 2, 4], [-INF, 0.9, -INF])
     assert (alone.octaves, alone.low) == (0.0, 2.0)
 
 
 def test_only_the_connected_region_counts_and_negative_scores_have_a_region_too() -> None:
-    assert stats.width_within([1, 2, 4], [1.0, 0.0, 1.0]).octaves == pytest.approx(0.01)
-    assert stats.width_within([1, 2, 4], [-2.0, -1.0, -2.0]).octaves == pytest.approx(0.02)
+    assert landscape.width_within([1, 2, 4], [1.0, 0.0, 1.0]).octaves == pytest.approx(0.01)
+    assert landscape.width_within([1, 2, 4], [-2.0, -1.0, -2.0]).octaves == pytest.approx(0.02)
 
 
 # --- time to target -----------------------------------------------------------------------------------------------
@@ -273,8 +314,20 @@ def test_the_interval_of_a_ratio_covers() -> None:
     assert hits / 150 > 0.9
 
 
-def test_a_detectable_difference_is_detected_with_its_power() -> None:
-    n, sd = 10, 0.4
-    gap, draws = stats.detectable_difference(sd, n), rng(11)
-    ps = [stats.sign_flip_p(draws.normal(gap, sd, n), draws) for _ in range(400)]
-    assert np.mean(np.array(ps) <= stats.ALPHA) == pytest.approx(0.8, abs=0.07)
+@pytest.mark.parametrize(("n", "n_claims", "sds"), [(8, 4, 1.91), (8, 1, 1.18), (10, 4, 1.33)])
+def test_the_rule_detects_a_detectable_difference_with_its_power(n: int, n_claims: int, sds: float) -> None:
+    """At n = 8 and four claims all differences must have one sign: Phi(1.91)^8 = 0.80."""
+    gap, draws = stats.detectable_difference(0.4, n, n_claims=n_claims), rng(11)
+    assert gap == pytest.approx(0.4 * sds, abs=0.4 * 0.02)
+    hits = [n_claims * stats.sign_flip_p(draws.normal(gap, 0.4, n), draws) <= stats.ALPHA for _ in range(2000)]
+    assert np.mean(hits) == pytest.approx(0.8, abs=0.035)
+
+
+def test_nothing_is_detectable_where_no_p_is_small_enough_and_many_pairs_are_the_t_tests() -> None:
+    assert stats.detectable_difference(1.0, 7, n_claims=4) is None
+    enumerated = stats.detectable_difference(1.0, stats.N_POWER_PAIRS)
+    formula = stats.detectable_difference(1.0, stats.N_POWER_PAIRS + 1)
+    assert enumerated is not None
+    assert formula is not None
+    assert formula < enumerated < 1.08 * formula
+    assert stats.detectable_difference(0.0, 8) == 0

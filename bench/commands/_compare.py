@@ -6,7 +6,7 @@ import math
 
 from bench.commands import _text
 from bench.comparison.numbers import ArmResult, Comparison, Difference
-from bench.comparison.verdict import gap, number, shown
+from bench.comparison.verdict import collapses, gap, number, shown
 from bench.methods import arm_label as label
 
 CURVE_CELLS = (1, 2, 4, 8)  # and the whole grid: where the tuning curves are printed
@@ -16,8 +16,8 @@ def scores(comparison: Comparison) -> str:
     """Return a table of the chosen cells with fresh seeds, and their differences from the baseline."""
     metric = comparison.setup.metric
     by_arm = {d.arm: d for d in comparison.differences}
-    header = ("method", "eta_A", "lambda", metric, "+-", "n", f"minus {label(comparison.baseline)}",
-              f"{comparison.level:.0%} interval", "p", "p Holm", "claim")  # fmt: skip
+    header = ("method", "eta_A", "lambda", metric, "+-", "n", "collapsed", f"minus {label(comparison.baseline)}",
+              f"{comparison.level:.0%} interval", "wins", "p", "p Holm", "claim")  # fmt: skip
     rows = [
         (
             label(arm.name),
@@ -26,11 +26,14 @@ def scores(comparison: Comparison) -> str:
             shown(arm.mean, metric),
             shown(arm.stderr_seeds, metric),
             str(arm.n) if not arm.n_diverged else f"{arm.n} of {arm.n + arm.n_diverged}",
+            collapses(arm),
             *_difference(by_arm.get(arm.name), metric),
         )
         for arm in comparison.arms
     ]
-    return f"{_text.table(header, rows)}\n+-: standard error over fresh seeds; p: exact sign-flip test, paired by seed"
+    note = "+-: standard error over fresh seeds; collapsed: of all runs of the cell, diverged ones among them"
+    tests = "p: exact sign-flip test, paired by seed; interval: inverts it, before Holm; wins: better in so many seeds"
+    return f"{_text.table(header, rows)}\n{note}\n{tests}"
 
 
 def tuning(comparison: Comparison) -> str:
@@ -57,30 +60,33 @@ def reach(comparison: Comparison) -> str:
     if target is None:
         return f"no target: tuned {label(comparison.baseline)} diverged"
     header = ("method", "median steps", "missed", "s per step", "median s", "speed-up in steps",
-              f"{comparison.level:.0%} interval")  # fmt: skip
+              f"{comparison.level:.0%} interval", "p Holm", "claim")  # fmt: skip
     by_arm = {s.arm: s for s in comparison.speed_ups}
     rows = []
     for arm in comparison.arms:
         r, s = arm.reach, by_arm.get(arm.name)
         ends = "" if s is None else f"{number(s.steps_interval.low)} to {number(s.steps_interval.high)}"
         ratio = "" if s is None else ("none" if s.steps is None else number(s.steps))
+        p, claim = ("", "") if s is None else (f"{s.p_holm:.3g}", s.claim)
         seconds = "-" if r.median_seconds is None else number(r.median_seconds)
         per_step = "-" if r.seconds_per_step is None else f"{r.seconds_per_step:.4f}"
         missed = f"{r.n_missed} of {len(r.steps)}"
-        rows.append((label(arm.name), number(r.median_steps), missed, per_step, seconds, ratio, ends))
+        rows.append((label(arm.name), number(r.median_steps), missed, per_step, seconds, ratio, ends, p, claim))
     seeds = _text.count(target.n_seeds, "tuning seed")
     whose = f"tuned {label(comparison.baseline)}'s mean at the last step over {seeds}, fixed before these runs"
-    note = f"target {shown(target.value, metric)}: {whose}; looked for every {target.eval_steps} steps"
+    note = f"target {shown(target.value, metric)}: {whose}; looked for every {target.eval_steps} steps\n"
+    note += "p: exact sign test, paired by seed, over the speed-ups; the interval tells the size and claims nothing"
     return f"{_text.table(header, rows)}\n{note}"
 
 
 def _difference(d: Difference | None, metric: str) -> tuple[str, ...]:
     if d is None:
-        return ("", "", "", "", "")
-    if d.mean is None or d.interval is None:
-        return ("-", "-", "-", "-", d.claim)
-    ends = f"{gap(d.interval.low, metric)} to {gap(d.interval.high, metric)}"
-    return (gap(d.mean, metric), ends, f"{d.p:.3g}", f"{d.p_holm:.3g}", d.claim)
+        return ("", "", "", "", "", "")
+    if d.mean is None:
+        return ("-", "-", "-", "-", "-", d.claim)
+    ends = "-" if d.interval is None else f"{gap(d.interval.low, metric)} to {gap(d.interval.high, metric)}"
+    wins = "-" if d.outperforms is None else f"{d.outperforms:.0%}"
+    return (gap(d.mean, metric), ends, wins, f"{d.p:.3g}", f"{d.p_holm:.3g}", d.claim)
 
 
 def _seconds(arm: ArmResult) -> str:

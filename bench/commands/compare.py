@@ -15,12 +15,14 @@ from bench.errors import BadInput
 
 if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
-    from bench.comparison.arms import Arm
-    from bench.comparison.numbers import Comparison, Setup
+    from bench.comparison.arms import Arm, Row
+    from bench.comparison.numbers import Comparison, Setup, Top
     from bench.spec import Study, Trial
 
 SUFFIX = "compare"  # studies/<task>-compare.toml is the comparison study of a task
+TOP = "top"  # results/<study>-top holds the second stage of tuning
 FRESH = "fresh"  # results/<study>-fresh holds the runs with fresh seeds
+POOL = "pool"  # results/<study>-pool holds further runs of chosen cells
 FILE_NAME = "comparison.json"
 
 
@@ -29,6 +31,16 @@ def command(
     selection: Selection,
     fresh_seeds: Annotated[
         int | None, typer.Option("--fresh-seeds", help="seeds for the chosen cells [default: 8 or what claims need]")
+    ] = None,
+    top_cells: Annotated[
+        int | None,
+        typer.Option(
+            "--top-cells",
+            help="cells of each method run again before one is chosen; 0: none [default: 3 with fewer than 3 seeds]",
+        ),
+    ] = None,
+    top_seeds: Annotated[
+        int | None, typer.Option("--top-seeds", help="further tuning seeds of those cells [default: 2]")
     ] = None,
     rerun_stale: Annotated[
         bool, typer.Option("--rerun-stale", help="repeat rows of other versions of the code")
@@ -45,21 +57,65 @@ def command(
     found = arms_of(resolved)
     arms.check(study, found)
     seeds = arms.seeds_for(study, found, fresh_seeds)
-    code = _run.unfinished(_run.run(resolved, selection.results_dir, rerun_stale=rerun_stale))
+    top = arms.top_for(study, top_cells, top_seeds)
+
+    def run(part: Resolved) -> int | None:
+        return _run.unfinished(_run.run(part, selection.results_dir, rerun_stale=rerun_stale))
+
+    def rows(part: Study) -> dict[str, Row]:
+        return _run.rows(store.load(selection.directory(part)), comparing.ROW_COLUMNS)
+
+    code = run(resolved)
     if code is not None:
         return code
     directory = selection.directory(study)
-    tuning = _run.rows(store.load(directory), comparing.ROW_COLUMNS)
-    trials = comparing.chosen_trials(found, tuning, seeds, higher_is_better=better)
+    tuning = rows(study)
+    second = arms.top_trials(found, tuning, top, higher_is_better=better)
+    if second:
+        part = fresh_of(resolved, second, TOP)
+        code = run(part)
+        if code is not None:
+            return code
+        tuning |= rows(part.study)
+    trials = comparing.chosen_trials(found, tuning, seeds, top=top, higher_is_better=better)
     again = fresh_of(resolved, tuple(dict.fromkeys(t for members in trials.values() for t in members)), FRESH)
-    code = _run.unfinished(_run.run(again, selection.results_dir, rerun_stale=rerun_stale))
+    code = run(again)
     if code is not None:
         return code
-    fresh = _run.rows(store.load(selection.directory(again.study)), comparing.ROW_COLUMNS)
-    comparison = comparing.compare(_setup(resolved, seeds, directory), found, tuning=tuning, fresh=fresh)
+    fresh, setup = rows(again.study), _setup(resolved, seeds, top, directory)
+    pool = further_rows(resolved, selection)
+    comparison = comparing.compare(setup, found, tuning=tuning, fresh=fresh, pool=pool)
+    further = _further(comparison, {name: members[0] for name, members in trials.items()})
+    if further:
+        print(f"{len(further)} further runs of cells that would win, to see whether they collapse now and then")
+        code = run(fresh_of(resolved, further, POOL))
+        if code is not None:
+            return code
+        pool = further_rows(resolved, selection)
+        comparison = comparing.compare(setup, found, tuning=tuning, fresh=fresh, pool=pool)
     print(report(comparison))
     print(f"\n{write(comparison, directory)}")
     return 0
+
+
+def _further(comparison: Comparison, chosen: Mapping[str, Trial]) -> tuple[Trial, ...]:
+    """Return the further runs that would-be winners need, one of each arm's fresh trials given."""
+    from bench.comparison import arms
+    from bench.comparison.compare import runs_wanted
+
+    seeds = comparison.setup.tuning_seeds
+    wanted = runs_wanted(comparison)
+    return tuple(dict.fromkeys(t for name, n in wanted.items() for t in arms.pool_trials(chosen[name], n, seeds)))
+
+
+def further_rows(resolved: Resolved, selection: Selection) -> dict[str, Row]:
+    """Return the rows of further runs of chosen cells, none where none were run."""
+    from bench import store
+    from bench.commands import _run
+    from bench.comparison.compare import ROW_COLUMNS
+
+    directory = selection.results_dir / f"{resolved.study.name}-{POOL}"
+    return _run.rows(store.load(directory), ROW_COLUMNS) if directory.is_dir() else {}
 
 
 def chosen_study(selection: Selection) -> Study:
@@ -119,7 +175,7 @@ def report(comparison: Comparison) -> str:
     return "\n\n".join([*parts, "\n".join(sentences(comparison))])
 
 
-def _setup(resolved: Resolved, seeds: Sequence[int], directory: Path) -> Setup:
+def _setup(resolved: Resolved, seeds: Sequence[int], top: Top | None, directory: Path) -> Setup:
     from bench.comparison.numbers import Setup
 
     return Setup(
@@ -131,6 +187,7 @@ def _setup(resolved: Resolved, seeds: Sequence[int], directory: Path) -> Setup:
         tuning_seeds=resolved.study.seeds,
         fresh_seeds=tuple(seeds),
         seconds_per_step=isolated_seconds(directory),
+        top=top,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from bench.comparison.calibrate import Calibration
     from bench.spec import Trial
 
-POOL = "pool"  # results/<study>-pool holds the runs of one cell
-FIRST_POOL_SEED = 2000  # apart from the seeds of tuning and of the fresh runs
 FILE_NAME = "calibration.json"
 
 
@@ -67,7 +65,7 @@ def _calibrate(resolved: Resolved, selection: Selection) -> int:
 
     from bench import store
     from bench.commands import _run
-    from bench.commands.compare import fresh_of
+    from bench.commands.compare import POOL, fresh_of
     from bench.comparison import arms, calibrate
     from bench.comparison.verdict import AS_POINTS
 
@@ -110,9 +108,7 @@ def pool_trials(resolved: Resolved, directory: Path) -> tuple[Trial, ...]:
     if not found:
         raise BadInput("--calibrate", "the study must have finished lora trials", way_out="sweep them first")
     best = arms.choose(found, higher_is_better=better).trial
-    budget = replace(best.budget, eval_steps=best.budget.max_steps)
-    seeds = arms.fresh_seeds(calibrate.MIN_POOL, resolved.study.seeds, first=FIRST_POOL_SEED)
-    return tuple(replace(best, seed=seed, budget=budget) for seed in seeds)
+    return arms.pool_trials(best, calibrate.MIN_POOL, resolved.study.seeds)
 
 
 def write(found: Calibration, told: tuple[str, ...], directory: Path) -> Path:

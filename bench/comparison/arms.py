@@ -14,6 +14,7 @@ from typing import Any
 
 from bench import choice, stats
 from bench.choice import Point
+from bench.comparison.numbers import Top
 from bench.errors import BadInput
 from bench.record import Status
 from bench.spec import Study, Trial
@@ -21,7 +22,12 @@ from bench.summary import Score, objective
 
 BASELINE = "lora"
 FIRST_FRESH_SEED = 1000  # far from the seeds that studies tune with, so that more tuning seeds change no fresh run
+FIRST_TOP_SEED = 500  # of the second stage of tuning
+FIRST_POOL_SEED = 2000  # of further runs of a chosen cell: whether it collapses, and the pool of a calibration
+MAX_POOL = 256  # further runs that are looked for
 MIN_FRESH_SEEDS = 8
+ENOUGH_TUNING_SEEDS = 3  # with fewer the best cells are run again before one is chosen
+TOP_CELLS, TOP_SEEDS = 3, 2
 CURVE_POINTS = 25  # of a fresh run at least: steps to target are good to 4 % of the budget
 
 Row = Mapping[str, Any]
@@ -50,6 +56,7 @@ class Cell:
     select: float | None  # mean select_metric of the seeds that did not diverge
     metric: float | None  # mean metric_value of them
     train_seconds: float | None  # of all seeds together
+    rows: tuple[Row, ...]  # by seed
     n: int
     n_diverged: int
 
@@ -115,6 +122,50 @@ def fresh_seeds(n: int, tuning_seeds: Sequence[int], *, first: int) -> tuple[int
     return tuple([seed for seed in range(first, first + n + len(used)) if seed not in used][:n])
 
 
+def top_for(study: Study, n_cells: int | None, n_seeds: int | None) -> Top | None:
+    """Return the second stage of tuning: as asked, else TOP_CELLS and TOP_SEEDS where the study has few seeds; or None.
+
+    Raises:
+        BadInput: for one of the two without the other, or a negative number.
+    """
+    few = len(study.seeds) < ENOUGH_TUNING_SEEDS
+    for name, value in (("--top-cells", n_cells), ("--top-seeds", n_seeds)):
+        if value is not None and value < 0:
+            raise BadInput(name, "must be >= 0", got=value, way_out="give 0 for no second stage of tuning")
+    asked = n_cells is not None or n_seeds is not None
+    cells_again = n_cells if n_cells is not None else TOP_CELLS
+    seeds_again = n_seeds if n_seeds is not None else TOP_SEEDS
+    if not (asked or few) or 0 in (cells_again, seeds_again):
+        return None
+    return Top(n_cells=cells_again, seeds=fresh_seeds(seeds_again, study.seeds, first=FIRST_TOP_SEED))
+
+
+def top_trials(
+    arms: Sequence[Arm], rows: Mapping[str, Row], top: Top | None, *, higher_is_better: bool
+) -> tuple[Trial, ...]:
+    """Return the trials of the second stage: the best cells of every arm, each with the further tuning seeds."""
+    found = [t for arm in arms for t in _again(arm, rows, top, higher_is_better=higher_is_better)]
+    return tuple(dict.fromkeys(found))
+
+
+def tuned(arm: Arm, rows: Mapping[str, Row], top: Top | None, *, higher_is_better: bool) -> Cell:
+    """Return the cell of an arm that tuning chooses, over all its tuning seeds.
+
+    With a second stage, among the cells that were run again. Ties are broken by all the cells of the grid.
+    """
+    again = _again(arm, rows, top, higher_is_better=higher_is_better)
+    found = cells(replace(arm, trials=(*arm.trials, *again)), rows, higher_is_better=higher_is_better)
+    among = {trial.cell for trial in again} or {cell.trial.cell for cell in found}
+    return next(c for c in ordered(found, higher_is_better=higher_is_better) if c.trial.cell in among)
+
+
+def _again(arm: Arm, rows: Mapping[str, Row], top: Top | None, *, higher_is_better: bool) -> tuple[Trial, ...]:
+    if top is None:
+        return ()
+    best = ordered(cells(arm, rows, higher_is_better=higher_is_better), higher_is_better=higher_is_better)
+    return tuple(replace(cell.trial, seed=seed) for cell in best[: top.n_cells] for seed in top.seeds)
+
+
 def cells(arm: Arm, rows: Mapping[str, Row], *, higher_is_better: bool) -> tuple[Cell, ...]:
     """Return the finished cells of an arm from its rows (trial_id -> row), in the order of its grid."""
     groups: dict[tuple[Any, ...], list[Trial]] = {}
@@ -142,6 +193,13 @@ def fresh_trials(chosen: Trial, seeds: Sequence[int]) -> tuple[Trial, ...]:
     """Return the chosen cell with other seeds, evaluated at CURVE_POINTS steps or more, which changes no score."""
     steps = min(chosen.budget.eval_steps, max(1, chosen.budget.max_steps // CURVE_POINTS))
     budget = replace(chosen.budget, eval_steps=steps)
+    return tuple(replace(chosen, seed=seed, budget=budget) for seed in seeds)
+
+
+def pool_trials(chosen: Trial, n: int, tuning_seeds: Sequence[int]) -> tuple[Trial, ...]:
+    """Return the first n further runs of a chosen cell, evaluated at the end only."""
+    budget = replace(chosen.budget, eval_steps=chosen.budget.max_steps)
+    seeds = fresh_seeds(n, tuning_seeds, first=FIRST_POOL_SEED)
     return tuple(replace(chosen, seed=seed, budget=budget) for seed in seeds)
 
 
@@ -173,6 +231,7 @@ def _cell(members: Sequence[Trial], rows: Sequence[Row], *, higher_is_better: bo
         select=fmean(held_out) if held_out else None,
         metric=fmean(row["metric_value"] for row in good) if good else None,
         train_seconds=sum(seconds) if len(seconds) == len(rows) else None,
+        rows=tuple(rows),
         n=len(rows),
         n_diverged=len(rows) - len(good),
     )

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from bench import stats
+from bench.comparison import rule
 from bench.comparison.arms import MIN_FRESH_SEEDS
 from bench.stats import Floats, Interval
 
@@ -23,7 +23,7 @@ GAPS = (0.005, 0.01)  # planted for the power curve: half a point and one point 
 SIZES = (6, 8, 10, 12, 16, 20, 24, 32)  # seeds of the power curve
 N_POWER = 200  # comparisons at each point of it: a power of 0.8 is good to 0.03
 WANTED_POWER = 0.8
-_FEW = 1_999  # bootstrap draws and sign patterns of one of thousands of comparisons
+_FEW = 1_999  # sign patterns of one of thousands of comparisons, beyond 16 pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,13 +61,6 @@ class Calibration:
     def seeds_needed(self, gap: float) -> int | None:
         """Return the smallest n of the power curve with WANTED_POWER for this gap; None: more than the curve has."""
         return next((p.n for p in self.power if p.gap == gap and p.power >= WANTED_POWER), None)
-
-
-def claims(differences: npt.ArrayLike, rng: np.random.Generator) -> bool:
-    """Return whether a single paired comparison claims a difference: sign-flip test and BCa interval agree."""
-    if stats.sign_flip_p(differences, rng, n_flips=_FEW) > stats.ALPHA:
-        return False
-    return stats.bca_interval(differences, rng, n_resamples=_FEW).excludes(0)
 
 
 def calibrate(
@@ -125,7 +118,7 @@ def effective(rates: Floats, each: int) -> float:
 
 def _split(pool: Floats, n_seeds: int, each: int, rng: np.random.Generator) -> float:
     shuffled = rng.permutation(pool)[: each * 2 * n_seeds].reshape(each, 2, n_seeds)
-    return float(np.mean([claims(first - second, rng) for first, second in shuffled]))
+    return float(np.mean([rule.rejects(first - second, rng, n_flips=_FEW) for first, second in shuffled]))
 
 
 def _power_curve(pool: Floats, gap: float, rng: np.random.Generator) -> list[PowerPoint]:
@@ -137,7 +130,7 @@ def _power_curve(pool: Floats, gap: float, rng: np.random.Generator) -> list[Pow
     points: list[PowerPoint] = []
     for n in SIZES:
         draws = pool[rng.integers(len(pool), size=(N_POWER, 2, n))]
-        hits = sum(claims(first + gap - second, rng) for first, second in draws)
+        hits = sum(rule.rejects(first + gap - second, rng, n_flips=_FEW) for first, second in draws)
         ends = stats.clopper_pearson(hits, N_POWER)
         points.append(PowerPoint(gap=gap, n=n, power=hits / N_POWER, interval=ends))
         if hits >= 0.99 * N_POWER:

@@ -1,79 +1,96 @@
 """A tuned comparison, worked out from rows: every number with its n and interval, as one Comparison. Pure.
 
 Each method is compared with LoRA, tuned with as many cells; the family of claims is therefore fixed before anything
-runs. A difference is claimed only where the BCa interval of the paired differences excludes 0 and the sign-flip test
-rejects after Holm.
+runs. What is claimed is decided by bench/comparison/rule.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any, Literal
 
 import numpy as np
 
 from bench import stats
-from bench.comparison.arms import BASELINE, Arm, Cell, Row, cells, choose, fresh_trials, is_ok, on_border, ordered
+from bench.comparison import rule
+from bench.comparison.arms import (
+    BASELINE,
+    MAX_POOL,
+    Arm,
+    Cell,
+    Row,
+    cells,
+    fresh_trials,
+    is_ok,
+    pool_trials,
+    tuned,
+)
 from bench.comparison.numbers import (
     COMPARISON_VERSION,
     ArmResult,
     Comparison,
-    CurvePoint,
     Difference,
     Examples,
     Reach,
     Setup,
     SpeedUp,
     Target,
-    Tuning,
+    Top,
 )
+from bench.comparison.tuning import floor_of, tuning_of
 from bench.spec import Trial
-from bench.stats import Interval, Width
+from bench.stats import Interval
+from bench.summary import right_bits
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
-SHARE_OF_BEST = 0.01  # sensitivity: the region within 1 % of the best score
-
 ROW_COLUMNS = (
     "trial_id", "status", "metric_value", "metric_stderr", "select_metric", "train_seconds", "source_hash",
-    "eval_correct", "n_eval", "curve", "device", "timing_mode", "git_commit", "git_dirty",
+    "eval_correct", "n_eval", "collapsed", "curve", "device", "timing_mode", "git_commit", "git_dirty",
 )  # fmt: skip
 
 
 def chosen_trials(
-    arms: Sequence[Arm], tuning: Mapping[str, Row], seeds: Sequence[int], *, higher_is_better: bool
-) -> dict[str, tuple[Trial, ...]]:
-    """Return the fresh trials of each arm's best cell, by arm; `tuning` maps trial_id to row."""
-    best = {a.name: choose(cells(a, tuning, higher_is_better=higher_is_better), higher_is_better=higher_is_better)
-            for a in arms}  # fmt: skip
+    arms: Sequence[Arm], tuning: Mapping[str, Row], seeds: Sequence[int], *, top: Top | None = None,
+    higher_is_better: bool,
+) -> dict[str, tuple[Trial, ...]]:  # fmt: skip
+    """Return the fresh trials of each arm's best cell, by arm; `tuning` maps trial_id to row, both stages together."""
+    best = {arm.name: tuned(arm, tuning, top, higher_is_better=higher_is_better) for arm in arms}
     return {name: fresh_trials(cell.trial, seeds) for name, cell in best.items()}
 
 
 def compare(
-    setup: Setup, arms: Sequence[Arm], *, tuning: Mapping[str, Row], fresh: Mapping[str, Row], seed: int = 0
-) -> Comparison:
+    setup: Setup, arms: Sequence[Arm], *, tuning: Mapping[str, Row], fresh: Mapping[str, Row],
+    pool: Mapping[str, Row] | None = None, seed: int = 0,
+) -> Comparison:  # fmt: skip
     """Return the comparison of arms, all of whose tuning and fresh trials are finished.
 
-    `tuning` and `fresh` map trial_id to a row with ROW_COLUMNS. `seed` is that of the bootstrap.
+    `tuning`, `fresh` and `pool` map trial_id to a row with ROW_COLUMNS; of the pool, further runs of chosen cells,
+    whatever is there counts. `seed` is that of the bootstrap.
     """
-    sign = 1 if setup.higher_is_better else -1
-    of_arm = {arm.name: cells(arm, tuning, higher_is_better=setup.higher_is_better) for arm in arms}
-    best = {name: choose(found, higher_is_better=setup.higher_is_better) for name, found in of_arm.items()}
+    better = setup.higher_is_better
+    sign = 1 if better else -1
+    of_arm = {arm.name: cells(arm, tuning, higher_is_better=better) for arm in arms}
+    best = {arm.name: tuned(arm, tuning, setup.top, higher_is_better=better) for arm in arms}
     trials = {name: fresh_trials(cell.trial, setup.fresh_seeds) for name, cell in best.items()}
     runs = {name: [fresh[t.trial_id] for t in members] for name, members in trials.items()}
+    further = {name: _further(cell.trial, setup, pool or {}) for name, cell in best.items()}
     target = _target(best[BASELINE], trials[BASELINE][0])
-    floor = _floor(of_arm, sign)
-    results = tuple(
-        _arm(arm, of_arm[arm.name], best[arm.name], runs[arm.name], setup, target=target, floor=floor) for arm in arms
-    )
+    floor = floor_of(of_arm, sign)
+    results = {
+        arm.name: _arm(
+            arm, of_arm[arm.name], best[arm.name], runs[arm.name], further[arm.name], setup, target=target, floor=floor
+        )
+        for arm in arms
+    }
     family = [arm.name for arm in arms if arm.name != BASELINE]
     rng = np.random.default_rng(seed)
     pairs = [_difference(name, best, runs, setup, rng) for name in family]
-    by_name = {result.name: result for result in results}
-    every = [*tuning.values(), *fresh.values()]
+    speeds = [_speed_up(results[name], results[BASELINE], len(family), rng) for name in family] if target else []
+    every = [*tuning.values(), *fresh.values(), *(row for rows in further.values() for row in rows)]
     return Comparison(
         version=COMPARISON_VERSION,
         setup=setup,
@@ -85,16 +102,33 @@ def compare(
         devices=_distinct(every, "device"),
         source_hashes=_distinct(every, "source_hash"),
         git_commits=_distinct(every, "git_commit"),
-        arms=results,
-        differences=_with_holm(pairs, by_name, sign),
+        arms=tuple(results.values()),
+        differences=_decided(pairs, results, sign),
         target=target,
-        speed_ups=tuple(_speed_up(by_name[name], by_name[BASELINE], rng) for name in family) if target else (),
+        speed_ups=_decided_speeds(speeds, results),
     )
 
 
+def runs_wanted(comparison: Comparison) -> dict[str, int]:
+    """Return how many further runs the chosen cell of an arm needs before it may be called the winner, by arm."""
+    histories = {arm.name: arm.history for arm in comparison.arms}
+    waiting = {
+        d.arm if (d.mean or 0) * (1 if comparison.setup.higher_is_better else -1) > 0 else comparison.baseline
+        for d in comparison.differences
+        if d.withheld == "runs"
+    }
+    waiting |= {s.arm if _is_faster(s) else comparison.baseline for s in comparison.speed_ups if s.withheld == "runs"}
+    return {name: rule.MIN_RUNS - histories[name].fresh.n for name in sorted(waiting)}
+
+
+def _further(chosen: Trial, setup: Setup, pool: Mapping[str, Row]) -> list[Row]:
+    trials = pool_trials(chosen, MAX_POOL, setup.tuning_seeds) if pool else ()
+    return [pool[t.trial_id] for t in trials if t.trial_id in pool]
+
+
 def _arm(
-    arm: Arm, found: Sequence[Cell], best: Cell, runs: Sequence[Row], setup: Setup, *, target: Target | None,
-    floor: float,
+    arm: Arm, found: Sequence[Cell], best: Cell, runs: Sequence[Row], further: Sequence[Row], setup: Setup, *,
+    target: Target | None, floor: float,
 ) -> ArmResult:  # fmt: skip
     values = [row["metric_value"] for row in runs if is_ok(row)]
     errors = [row["metric_stderr"] for row in runs if is_ok(row) and row["metric_stderr"] is not None]
@@ -104,10 +138,13 @@ def _arm(
         scores=tuple(row["metric_value"] if is_ok(row) else None for row in runs),
         n=len(values),
         n_diverged=len(runs) - len(values),
+        history=rule.history(
+            {"tuning": best.rows, "fresh": runs, "pool": further}, higher_is_better=setup.higher_is_better
+        ),
         mean=fmean(values) if values else None,
         stderr_seeds=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         stderr_examples=fmean(errors) if errors else None,
-        tuning=_tuning(arm, found, best, floor=floor, higher_is_better=setup.higher_is_better),
+        tuning=tuning_of(arm, found, best, floor=floor, higher_is_better=setup.higher_is_better),
         reach=_reach(arm.name, runs, setup, target),
     )
 
@@ -117,64 +154,6 @@ def settings_of(trial: Trial) -> dict[str, Any]:
     names = ("method", "rank", "mora_type", "eta_A", "lr_ratio", "eta_B", "lora_alpha", "lora_dropout", "init",
              "target_modules", "head_policy")  # fmt: skip
     return {name: value for name in names if (value := getattr(trial, name)) is not None}
-
-
-def _tuning(arm: Arm, found: Sequence[Cell], best: Cell, *, floor: float, higher_is_better: bool) -> Tuning:
-    return Tuning(
-        n_cells=len(found),
-        n_diverged_cells=sum(cell.n_diverged > 0 for cell in found),
-        chosen_by=best.chosen_by,
-        select=best.select,
-        metric=best.metric,
-        on_border=on_border(arm, best.trial),
-        width=_width(found, best, higher_is_better=higher_is_better),
-        curve=_curve(found, floor=floor, higher_is_better=higher_is_better),
-    )
-
-
-def _curve(found: Sequence[Cell], *, floor: float, higher_is_better: bool) -> tuple[CurvePoint, ...]:
-    """Return the tuning curve; a seed without a score counts as `floor`, the worst score that any cell got."""
-    ranked = ordered(found, higher_is_better=higher_is_better)[::-1]
-    held_out = all(cell.chosen_by == "select_metric" for cell in found)
-    by = range(len(ranked))  # the place in the order, so that of equals the curve takes the one that tuning takes
-    select = stats.expected_best([_floored(c, c.select if held_out else c.metric, floor) for c in ranked], chosen_by=by)
-    metric = stats.expected_best([_floored(c, c.metric, floor) for c in ranked], chosen_by=by)
-    known = [cell.train_seconds for cell in found if cell.train_seconds is not None]
-    each = fmean(known) if len(known) == len(found) else None
-    return tuple(
-        CurvePoint(n_cells=n, train_seconds=None if each is None else n * each, select=float(s), metric=float(m))
-        for n, (s, m) in enumerate(zip(select, metric, strict=True), start=1)
-    )
-
-
-def _floored(cell: Cell, mean: float | None, floor: float) -> float:
-    """Return the mean over all seeds of a cell, given that over the seeds that did not diverge."""
-    return floor if mean is None else (mean * (cell.n - cell.n_diverged) + floor * cell.n_diverged) / cell.n
-
-
-def _floor(of_arm: Mapping[str, Sequence[Cell]], sign: int) -> float:
-    scores = [value for found in of_arm.values() for c in found for value in (c.metric, c.select) if value is not None]
-    return sign * min((sign * score for score in scores), default=0.0)
-
-
-def _width(found: Sequence[Cell], best: Cell, *, higher_is_better: bool) -> Width | None:
-    """Return the region in eta_A within SHARE_OF_BEST of the best, along the line of cells through it.
-
-    Other settings are the best cell's; of LoRA+'s two rates, lambda is.
-    """
-    sign = 1 if higher_is_better else -1
-    line = sorted(
-        (c for c in found if _other_settings(c.trial) == _other_settings(best.trial)), key=lambda c: c.trial.eta_A
-    )
-    scores = [-math.inf if c.n_diverged else sign * c.objective for c in line]
-    if len(line) < 2 or not any(math.isfinite(score) for score in scores):
-        return None
-    return stats.width_within([c.trial.eta_A for c in line], scores, share=SHARE_OF_BEST)
-
-
-def _other_settings(trial: Trial) -> tuple[Any, ...]:
-    names = [f.name for f in fields(trial) if f.name not in ("seed", "eta_A", "eta_B", "method")]
-    return (trial.lr_ratio, *(getattr(trial, name) for name in names))
 
 
 def _target(tuned: Cell, fresh: Trial) -> Target | None:
@@ -209,72 +188,94 @@ def _difference(
     pairs = list(zip(runs[name], runs[BASELINE], strict=True))
     both = [pair for pair in pairs if all(is_ok(row) for row in pair)]
     found = [first["metric_value"] - second["metric_value"] for first, second in both]
-    n = len(found)
+    n, n_zeros = len(found), found.count(0.0)
+    same_cell = best[name].trial.cell == best[BASELINE].trial.cell
     p = stats.sign_flip_p(found, rng) if n else 1.0
+    sd = stdev(found) if n > 1 else None
     return Difference(
         arm=name,
-        same_cell=best[name].trial.cell == best[BASELINE].trial.cell,
+        same_cell=same_cell,
         values=tuple(a["metric_value"] - b["metric_value"] if is_ok(a) and is_ok(b) else None for a, b in pairs),
         n=n,
         n_left_out=len(pairs) - n,
+        n_zeros=n_zeros,
         mean=fmean(found) if n else None,
-        interval=stats.bca_interval(found, rng) if n > 1 else None,
+        interval=stats.mean_interval(found, rng) if n else None,
+        outperforms=None if same_cell else _outperforms(pairs, setup),
         p=p,
         p_holm=p,
-        attainable_p=stats.attainable_p(n, len(best) - 1) if n else 1.0,
+        attainable_p=stats.attainable_p(n, len(best) - 1, n_zeros=n_zeros) if n else 1.0,
         claim="none",
-        detectable=stats.detectable_difference(stdev(found), n) if n > 1 else None,
-        stderr_examples=_stderr_examples(both) if setup.metric == "accuracy" else None,
+        withheld="",
+        detectable=None if sd is None else stats.detectable_difference(sd, n, n_claims=len(best) - 1),
         examples=_examples(both),
         examples_by_seed=tuple(_examples([pair]) for pair in pairs),
     )
 
 
-def _with_holm(pairs: Sequence[Difference], results: Mapping[str, ArmResult], sign: int) -> tuple[Difference, ...]:
-    adjusted = stats.holm([pair.p for pair in pairs])
+def _outperforms(pairs: Sequence[tuple[Row, Row]], setup: Setup) -> float:
+    sign = 1 if setup.higher_is_better else -1
+    scores = [[sign * row["metric_value"] if is_ok(row) else -math.inf for row in pair] for pair in pairs]
+    return stats.outperforms(*zip(*scores, strict=True))
+
+
+_CLAIMS: Mapping[int, Literal["better", "worse", "none"]] = {1: "better", -1: "worse", 0: "none"}
+_SPEED_CLAIMS: Mapping[int, Literal["faster", "slower", "none"]] = {1: "faster", -1: "slower", 0: "none"}
+
+
+def _decided(pairs: Sequence[Difference], results: Mapping[str, ArmResult], sign: int) -> tuple[Difference, ...]:
+    sides = [int(np.sign(sign * (pair.mean or 0.0))) for pair in pairs]
+    histories = [results[pair.arm].history for pair in pairs]
+    found = rule.decide([pair.p for pair in pairs], sides, histories, results[BASELINE].history)
     return tuple(
-        replace(pair, p_holm=p, claim=_claim(pair, p, results, sign)) for pair, p in zip(pairs, adjusted, strict=True)
+        replace(pair, p_holm=d.p_holm, claim=_CLAIMS[d.side], withheld=d.withheld)
+        for pair, d in zip(pairs, found, strict=True)
     )
 
 
-def _claim(
-    pair: Difference, p: float, results: Mapping[str, ArmResult], sign: int
-) -> Literal["better", "worse", "none"]:
-    """Return what may be claimed: interval and test must agree, and the better one must not have diverged."""
-    if pair.mean is None or pair.interval is None or p > stats.ALPHA or not pair.interval.excludes(0):
-        return "none"
-    claim: Literal["better", "worse"] = "better" if sign * pair.mean > 0 else "worse"
-    winner = pair.arm if claim == "better" else BASELINE
-    return "none" if results[winner].n_diverged else claim
+def _decided_speeds(speeds: Sequence[SpeedUp], results: Mapping[str, ArmResult]) -> tuple[SpeedUp, ...]:
+    sides = [1 if _is_faster(s) else -1 for s in speeds]
+    histories = [results[s.arm].history for s in speeds]
+    found = rule.decide([s.p for s in speeds], sides, histories, results[BASELINE].history)
+    return tuple(
+        replace(s, p_holm=d.p_holm, claim=_SPEED_CLAIMS[d.side], withheld=d.withheld)
+        for s, d in zip(speeds, found, strict=True)
+    )
 
 
-def _speed_up(arm: ArmResult, baseline: ArmResult, rng: np.random.Generator) -> SpeedUp:
+def _is_faster(s: SpeedUp) -> bool:
+    """Return whether the arm took fewer steps in more seeds: what the sign test looks at."""
+    return 2 * s.n_faster + s.n_ties > s.n
+
+
+def _speed_up(arm: ArmResult, baseline: ArmResult, n_claims: int, rng: np.random.Generator) -> SpeedUp:
     ratio = stats.median_ratio(baseline.reach.steps, arm.reach.steps, rng)
     own, base = arm.reach.seconds_per_step, baseline.reach.seconds_per_step
     scale = None if own is None or base is None else base / own
     ends = ratio.interval
+    steps = list(zip(baseline.reach.steps, arm.reach.steps, strict=True))
+    n_ties, p = sum(a == b for a, b in steps), stats.sign_p(baseline.reach.steps, arm.reach.steps)
     return SpeedUp(
         arm=arm.name,
         n=ratio.n,
+        n_faster=sum(a > b for a, b in steps),
+        n_ties=n_ties,
         steps=ratio.value,
         steps_interval=ends,
         seconds=None if scale is None or ratio.value is None else scale * ratio.value,
         seconds_interval=None if scale is None else Interval(low=scale * ends.low, high=scale * ends.high),
+        p=p,
+        p_holm=p,
+        attainable_p=stats.attainable_p(ratio.n, n_claims, n_zeros=n_ties),
+        claim="none",
+        withheld="",
     )
-
-
-def _bits(row: Row) -> Ints | None:
-    """Return which evaluation examples were right, [n_eval] of 0 and 1; None where the row does not keep it."""
-    if row["eval_correct"] is None or row["n_eval"] is None or not is_ok(row):
-        return None
-    packed = np.frombuffer(row["eval_correct"], dtype=np.uint8)
-    return np.unpackbits(packed, count=row["n_eval"]).astype(np.int64)
 
 
 def _example_differences(pairs: Sequence[tuple[Row, Row]]) -> Ints | None:
     """Return, by example, in how many more pairs the first is right than the second: [n_eval]."""
-    bits = [(_bits(first), _bits(second)) for first, second in pairs]
-    known = [a - b for a, b in bits if a is not None and b is not None and a.shape == b.shape]
+    bits = [[right_bits(row["eval_correct"], row["n_eval"]) if is_ok(row) else None for row in pair] for pair in pairs]
+    known = [a.astype(np.int64) - b for a, b in bits if a is not None and b is not None and a.shape == b.shape]
     return np.sum(known, axis=0) if known and len(known) == len(pairs) else None
 
 
@@ -282,15 +283,15 @@ def _examples(pairs: Sequence[tuple[Row, Row]]) -> Examples | None:
     found = _example_differences(pairs)
     if found is None:
         return None
-    first, second = int((found > 0).sum()), int((found < 0).sum())
-    return Examples(n=len(found), arm_only=first, baseline_only=second, p=stats.mcnemar_p(first, second))
-
-
-def _stderr_examples(pairs: Sequence[tuple[Row, Row]]) -> float | None:
-    found = _example_differences(pairs)
-    if found is None or len(found) < 2:
-        return None
-    return float((found / len(pairs)).std(ddof=1) / math.sqrt(len(found)))
+    n, each = len(found), found / len(pairs)
+    return Examples(
+        n=n,
+        arm_only=int((found > 0).sum()),
+        baseline_only=int((found < 0).sum()),
+        mean=float(each.mean()),
+        stderr=float(each.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
+        p=stats.whole_sign_flip_p(found),
+    )
 
 
 def _distinct(rows: Sequence[Row], name: str) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bench.stats import Interval, Width
+from bench.landscape import Width
+from bench.stats import Interval
 
-COMPARISON_VERSION = 1  # raised when a field changes its meaning or name
+COMPARISON_VERSION = 2  # raised when a field changes its meaning or name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,10 +28,47 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Top:
+    """The second stage of tuning: the best cells of every arm, run with further tuning seeds before one is chosen."""
+
+    n_cells: int  # of each arm
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runs:
+    """How many runs of a cell there are, and how many of them collapsed or diverged (see rule.collapsed)."""
+
+    n: int
+    n_collapsed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class History:
+    """Every run of an arm's chosen cell."""
+
+    tuning: Runs
+    fresh: Runs
+    pool: Runs  # further seeds, run to see whether it collapses
+
+    @property
+    def every(self) -> Runs:
+        """All of them."""
+        parts = (self.tuning, self.fresh, self.pool)
+        return Runs(n=sum(p.n for p in parts), n_collapsed=sum(p.n_collapsed for p in parts))
+
+    @property
+    def n_unseen(self) -> int:
+        """Runs that had no part in choosing the cell: those of tuning are the ones that went well."""
+        return self.fresh.n + self.pool.n
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Tuning:
     """What tuning an arm gave."""
 
     n_cells: int
+    n_seeds: int  # of the chosen cell
     n_diverged_cells: int  # with a diverged seed
     chosen_by: str
     select: float | None  # of the chosen cell: mean over the tuning seeds
@@ -60,6 +98,7 @@ class ArmResult:
     scores: tuple[float | None, ...]  # metric_value by fresh seed; None: diverged
     n: int  # that did not diverge
     n_diverged: int
+    history: History
     mean: float | None
     stderr_seeds: float | None
     stderr_examples: (
@@ -71,15 +110,20 @@ class ArmResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examples:
-    """McNemar's test (1947): which evaluation examples one arm gets right and the other does not.
+    """Would the difference hold for other evaluation examples? By example, in how many more seeds the arm is right.
 
-    Over seeds: examples that the arm gets right in more seeds than the baseline does, and the reverse.
+    With one pair of runs this is McNemar's exact test (1947).
     """
 
     n: int
-    arm_only: int
+    arm_only: int  # examples that the arm gets right in more seeds than the baseline
     baseline_only: int
-    p: float
+    mean: float  # difference of the shares that are right, over seeds and examples
+    stderr: float | None  # of `mean`, over the examples
+    p: float  # exact sign-flip test over the examples, two-sided; its direction is the sign of `mean`
+
+
+Withheld = Literal["", "collapses", "runs"]  # why a rejected test is no claim: see bench/comparison/rule.py
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,28 +135,40 @@ class Difference:
     values: tuple[float | None, ...]  # by fresh seed; None where either diverged
     n: int
     n_left_out: int
+    n_zeros: int
     mean: float | None
-    interval: Interval | None  # BCa
+    interval: Interval | None  # inverts the sign-flip test, before Holm; None: fewer than 6 pairs
+    outperforms: float | None  # share of all paired seeds in which the arm is the better one; None: the same cell
     p: float  # exact sign-flip; 1 where there is no pair
     p_holm: float
-    attainable_p: float  # the smallest p_holm that n pairs could have given, at worst
+    attainable_p: float  # the smallest p_holm that n pairs, n_zeros of them 0, could have given, at worst
     claim: Literal["better", "worse", "none"]
-    detectable: float | None  # a true gap of this size would have been found with a power of about 80 %, before Holm
-    stderr_examples: float | None  # of `mean`, over the evaluation examples; accuracy only
+    withheld: Withheld
+    detectable: float | None  # a true gap of this size would have been claimed with a power of 80 %, Holm included
     examples: Examples | None
     examples_by_seed: tuple[Examples | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeedUp:
-    """median(baseline) / median(arm) to the target; above 1 the arm is faster. value None: neither reaches it."""
+    """median(baseline) / median(arm) to the target; above 1 the arm is faster. value None: neither reaches it.
+
+    The intervals tell its size; what is claimed rests on the sign test alone.
+    """
 
     arm: str
     n: int
+    n_faster: int  # seeds in which the arm took fewer steps
+    n_ties: int  # seeds in which both take as many steps, or both never reach it
     steps: float | None
     steps_interval: Interval
     seconds: float | None  # None: no isolated seconds per step, or `steps` is None
     seconds_interval: Interval | None
+    p: float  # exact paired sign test of the steps
+    p_holm: float  # over the speed-ups, a family of its own
+    attainable_p: float
+    claim: Literal["faster", "slower", "none"]
+    withheld: Withheld
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +192,7 @@ class Setup:
     tuning_seeds: tuple[int, ...]
     fresh_seeds: tuple[int, ...]
     seconds_per_step: Mapping[str, float] | None  # by arm, isolated; None: not measured
+    top: Top | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from bench.comparison.numbers import ArmResult, Comparison, Difference, SpeedUp, Target
+from bench.comparison.rule import MIN_RUNS
 from bench.methods import arm_label as label
 from bench.stats import Interval
 
@@ -15,12 +16,35 @@ CLAIMED_FACTOR = 2.0  # LoRA+'s own claim: up to twice as fast (Hayou et al. 202
 
 def sentences(comparison: Comparison) -> tuple[str, ...]:
     """Return the verdict: the set-up, a sentence for each difference, a sentence for each speed-up, cautions."""
-    found = [_setting(comparison)]
-    found += [_difference(d, comparison) for d in comparison.differences]
-    if comparison.target is not None:
-        target = comparison.target
-        found += [_speed(s, target, comparison) for s in comparison.speed_ups]
-    return (*found, *_cautions(comparison))
+    c = comparison
+    found = [_setting(c), *(f"{_difference(d, c)}." for d in c.differences)]
+    if c.target is not None:
+        found += [f"{_speed(s, c.target, c)}." for s in c.speed_ups]
+    return (*found, *_cautions(c))
+
+
+def headline(comparison: Comparison) -> str:
+    """Return the verdict in a few words, without numbers: what the comparison claims, or nothing."""
+    c = comparison
+    base = label(c.baseline)
+    claimed = [f"{label(d.arm)} as tuned is {d.claim}" for d in c.differences if d.claim != "none"]
+    if not claimed:
+        return f"No method as tuned here can be said to differ from tuned {base}."
+    rest = "" if len(claimed) == len(c.differences) else "; for no other method can a difference be claimed"
+    return f"Against tuned {base}, {' and '.join(claimed)}{rest}."
+
+
+def short(comparison: Comparison) -> tuple[str, str, str]:
+    """Return three sentences with numbers: differences, speed-ups, and how far this goes."""
+    c = comparison
+    base, n_cells, n = label(c.baseline), c.arms[0].tuning.n_cells, len(c.setup.fresh_seeds)
+    parts = "; ".join(_difference(d, c, briefly=True) for d in c.differences)
+    first = f"Against {base}, with {n_cells} tuning cells for each method and {n} fresh seeds, {parts}."
+    if c.target is None or not c.speed_ups:
+        return first, f"No speed-up can be given, for tuned {base} has no score to reach.", _limits(c)
+    target = f"{c.setup.metric.replace('_', ' ')} of {shown(c.target.value, c.setup.metric)}"
+    speeds = "; ".join(_speed_briefly(s, c) for s in c.speed_ups)
+    return first, f"To reach tuned {base}'s {target}, {speeds}.", _limits(c)
 
 
 def shown(value: float | None, metric: str) -> str:
@@ -44,81 +68,131 @@ def _unit(metric: str) -> str:
     return " points" if metric in AS_POINTS else f" {metric}"
 
 
+def cell(arm: ArmResult) -> str:
+    """Return which cell an arm is: LoRA+ as tuned (eta_A 0.0004, ratio 4). Claims are about cells, not methods."""
+    ratio = arm.settings.get("lr_ratio")
+    rates = f"eta_A {arm.settings['eta_A']:.3g}" + (f", ratio {ratio:.3g}" if ratio not in (None, 1) else "")
+    return f"{label(arm.name)} as tuned ({rates})"
+
+
+def collapses(arm: ArmResult) -> str:
+    """Return how many runs of an arm's cell collapsed or diverged: 1 of 14."""
+    return f"{arm.history.every.n_collapsed} of {arm.history.every.n}"
+
+
+def _arm(c: Comparison, name: str) -> ArmResult:
+    return next(arm for arm in c.arms if arm.name == name)
+
+
 def _setting(c: Comparison) -> str:
     setup, n_cells = c.setup, c.arms[0].tuning.n_cells
     by = {arm.tuning.chosen_by for arm in c.arms}
     chosen = "training examples held out for it" if by == {"select_metric"} else "the evaluation split itself"
+    top = setup.top
+    again = "" if top is None else f" (the best {top.n_cells} again with {len(top.seeds)} more seeds)"
     scores = ", ".join(f"{label(arm.name)} {_mean(arm, setup.metric)}" for arm in c.arms)
     return (
-        f"{setup.task} on {setup.model}: {n_cells} cells tuned for each method, chosen on {chosen}, run again with "
-        f"{len(setup.fresh_seeds)} fresh seeds; {setup.metric}, mean +- standard error over seeds: {scores} "
-        f"({', '.join(c.devices) or 'device unknown'})."
+        f"{setup.task} on {setup.model}: {n_cells} cells tuned for each method with {len(setup.tuning_seeds)} "
+        f"seed{'s' * (len(setup.tuning_seeds) > 1)}{again}, chosen on {chosen}, one cell of each run again with "
+        f"{len(setup.fresh_seeds)} fresh seeds, which are what is compared; {setup.metric}, mean +- standard error "
+        f"over seeds: {scores} ({', '.join(c.devices) or 'device unknown'})."
     )
 
 
 def _mean(arm: ArmResult, metric: str) -> str:
+    fell = f" ({collapses(arm)} runs collapsed)" if arm.history.every.n_collapsed else ""
     if arm.mean is None:
         return "diverged"
     spread = "" if arm.stderr_seeds is None else f" +- {shown(arm.stderr_seeds, metric)}"
-    lost = f" ({arm.n_diverged} of {arm.n + arm.n_diverged} diverged)" if arm.n_diverged else ""
-    return f"{shown(arm.mean, metric)}{spread}{lost}"
+    return f"{shown(arm.mean, metric)}{spread}{fell}"
 
 
-def _difference(d: Difference, c: Comparison) -> str:
-    name, base, metric = label(d.arm), label(c.baseline), c.setup.metric
+def _difference(d: Difference, c: Comparison, *, briefly: bool = False) -> str:
+    """Return what is said of one difference: the one place where it is put into words."""
+    own, base = _arm(c, d.arm), _arm(c, c.baseline)
+    name, against = (label(d.arm), label(c.baseline)) if briefly else (cell(own), cell(base))
     if d.same_cell:
-        return f"{name} against tuned {base}: no difference, for tuning chose the same cell for both."
-    if d.mean is None or d.interval is None:
-        return (
-            f"{name} against tuned {base}: nothing can be said, for {d.n_left_out} of {len(d.values)} pairs diverged."
-        )
-    numbers = (
-        f"{gap(d.mean, metric)}{_unit(metric)} ({c.level:.0%} interval {gap(d.interval.low, metric)} to "
-        f"{gap(d.interval.high, metric)}, n = {d.n} paired seeds, sign-flip p = {d.p:.3g}, {d.p_holm:.3g} after Holm "
-        f"over {len(c.family)})"
-    )
+        return f"{label(d.arm)} is no different from {label(c.baseline)} here, for tuning chose the same cell for both"
+    if d.mean is None:
+        return f"nothing can be said about {name}, for {d.n_left_out} of {len(d.values)} pairs diverged"
+    numbers = _numbers(d, c, briefly=briefly)
+    if briefly and d.claim == "none":
+        return f"{name} shows no difference that can be claimed ({numbers}){_why(d, c)}"
+    if briefly:
+        return f"{name} as tuned is {d.claim} ({numbers})"
+    fell = f"; collapsed: {label(d.arm)} {collapses(own)}, {label(c.baseline)} {collapses(base)} runs"
     if d.claim == "none":
-        return (
-            f"{name} against tuned {base}: no difference can be claimed: {numbers}{_why(d, c)}{_detectable(d, metric)}."
-        )
-    return f"{name} is {d.claim} than tuned {base}: {numbers}{_examples(d)}."
+        detectable = _detectable(d, c)
+        return f"{name} against {against}: no difference can be claimed: {numbers}{fell}{_why(d, c)}{detectable}"
+    return f"{name} is {d.claim} than {against}: {numbers}{fell}{_examples(d, c)}"
 
 
-def _why(d: Difference, c: Comparison) -> str:
+def _numbers(d: Difference, c: Comparison, *, briefly: bool) -> str:
+    metric, ends = c.setup.metric, d.interval
+    mean = f"{gap(d.mean or 0.0, metric)}{_unit(metric)}"
+    span = "no interval from so few" if ends is None else (
+        f"{c.level:.0%} interval {gap(ends.low, metric)} to {gap(ends.high, metric)}")  # fmt: skip
+    if briefly:
+        return f"{mean}, {span}, p = {d.p_holm:.2g} after Holm, n = {d.n}"
+    wins = "" if d.outperforms is None else f", the better one in {d.outperforms:.0%} of the seeds"
+    return (
+        f"{mean} ({span}, n = {d.n} paired seeds{wins}, sign-flip p = {d.p:.3g}, {d.p_holm:.3g} after Holm over "
+        f"{len(c.family)})"
+    )
+
+
+def _why(d: Difference | SpeedUp, c: Comparison) -> str:
     """Return why nothing is claimed, where the numbers alone would suggest it."""
+    n_zeros = d.n_zeros if isinstance(d, Difference) else d.n_ties
     if d.attainable_p > c.alpha:
-        return f"; {d.n} pairs could not have shown one"
-    significant = d.p_holm <= c.alpha
-    outside = d.interval is not None and d.interval.excludes(0)
-    if significant and outside:
-        return "; the method that would have won diverged with some seeds"
-    return "; interval and test do not agree" if significant != outside else ""
+        ties = f", {n_zeros} of them without a difference," if n_zeros else ""
+        return f"; {d.n} pairs{ties} could not have shown one (smallest p {d.attainable_p:.2g})"
+    if not d.withheld:
+        return ""
+    sign = 1 if c.setup.higher_is_better else -1
+    ahead = sign * (d.mean or 0.0) > 0 if isinstance(d, Difference) else 2 * d.n_faster + d.n_ties > d.n
+    winner, rival = (_arm(c, d.arm), _arm(c, c.baseline)) if ahead else (_arm(c, c.baseline), _arm(c, d.arm))
+    if d.withheld == "collapses":
+        return (
+            f"; the test rejects, but {label(winner.name)}'s cell collapsed or diverged in {collapses(winner)} runs "
+            f"and {label(rival.name)}'s in {collapses(rival)}"
+        )
+    return (
+        f"; the test rejects, but {winner.history.n_unseen} runs of {label(winner.name)}'s cell are too few to know "
+        f"that it does not collapse now and then ({MIN_RUNS} are needed)"
+    )
 
 
-def _detectable(d: Difference, metric: str) -> str:
+def _detectable(d: Difference, c: Comparison) -> str:
     if not d.detectable:
         return ""
-    return f"; a gap of {shown(d.detectable, metric)}{_unit(metric)} or more would probably (80 %) have been seen"
+    metric = c.setup.metric
+    return (
+        f"; a true gap of {shown(d.detectable, metric)}{_unit(metric)} or more would have been claimed with a power of "
+        "80 %, after Holm"
+    )
 
 
-def _examples(d: Difference) -> str:
-    """Return what McNemar's test says about the evaluation split: seeds alone cannot speak for other examples."""
-    if d.examples is None:
-        return ""
+def _examples(d: Difference, c: Comparison) -> str:
+    """Return whether other evaluation examples would say the same, which seeds alone cannot tell."""
     e = d.examples
-    counts = f"{e.arm_only} examples are right more often, {e.baseline_only} less often of {e.n}"
-    far = "also beyond" if e.p <= 0.05 else "not shown beyond"
-    return f"; {counts} (McNemar p = {e.p:.2g}: {far} these examples)"
+    if e is None or e.stderr is None:
+        return ""
+    # Another metric may move the other way than the share of right examples, and nothing is then shown.
+    same_way = e.mean > 0 if d.claim == "better" else e.mean < 0
+    far = "also beyond" if e.p <= c.alpha and same_way else "not shown beyond"
+    share = "" if e.stderr == 0 else f", {e.mean / e.stderr:+.2f} standard errors over the examples"
+    counts = f"{e.arm_only} examples are right in more seeds, {e.baseline_only} in fewer of {e.n}"
+    return f"; {counts}{share} (sign-flip over examples p = {e.p:.2g}: {far} these examples)"
 
 
 def _speed(s: SpeedUp, target: Target, c: Comparison) -> str:
-    arms = {arm.name: arm.reach for arm in c.arms}
-    own, base, name, against = arms[s.arm], arms[c.baseline], label(s.arm), label(c.baseline)
+    own, base = _arm(c, s.arm).reach, _arm(c, c.baseline).reach
+    name, against = label(s.arm), label(c.baseline)
     aim = f"tuned {against}'s final {c.setup.metric} ({shown(target.value, c.setup.metric)})"
     missed = f"{name} {own.n_missed} and {against} {base.n_missed} of {s.n} runs never reach it"
     if s.steps is None:
-        return f"{name}, time to {aim}: nothing can be said, since at the median neither reaches it; {missed}."
-    ends = f"{c.level:.0%} interval {_ends(s.steps_interval)}, n = {s.n}"
+        return f"{name} as tuned, time to {aim}: nothing can be said, since at the median neither reaches it; {missed}"
     if math.isinf(s.steps):  # the baseline's median run misses: a ratio of medians would read like a claim
         counts = f"{number(own.median_steps)} steps at the median, {against} never"
         told = f"reaches {aim} in {counts}: no factor can be given"
@@ -127,26 +201,59 @@ def _speed(s: SpeedUp, target: Target, c: Comparison) -> str:
     else:
         counts = f"{number(own.median_steps)} against {number(base.median_steps)} steps at the median"
         told = f"reaches {aim} in {counts}: {number(s.steps)} times as fast in steps"
-    return f"{name} {told} ({ends}; {missed}); {_answer(s)}."
+    return f"{name} as tuned {told} ({_speed_numbers(s, c)}; {missed}); {_answer(s)}{_why(s, c)}; {_seconds(s)}"
+
+
+def _speed_numbers(s: SpeedUp, c: Comparison) -> str:
+    ends = f"{c.level:.0%} interval {_ends(s.steps_interval)}, n = {s.n}"
+    return f"{ends}, fewer steps in {s.n_faster}, as many in {s.n_ties}, sign test p = {s.p_holm:.2g} after Holm"
+
+
+def _speed_briefly(s: SpeedUp, c: Comparison) -> str:
+    name, against = label(s.arm), label(c.baseline)
+    if s.steps is None:
+        return f"{name}: nothing can be said, since at the median neither method reaches it"
+    ends = f"{c.level:.0%} interval {_ends(s.steps_interval)}, n = {s.n}, p = {s.p_holm:.2g} after Holm"
+    if math.isinf(s.steps) or s.steps == 0:
+        reached, never = ("its", f"{against}'s never") if s.steps else (f"{against}'s", "its own never")
+        return f"{name}: {_answer(s)}: {reached} median run reaches it and {never} does, so there is no factor ({ends})"
+    seconds = "its seconds not measured in isolation" if s.seconds is None else _seconds(s)
+    return f"{name} takes 1/{number(s.steps)} of the steps ({ends}), {_answer(s)}, {seconds}"
 
 
 def _answer(s: SpeedUp) -> str:
-    ends = s.steps_interval
-    steps = "no difference in steps can be claimed"
-    if ends.low > 1:
-        factor = f"{CLAIMED_FACTOR:g}x"
-        told = f"{factor} is reached" if ends.low >= CLAIMED_FACTOR else f"{factor} is neither shown nor excluded"
-        steps = f"faster, and {factor} is excluded" if ends.high < CLAIMED_FACTOR else f"faster, and {told}"
-    elif ends.high < 1:
-        steps = "slower"
+    """Return what the sign test claims; of the size, which the interval tells, only where LoRA+'s claim lies."""
+    if s.claim == "none":
+        return "no difference in steps can be claimed"
+    if s.claim == "slower":
+        return "slower in steps"
+    ends, factor = s.steps_interval, f"{CLAIMED_FACTOR:g}x"
+    where = "below" if ends.low > CLAIMED_FACTOR else "above" if ends.high < CLAIMED_FACTOR else "within"
+    return f"faster in steps, {factor} lies {where} the interval"
+
+
+def _seconds(s: SpeedUp) -> str:
     if s.seconds is None or s.seconds_interval is None:
-        return f"{steps}; seconds need isolated timing: run make speed"
+        return "seconds need isolated timing: run make speed"
     times = "no factor" if math.isinf(s.seconds) or s.seconds == 0 else f"{number(s.seconds)} times as fast"
-    return f"{steps}; in seconds {times} ({_ends(s.seconds_interval)})"
+    return f"in seconds {times} ({_ends(s.seconds_interval)})"
 
 
 def _ends(interval: Interval) -> str:
     return f"{number(interval.low)} to {number(interval.high)}"
+
+
+def _limits(c: Comparison) -> str:
+    metric = c.setup.metric
+    known = [f"{shown(d.detectable, metric)} for {label(d.arm)}" for d in c.differences if d.detectable]
+    borders = [label(arm.name) for arm in c.arms if arm.tuning.on_border]
+    fallen = [f"{label(arm.name)} {collapses(arm)}" for arm in c.arms if arm.history.every.n_collapsed]
+    gaps = f"a true gap of {', '.join(known)}{_unit(metric)} would have been claimed with 80 % power" if known else ""
+    fell = f"runs of the chosen cells that collapsed: {', '.join(fallen) or 'none'}"
+    edge = f"the best cell of {' and '.join(borders)} lies on its grid's border, so it may not be tuned"
+    cells = "claims are about the cells that this tuning chose"
+    parts = [part for part in (gaps, fell, edge if borders else "", cells) if part]
+    return f"How far this goes: {'; '.join(parts)}."
 
 
 def _cautions(c: Comparison) -> Sequence[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from bench import stats
+from bench import landscape, stats
 from bench.comparison.numbers import Comparison
 from bench.methods import arm_label
 from plots import curves, heatmap, rank, rates, tidy
@@ -181,7 +181,7 @@ def _tuning_line(series: str, panel: CellTable) -> Line | None:
         return None
     value = sign * _floored(cells, "mean", sign * (sign * means).min())
     by = sign * _floored(cells, "select", sign * (sign * selects).min()) if held_out else value
-    expected = sign * stats.expected_best(value, chosen_by=by)
+    expected = sign * landscape.expected_best(value, chosen_by=by)
     points = tuple(
         Point(x=float(n), y=float(y), low=float(y), high=float(y), note="") for n, y in enumerate(expected, start=1)
     )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from bench.comparison.numbers import Comparison, Difference, SpeedUp
-from bench.methods import arm_label
+from bench.comparison import verdict as comparing
 from bench.report.data import Best, CellNumbers, Counts, Report
-from bench.stats import Interval
 from plots import style
 
 NO_COMPARISON = (
@@ -20,22 +17,14 @@ NO_COMPARISON = (
 def headline(report: Report) -> str:
     """Return the verdict in a few words, without numbers: what a tuned comparison claims, or nothing."""
     c = report.comparison
-    if c is None:
-        return "No comparison of methods yet."
-    base = arm_label(c.baseline)
-    claimed = [f"{arm_label(d.arm)} is {d.claim}" for d in c.differences if d.claim != "none"]
-    if not claimed:
-        return f"No method can be said to differ from tuned {base}."
-    rest = "" if len(claimed) == len(c.differences) else "; for no other method can a difference be claimed"
-    return f"Against tuned {base}, {' and '.join(claimed)}{rest}."
+    return "No comparison of methods yet." if c is None else comparing.headline(c)
 
 
 def verdict(report: Report) -> tuple[str, str, str]:
     """Return three sentences with numbers; a difference is claimed only where a tuned comparison claims it."""
     if report.comparison is None:
         return (_state(report), _scores(report), NO_COMPARISON)
-    c = report.comparison
-    return (_differences(c, report), _speed_ups(c, report), _limits(c, report))
+    return comparing.short(report.comparison)
 
 
 def score(value: float | None, report: Report, *, digits: int = 1) -> str:
@@ -117,76 +106,6 @@ def _score(best: Best, report: Report) -> str:
     spread = "" if best.cell.stderr is None else f" ± {score(best.cell.stderr, report)}"
     choices = "the only cell" if best.n_choices == 1 else f"best of {best.n_choices} cells"
     return f"{name} {score(best.cell.mean, report)}{spread} ({choices})"
-
-
-def _differences(c: Comparison, report: Report) -> str:
-    base, n_cells = arm_label(c.baseline), c.arms[0].tuning.n_cells
-    parts = "; ".join(_difference(d, c, report) for d in c.differences)
-    n = len(c.setup.fresh_seeds)
-    return f"Against {base}, with {n_cells} tuning cells for each method and {n} fresh seeds, {parts}."
-
-
-def _difference(d: Difference, c: Comparison, report: Report) -> str:
-    name = arm_label(d.arm)
-    if d.same_cell:
-        return f"{name} is no different, for tuning chose the same cell for both"
-    if d.mean is None or d.interval is None:
-        return f"nothing can be said about {name}, for {d.n_left_out} of {len(d.values)} pairs diverged"
-    claim = {"better": "is better", "worse": "is worse", "none": "shows no difference that can be claimed"}[d.claim]
-    ends, p = _ends(d.interval, report), f"p = {d.p_holm:.2g} after Holm"
-    return f"{name} {claim} ({_gap(d.mean, report)}, {c.level:.0%} interval {ends}, {p}, n = {d.n})"
-
-
-def _speed_ups(c: Comparison, report: Report) -> str:
-    if c.target is None or not c.speed_ups:
-        return "No speed-up can be given, for tuned LoRA has no score to reach."
-    target = f"{unit(report)} of {score(c.target.value, report)}"
-    parts = "; ".join(_speed_up(s, c) for s in c.speed_ups)
-    return f"To reach tuned {arm_label(c.baseline)}'s {target}, {parts}."
-
-
-def _speed_up(s: SpeedUp, c: Comparison) -> str:
-    name = arm_label(s.arm)
-    if s.steps is None:
-        return f"{name}: nothing can be said, since at the median neither method reaches it"
-    ends = f"{c.level:.0%} interval {_factor(s.steps_interval.low)} to {_factor(s.steps_interval.high)}"
-    if math.isinf(s.steps):
-        claimed = "" if s.steps_interval.low > 1 else "no speed-up can be claimed, though "
-        missed = f"its median run reaches it and {arm_label(c.baseline)}'s never does"
-        return f"{name}: {claimed}{missed}, so there is no factor ({ends} times in steps, n = {s.n})"
-    if s.steps == 0:
-        claimed = "" if s.steps_interval.high < 1 else "no slow-down can be claimed, though "
-        missed = f"its median run never reaches it and {arm_label(c.baseline)}'s does"
-        return f"{name}: {claimed}{missed}, so there is no factor ({ends} times in steps, n = {s.n})"
-    claimed = "" if s.steps_interval.low > 1 or s.steps_interval.high < 1 else "; no claim"
-    steps = f"{name} is {_factor(s.steps)} times as fast in steps ({ends}, n = {s.n}{claimed})"
-    if s.seconds is None or s.seconds_interval is None:
-        return f"{steps}, its seconds not measured in isolation"
-    low, high = _factor(s.seconds_interval.low), _factor(s.seconds_interval.high)
-    return f"{steps} and {_factor(s.seconds)} times in seconds ({low} to {high})"
-
-
-def _limits(c: Comparison, report: Report) -> str:
-    known = [f"{score(d.detectable, report, digits=2)} for {arm_label(d.arm)}" for d in c.differences if d.detectable]
-    borders = [arm_label(arm.name) for arm in c.arms if arm.tuning.on_border]
-    gaps = f"a true gap of {', '.join(known)} would have been seen with 80 % power" if known else ""
-    named = " and ".join(borders)
-    edge = f"the best cell of {named} lies on its grid's border, so it may not be tuned" if borders else ""
-    parts = [part for part in (gaps, edge) if part] or ["it says nothing about other tasks, models or budgets"]
-    return f"How far this goes: {'; '.join(parts)}."
-
-
-def _gap(value: float, report: Report) -> str:
-    return f"{100 * value:+.2f} points" if report.higher_is_better else f"{value:+.3g}"
-
-
-def _ends(interval: Interval, report: Report) -> str:
-    low, high = (_gap(end, report).removesuffix(" points") for end in (interval.low, interval.high))
-    return f"{low} to {high}"
-
-
-def _factor(value: float) -> str:
-    return "infinitely many" if math.isinf(value) else f"{value:.2g}"
 
 
 def listed(values: Sequence[object]) -> str:
