@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
@@ -11,6 +10,7 @@ from typing import Any
 
 from bench import methods
 from bench.settings import fields as study_fields
+from bench.settings.as_toml import value as toml_value
 from bench.spec import HEAD_POLICIES, TrainBudget, Trial
 from bench.summary import BestCell, Score, best_cells, objective
 
@@ -91,16 +91,16 @@ def plain_code(trial: Trial) -> str:
 
 def study_toml(trial: Trial, seeds: Sequence[int], *, task: str, model: str, comment: str) -> str:
     """Return a study file of this harness with the one cell; `task` and `model` as a study gives them."""
-    lines = [f"# {' '.join(comment.split())}", f"task = {_toml(task)}", f"model = {_toml(model)}"]
-    lines += [f"seeds = {_toml(list(seeds))}", "", "[train]"]
-    lines += [f"{f.name} = {_toml(_budget_value(f.name, trial.budget))}" for f in fields(TrainBudget)]
-    lines += ["", f"[grid.{_toml(trial.method)}]"]
+    lines = [f"# {' '.join(comment.split())}", f"task = {toml_value(task)}", f"model = {toml_value(model)}"]
+    lines += [f"seeds = {toml_value(list(seeds))}", "", "[train]"]
+    lines += [f"{f.name} = {toml_value(_budget_value(f.name, trial.budget))}" for f in fields(TrainBudget)]
+    lines += ["", f"[grid.{toml_value(trial.method)}]"]
     reads = methods.get(trial.method).reads
     keys = [key for key in study_fields.GRID_KEYS if key != "lr_ratio" and (key in reads or key in _ALWAYS)]
     if trial.method == "lora":
         keys.remove("eta_B")  # the one grid without it: eta_B is eta_A
     values = {key: getattr(trial, key) for key in keys}
-    lines += [f"{key} = {_toml(_axis(key, value))}" for key, value in values.items() if value is not None]
+    lines += [f"{key} = {toml_value(_axis(key, value))}" for key, value in values.items() if value is not None]
     return "\n".join(lines) + "\n"
 
 
@@ -216,13 +216,3 @@ def _budget_value(name: str, budget: TrainBudget) -> object:
 def _axis(key: str, value: Any) -> Any:
     """Return one value of an axis as a grid holds it: a list is a list of values, so one that is itself a list."""
     return [list(value)] if key in study_fields.LISTS and isinstance(value, tuple) else value
-
-
-def _toml(value: object) -> str:
-    """Return a value as TOML writes it; JSON's strings, lists and numbers are TOML's too."""
-    if isinstance(value, float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ValueError(f"a study holds finite numbers, but got {value}")
-        text = repr(value)
-        return text if "." in text or "e" in text else f"{text}.0"
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

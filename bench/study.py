@@ -1,8 +1,9 @@
 """TOML and command-line text -> Study -> Trials.
 
 A study file holds `task`, `model`, `seeds`, `sampler`, and the tables [train], [adapter] (for all grids),
-[grid.<method>] and [profile.quick], [profile.full], which hold any of the others again. Every error of bad input is
-raised here, before anything is downloaded or trained, and names file, table and key.
+[grid.<method>] and [profile.quick], [profile.full], which hold any of the others again. With `base` it inherits from
+another study file. Every error of bad input is raised here, before anything is downloaded or trained, and names file,
+table and key.
 """
 
 from __future__ import annotations
@@ -17,28 +18,15 @@ from typing import Any
 
 from bench import methods, tasks
 from bench.errors import BadInput
-from bench.settings import fields, layer
-from bench.settings.files import DEFAULTS, STUDIES_DIR, find, names, parse, profiles, shown_as
+from bench.settings import fields, inherit, layer
+from bench.settings.files import DEFAULTS, STUDIES_DIR, StudyFile, chain, find, names
 from bench.settings.layer import Layer
 from bench.settings.overrides import read as read_options
 from bench.spec import NO_MEANING, Meaning, MethodGrid, Study, TrainBudget, Trial, round_rate
 
-__all__ = ["STUDIES_DIR", "cells", "expand", "load", "make_trial", "names"]
+__all__ = ["STUDIES_DIR", "cells", "expand", "load", "make_trial", "names", "trace"]
 
 MAX_TRIALS = 1_000_000
-METHOD_DEFAULTS: Mapping[str, Any] = {
-    "rank": 8,
-    "lora_alpha": "rank",
-    "use_rslora": False,
-    "lora_dropout": 0.0,
-    "init": "zero_B",
-    "target_modules": None,  # the architecture's, see bench/targets.py
-    "layers_to_transform": None,
-    "loraplus_lr_embedding": 1e-6,
-    "mora_type": 6,
-    "mora_rounding": "floor",
-    "head_policy": "eta_A",
-}
 # Names of embeddings in transformers' encoders and decoders. LoRA+ gives an embedding's adapter a rate of its own,
 # so at lr_ratio 1 it is LoRA only where none is adapted; taking a Linear for an embedding costs one extra trial.
 _EMBEDDING = re.compile(r"emb|wte|wpe")
@@ -57,7 +45,7 @@ def load(
     data_dir: str | None = None,
     studies_dir: Path = STUDIES_DIR,
 ) -> Study:
-    """Return a study, resolved: file, then its profile, then `overrides`.
+    """Return a study, resolved: its bases, its file and their profiles, then `overrides`; the last one wins.
 
     `path_or_name` is a TOML file or the name of one in `studies_dir`; without it, the default study of the task in
     `overrides` is taken. `overrides` maps keys of `bench.settings.overrides.OPTIONS` to text as on a command line;
@@ -66,16 +54,24 @@ def load(
     Raises:
         BadInput: for everything that a study may not hold.
     """
+    return trace(path_or_name, overrides=overrides, profile=profile, data_dir=data_dir, studies_dir=studies_dir)[0]
+
+
+def trace(
+    path_or_name: str | Path | None = None,
+    *,
+    overrides: Mapping[str, str] | None = None,
+    profile: str | None = None,
+    data_dir: str | None = None,
+    studies_dir: Path = STUDIES_DIR,
+) -> tuple[Study, Layer]:
+    """Return a study as `load` does, and the merged layer that says where each of its values was written."""
     chosen = read_options(overrides or {})
-    path = find(path_or_name or chosen.study, chosen.task, studies_dir)
-    shown = shown_as(path, studies_dir)
-    raw, figure = parse(path, shown)
-    raw_profiles = profiles(raw.pop("profile", {}), shown)
+    files = chain(find(path_or_name or chosen.study, chosen.task, studies_dir), studies_dir)
     name = chosen.profile or profile or "quick"
     fields.choice(*fields.PROFILES)(name, "profile")
-    layers = {key: layer.read(value, shown, f"profile.{key}.") for key, value in raw_profiles.items()}
-    merged = layer.merge(layer.read(raw, shown), layers.get(name, Layer()))
-    return _build(chosen.apply(merged), path, shown, figure, profile=name, device=chosen.device, data_dir=data_dir)
+    merged = chosen.apply(inherit.merged(files, name))
+    return _build(merged, files[-1], profile=name, device=chosen.device, data_dir=data_dir), merged
 
 
 def expand(
@@ -126,7 +122,7 @@ def make_trial(
     `cell` holds seed, eta_A and whatever the grid names; `shared` task, model, data_hash, model_hash and budget.
     """
     reads = methods.get(method).reads
-    values = {key: value for key, value in {**METHOD_DEFAULTS, **cell}.items() if key in reads}
+    values = {key: value for key, value in {**fields.METHOD_DEFAULTS, **cell}.items() if key in reads}
     if "target_modules" in reads and values["target_modules"] is None:
         values["target_modules"] = default_targets
     if values.get("lora_alpha") == "rank":
@@ -136,7 +132,7 @@ def make_trial(
     if layer.has_free_eta_B(method) and values["eta_B"] == cell["eta_A"] and not _adapts_embedding(values):
         method = "lora"
         values["loraplus_lr_embedding"] = None
-    policy = cell.get("head_policy", METHOD_DEFAULTS["head_policy"])
+    policy = cell.get("head_policy", fields.METHOD_DEFAULTS["head_policy"])
     return Trial(**shared, **values, method=method, seed=cell["seed"], eta_A=cell["eta_A"], head_policy=policy)
 
 
@@ -161,35 +157,33 @@ def _adapts_embedding(values: Mapping[str, Any]) -> bool:
     return any(_EMBEDDING.search(target) for target in targets)
 
 
-def _build(
-    merged: Layer, path: Path, shown: str, figure: str, *, profile: str, device: str, data_dir: str | None
-) -> Study:
-    settings = merged.settings
+def _build(merged: Layer, file: StudyFile, *, profile: str, device: str, data_dir: str | None) -> Study:
+    settings, shown = merged.settings, file.shown
     if "task" not in settings:
         raise BadInput(f"{shown} task", "must be given", way_out='add a line such as task = "sst2" at the top')
-    task = tasks.get(settings["task"], where=f"{shown} task")
+    task = tasks.get(settings["task"], where=merged.where("task"))
     model = settings.get("model", task.default_model)
     study = Study(
-        name=_name(path, task.name, model),
+        name=_name(file.path, task.name, model),
         task=settings["task"],
         model=model,
         seeds=settings.get("seeds", (0,)),
         grids=_grids(merged, shown),
-        budget=_budget(merged.train, shown),
+        budget=_budget(merged, shown),
         profile=profile,
         device=device,
         sampler=settings.get("sampler", "grid"),
         n_trials=settings.get("n_trials"),
         pack_size=settings.get("pack_size"),
-        figure=figure,
+        figure=file.figure,
         rows_from=settings.get("rows_from"),
         clip=settings.get("clip"),
         min_lr_ratio=settings.get("min_lr_ratio"),
         data_dir=data_dir,
     )
-    _check_sampler(study, shown)
+    _check_sampler(study, merged, shown)
     _check_size(study, shown)
-    _check_min_lr_ratio(study, shown)
+    _check_min_lr_ratio(study, merged)
     return study
 
 
@@ -205,10 +199,11 @@ def _name(path: Path, task_name: str, model: str) -> str:
 def _grids(merged: Layer, shown: str) -> tuple[MethodGrid, ...]:
     if not merged.grids:
         raise BadInput(f"{shown} [grid]", "must hold a grid", way_out="add a table such as [grid.lora] with its eta_A")
-    return tuple(_grid(name, axes, merged.adapter, shown) for name, axes in merged.grids.items())
+    return tuple(_grid(name, merged, shown) for name in merged.grids)
 
 
-def _grid(name: str, axes: Mapping[str, tuple[Any, ...]], adapter: layer.Axes, shown: str) -> MethodGrid:
+def _grid(name: str, merged: Layer, shown: str) -> MethodGrid:
+    axes, adapter = merged.grids[name], merged.adapter
     where = f"{shown} [{layer.grid_table(name)}]"
     allowed = layer.grid_keys(name, where)
     if "eta_A" not in axes:
@@ -216,24 +211,23 @@ def _grid(name: str, axes: Mapping[str, tuple[Any, ...]], adapter: layer.Axes, s
     if layer.has_free_eta_B(name) and "eta_B" not in axes and "lr_ratio" not in axes:
         raise BadInput(f"{where}.lr_ratio", "must be given, or eta_B", way_out="add lr_ratio = [1, 4, 16] or eta_B")
     full = {**{key: adapter[key] for key in adapter if key in allowed}, **axes}
-    _check_rates(full, where)
+    if "lr_ratio" in full:
+        _check_rates(full, merged.where(f"grid.{name}.lr_ratio"))
     return MethodGrid(method=name, axes=tuple((key, full[key]) for key in fields.GRID_KEYS if key in full))
 
 
 def _check_rates(axes: Mapping[str, tuple[Any, ...]], where: str) -> None:
     """Refuse ratios whose eta_B leaves the range of a float."""
-    for eta_A, ratio in itertools.product(axes["eta_A"], axes.get("lr_ratio", ())):
+    for eta_A, ratio in itertools.product(axes["eta_A"], axes["lr_ratio"]):
         if not 0 < eta_A * ratio < math.inf:
             got = f"eta_A={eta_A:g}, lr_ratio={ratio:g}"
-            raise BadInput(
-                f"{where}.lr_ratio", "lr_ratio * eta_A must be a finite rate > 0", got=got, way_out="mend one"
-            )
+            raise BadInput(where, "lr_ratio * eta_A must be a finite rate > 0", got=got, way_out="mend one")
 
 
-def _budget(train: Mapping[str, Any], shown: str) -> TrainBudget:
-    where = f"{shown} [train]"
+def _budget(merged: Layer, shown: str) -> TrainBudget:
+    train = merged.train
     if "max_steps" not in train:
-        raise BadInput(f"{where}.max_steps", "must be given", way_out="add max_steps = 300")
+        raise BadInput(f"{shown} [train].max_steps", "must be given", way_out="add max_steps = 300")
     steps = train["max_steps"]
     values = {"eval_steps": steps, **train}
     warmup = values.get("warmup_steps", 0)
@@ -241,22 +235,24 @@ def _budget(train: Mapping[str, Any], shown: str) -> TrainBudget:
         values["warmup_steps"] = math.ceil(warmup * steps)
     for key in ("eval_steps", "warmup_steps"):
         if values.get(key, 0) > steps:
-            rule = f"must be <= max_steps ({steps})"
-            raise BadInput(
-                f"{where}.{key}", rule, got=f"{key}={values[key]}", way_out=f"lower {key} or raise max_steps"
+            rule, way_out = (
+                f"must be <= max_steps ({steps})",
+                f"give a smaller {key} or raise {merged.where('train.max_steps')}",
             )
+            raise BadInput(merged.where(f"train.{key}"), rule, got=f"{key}={values[key]}", way_out=way_out)
     return TrainBudget(**values)
 
 
-def _check_sampler(study: Study, shown: str) -> None:
+def _check_sampler(study: Study, merged: Layer, shown: str) -> None:
     if study.sampler == "tpe" and study.n_trials is None:
         raise BadInput(f"{shown} n_trials", 'must be given with sampler = "tpe"', way_out="add n_trials = 50")
     if study.sampler == "grid" and study.n_trials is not None:
         rule = 'must be left out with sampler = "grid", which runs every cell'
-        raise BadInput(f"{shown} n_trials", rule, got=study.n_trials, way_out='remove it or set sampler = "tpe"')
+        raise BadInput(merged.where("n_trials"), rule, got=study.n_trials, way_out='remove it or set sampler = "tpe"')
     if study.sampler == "tpe" and study.min_lr_ratio is not None:
         rule = 'must be left out with sampler = "tpe", which searches the whole range'
-        raise BadInput(f"{shown} min_lr_ratio", rule, got=study.min_lr_ratio, way_out="give lr_ratio in place of eta_B")
+        way_out = "give lr_ratio in place of eta_B"
+        raise BadInput(merged.where("min_lr_ratio"), rule, got=study.min_lr_ratio, way_out=way_out)
 
 
 def _check_size(study: Study, shown: str) -> None:
@@ -266,7 +262,7 @@ def _check_size(study: Study, shown: str) -> None:
         raise BadInput(f"{shown} [grid]", f"must hold at most {MAX_TRIALS:,} trials", got=f"{n:,}", way_out=way_out)
 
 
-def _check_min_lr_ratio(study: Study, shown: str) -> None:
+def _check_min_lr_ratio(study: Study, merged: Layer) -> None:
     """Refuse a grid of which min_lr_ratio leaves no cell: it would run nothing and say nothing."""
     for grid in study.grids:
         if study.min_lr_ratio is None or "eta_B" not in methods.get(grid.method).reads:
@@ -275,7 +271,7 @@ def _check_min_lr_ratio(study: Study, shown: str) -> None:
         if largest < study.min_lr_ratio:
             rule = f"must leave a cell of [{layer.grid_table(grid.method)}], whose largest eta_B / eta_A is {largest:g}"
             way_out = "lower it or leave that grid out"
-            raise BadInput(f"{shown} min_lr_ratio", rule, got=study.min_lr_ratio, way_out=way_out)
+            raise BadInput(merged.where("min_lr_ratio"), rule, got=study.min_lr_ratio, way_out=way_out)
 
 
 def _ratios(grid: MethodGrid) -> Iterator[float]:

@@ -15,7 +15,7 @@ from bench.errors import BadInput
 from bench.settings import fields
 from bench.settings.overrides import OPTIONS
 
-KEYS = [*fields.GRID_KEYS, *fields.TRAIN_KEYS, *fields.SETTING_KEYS, "epochs"]
+KEYS = [*fields.GRID_KEYS, *fields.TRAIN_KEYS, *fields.SETTING_KEYS, "epochs", "base", "drop"]
 WORDS = [
     "rank",
     "eta_A",
@@ -25,6 +25,8 @@ WORDS = [
     "lora",
     "lora+",
     "all-linear",
+    "grid.lora",
+    "x",
     "grid",
     "tpe",
     "bf16",

@@ -6,14 +6,16 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bench import devices
+from bench.errors import BadInput
 from bench.settings import overrides
+from bench.settings.layer import Layer
 from bench.settings.overrides import BY_KEY, OPTIONS, Option
 from bench.spec import Study
 
@@ -31,12 +33,23 @@ class Selection:
 
     def study(self) -> Study:
         """Return the study that is meant; BadInput if there is none or it breaks a rule."""
+        return self.trace()[0]
+
+    def trace(self) -> tuple[Study, Layer]:
+        """Return the study that is meant, and the layer that says where each of its values was written."""
         from bench import study
 
         device = overrides.read(self.overrides).device
         data_dir = None if self.data_dir is None else str(self.data_dir)
         profile = devices.default_profile(device)
-        return study.load(overrides=self.overrides, profile=profile, data_dir=data_dir)
+        return study.trace(overrides=self.overrides, profile=profile, data_dir=data_dir)
+
+    def of_study(self, name: str) -> Selection:
+        """Return the same options with the study that is named; BadInput if --study names another one."""
+        if self.overrides.get("study", name) != name:
+            rule, way_out = "must not be given together with another NAME", "give one of them"
+            raise BadInput("--study", rule, got=repr(self.overrides["study"]), way_out=way_out)
+        return replace(self, overrides={**self.overrides, "study": name})
 
     def directory(self, study: Study) -> Path:
         """Return the study's own directory below the results directory."""
@@ -93,8 +106,6 @@ def _parameters(options: Sequence[Option]) -> list[inspect.Parameter]:
 
 
 def _directory(text: str | None, flag: str) -> Path | None:
-    from bench.errors import BadInput
-
     if text is None:
         return None
     if not text.strip() or "\0" in text:

@@ -48,6 +48,7 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
     from bench import store
     from bench.report import contents as report
     from bench.report.data import Source
+    from bench.settings import as_toml
     from plots import report as page
     from plots.tidy import StudyInfo
 
@@ -67,11 +68,10 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
     else:
         info = StudyInfo.of(study, resolved.trials, higher_is_better=better)
     borders = () if resolved.is_search else resolved.best(table)[1]
-    path = study_path(selection)
     source = Source(
         command=command_line(selection),
-        study_file=f"studies/{path.name}",
-        toml=path.read_text(encoding="utf-8"),
+        study_file=f"studies/{study_path(selection).name}",
+        toml=as_toml.text(*selection.trace()),
         borders=borders,
     )
     attempts = store.load_attempts(rows_in).to_pandas()

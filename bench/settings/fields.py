@@ -148,6 +148,19 @@ GRID_KEYS: Mapping[str, Check] = {
     "eta_B": rate,
     "lr_ratio": rate,
 }
+METHOD_DEFAULTS: Mapping[str, Any] = {  # what a grid does not name
+    "rank": 8,
+    "lora_alpha": "rank",
+    "use_rslora": False,
+    "lora_dropout": 0.0,
+    "init": "zero_B",
+    "target_modules": None,  # the architecture's, see bench/targets.py
+    "layers_to_transform": None,
+    "loraplus_lr_embedding": 1e-6,
+    "mora_type": 6,
+    "mora_rounding": "floor",
+    "head_policy": "eta_A",
+}
 LISTS = ("target_modules", "layers_to_transform")  # one value is itself a list; several are a list of lists
 RATE_AXES = ("eta_A", "eta_B", "lr_ratio")
 ADAPTER_KEYS: Mapping[str, Check] = {key: GRID_KEYS[key] for key in GRID_KEYS if key not in (*RATE_AXES, "rank")}
@@ -197,6 +210,13 @@ def setting(key: str, value: Any, where: str) -> Any:
     values = tuple(check(item, where) for item in (value if isinstance(value, list) else [value]))
     _check_items(values, where)
     return values
+
+
+def listed(value: Any, where: str) -> tuple[str, ...]:
+    """Return a text, or a list of different ones, as a tuple."""
+    texts = tuple(word(item, where) for item in (value if isinstance(value, list) else [value]))
+    _check_items(texts, where)
+    return texts
 
 
 def _check_items(values: tuple[Any, ...], where: str) -> None:

@@ -1,9 +1,12 @@
-"""The study files: which one is meant, and its tables as TOML gives them."""
+"""The study files: which one is meant, which ones it inherits from, and their tables as TOML gives them."""
 
 from __future__ import annotations
 
+import difflib
+import os
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,19 @@ from bench.settings import fields
 STUDIES_DIR = Path(__file__).resolve().parents[2] / "studies"
 DEFAULTS = "_default"  # studies/_default.toml: the grids of a task that has no study file of its own
 DEFAULT_TASK = "demo"
+BASE = "base"  # the key that names the study which a file inherits from
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyFile:
+    """One study file as it was parsed: `raw` without its base and its profiles."""
+
+    path: Path
+    shown: str  # its name in errors
+    figure: str  # the comment on line 1
+    base: str | None
+    raw: Mapping[str, Any]
+    profiles: Mapping[str, Mapping[str, Any]]
 
 
 def find(path_or_name: str | Path | None, task: str | None, studies_dir: Path) -> Path:
@@ -41,7 +57,50 @@ def names(studies_dir: Path = STUDIES_DIR) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in studies_dir.glob("*.toml") if not path.name.startswith("_")))
 
 
-def parse(path: Path, shown: str) -> tuple[dict[str, Any], str]:
+def chain(path: Path, studies_dir: Path) -> tuple[StudyFile, ...]:
+    """Return a study file and its bases, the base of all others first.
+
+    Raises:
+        BadInput: for a file that is no TOML, a base that is not there, and bases that lead back to one of their own.
+    """
+    files = [read(path, shown_as(path, studies_dir))]
+    while files[-1].base is not None:
+        at = _base(files[-1], studies_dir)
+        files.append(read(at, shown_as(at, studies_dir)))
+        if os.path.realpath(at) in {os.path.realpath(file.path) for file in files[:-1]}:
+            got = " -> ".join(file.path.stem for file in files)
+            rule, way_out = "must not lead back to a file of the chain", "take one base out"
+            raise BadInput(f"{files[-2].shown} {BASE}", rule, got=got, way_out=way_out)
+    return tuple(reversed(files))
+
+
+def read(path: Path, shown: str) -> StudyFile:
+    """Return a study file's tables, unchecked as yet, and the comment on its first line."""
+    raw, figure = _parse(path, shown)
+    base = fields.word(raw.pop(BASE), f"{shown} {BASE}") if BASE in raw else None
+    of_profiles = _profiles(raw.pop("profile", {}), shown)
+    return StudyFile(path=path, shown=shown, figure=figure, base=base, raw=raw, profiles=of_profiles)
+
+
+def _base(file: StudyFile, studies_dir: Path) -> Path:
+    """Return the path of a file's base: a path from the file's directory, or a name there or in `studies_dir`."""
+    base, beside = str(file.base), file.path.parent
+    directories = (beside, studies_dir)
+    if base.endswith(".toml"):
+        found = [beside / os.path.expanduser(base)]
+    else:
+        found = [directory / f"{base}.toml" for directory in directories if "/" not in base]
+    for path in found:
+        if os.path.isfile(path):
+            return path
+    known = {path.stem for directory in directories for path in directory.glob("*.toml")} - {file.path.stem}
+    near = difflib.get_close_matches(base, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    way_out = f"{hint}give the path of a .toml file, from this file's directory on, or one of {one_of(known)}"
+    raise BadInput(f"{file.shown} {BASE}", "must be another study", got=fields.shown(base), way_out=way_out)
+
+
+def _parse(path: Path, shown: str) -> tuple[dict[str, Any], str]:
     """Return the tables of a TOML file, and the comment on its first line."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -58,7 +117,7 @@ def _reason(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def profiles(raw: object, shown: str) -> Mapping[str, Mapping[str, Any]]:
+def _profiles(raw: object, shown: str) -> Mapping[str, Mapping[str, Any]]:
     if not isinstance(raw, dict):
         raise BadInput(
             f"{shown} profile", "must be tables", got=fields.shown(raw), way_out="write [profile.quick] and keys below"

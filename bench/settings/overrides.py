@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench import methods
 from bench.errors import BadInput, one_of
 from bench.settings import fields, layer
-from bench.settings.layer import Axes, Layer
+from bench.settings.layer import Axes, Layer, Origin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,9 +119,15 @@ class CommandLine:
         train = dict(self.train)
         if "max_steps" in train and "eval_steps" in base.train and "eval_steps" not in train:
             train["eval_steps"] = min(base.train["eval_steps"], train["max_steps"])
-        kept = Layer(settings=base.settings, train=base.train, adapter=base.adapter, grids=grids)
         settings = self.settings if self.task is None else {**self.settings, "task": self.task}
-        return layer.merge(kept, Layer(settings=settings, train=train, grids=over))
+        own = Layer(settings=settings, train=train, grids=over)
+        return layer.merge(replace(base, grids=grids), layer.with_origins(own, self._origin))
+
+    def _origin(self, _table: str, key: str) -> Origin:
+        """Return the option that gave a key; --steps may have lowered eval_steps."""
+        given = "max_steps" if key == "eval_steps" and key not in self.train else key
+        flag = BY_KEY[given].flags[0]
+        return Origin(where=flag, source=flag)
 
     def _chosen_grids(self, base: Layer) -> Mapping[str, Axes]:
         if self.methods is None:
