@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
@@ -127,6 +127,26 @@ def _modules(subject: Subject) -> str:
     return "modules to adapt found"
 
 
+def _architecture(subject: Subject) -> str:
+    if subject.task.kind == toy.KIND:
+        return "no transformers model"
+    from bench.engine import guard
+
+    kind: Literal["causal", "classification"] = "causal" if subject.task.kind == causal.KIND else "classification"
+    for trial in _kinds_of_trial(subject).values():
+        guard.require_config(subject.located.config, trial, kind)
+    return f"{subject.located.model_type} trains as transformers computes it"
+
+
+def _kinds_of_trial(subject: Subject) -> dict[tuple[object, ...], Trial]:
+    """Return one trial for each method and set of adapted layers."""
+    return {(t.method, t.mora_type, t.target_modules, t.layers_to_transform): t for t in subject.trials}
+
+
+def _architecture_rests_on(subject: Subject) -> object:
+    return [subject.located.config, subject.task.kind, sorted(str(kind) for kind in _kinds_of_trial(subject))]
+
+
 def _precision(subject: Subject) -> str:
     precision = subject.study.budget.precision
     runtime.check_precision(precision, subject.study.device)
@@ -162,6 +182,7 @@ CHECKS = (
     Check(name="model", look=_model),
     Check(name="trials", look=_trials, needs=("data", "model")),
     Check(name="modules", look=_modules, needs=("trials",)),
+    Check(name="logits", look=_architecture, needs=("modules",), kept_by=_architecture_rests_on),
     Check(name="precision", look=_precision, needs=("trials",)),
     Check(name="length", look=_length, needs=("trials",)),
     Check(name="tokens", look=_tokens, needs=("length",), kept_by=_tokens_rest_on),

@@ -27,7 +27,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from bench import cache, methods, provenance
 from bench.engine import twin, unpadded
-from bench.engine.bank import Bank
+from bench.engine.bank import Bank, adapted_layers
 from bench.engine.batching import Batches, Chunk
 from bench.engine.paths import BankPath, Path, settle_masks
 from bench.errors import BadInput, one_line
@@ -53,37 +53,82 @@ def require(loaded: LoadedModel, trial: Trial, shapes: Sequence[LayerShape], kin
     Raises:
         BadInput: where the pack's logits differ from the plain model's beyond float order, or cannot be had.
     """
-    shown = {_pattern(shape.path) for shape in shapes}
-    head = {_pattern(name) for name in loaded.full_names}
-    small = next(twin.configs(loaded.model.config))
-    key = _key(small, kind, trial, shown, head, path)
-    problem = _recall(key, lambda: _look(loaded.model.config, kind, trial, shown, head, path))
+    paths = [shape.path for shape in shapes]
+    _require(loaded.model, kind, trial, paths, loaded.full_names, path)
+
+
+def require_config(values: Mapping[str, Any], trial: Trial, kind: twin.Kind) -> None:
+    """Refuse what `require` refuses, off a config.json alone: before any weights are read.
+
+    Raises:
+        BadInput: as `require` does, and where transformers has no such model or the trial does not fit it.
+    """
+    try:
+        model = twin.on_meta(twin.from_values(values), kind)
+    except Exception as error:
+        rule, way_out = "transformers must know the architecture", "use another model"
+        raise BadInput("model", rule, got=_in_words(error), way_out=way_out) from error
+    base, method = f"{model.base_model_prefix}.", methods.get(trial.method)
+    names = [name for name, _ in model.named_parameters() if kind == "classification" and not name.startswith(base)]
+    shapes = () if method.trains_base else adapted_layers(model, method, trial, names)
+    is_stream = kind == "classification" and unpadded.problem(model.config) is None
+    _require(model, kind, trial, [s.path for s in shapes], names, "unpadded" if is_stream else "bank")
+
+
+def _require(
+    model: PreTrainedModel, kind: twin.Kind, trial: Trial, paths: Sequence[str], names: Sequence[str], path: str
+) -> None:
+    shown, head = {_pattern(name) for name in paths}, {_pattern(name) for name in names}
+    config = model.config
+    key = _key(next(twin.configs(config)), kind, trial, shown, head, path)
+    problem = _recall(key, lambda: _look(model, kind, trial, shown, head, path))
     if problem is not None:
-        rule = f"{loaded.model.config.model_type}: a pack must compute what transformers computes"
+        rule = f"{config.model_type}: a pack must compute what transformers computes"
         way_out = "use another model or other target_modules"
         raise BadInput("model", rule, got=problem, way_out=way_out)
 
 
 def _look(
-    config: PretrainedConfig, kind: twin.Kind, trial: Trial, shown: set[str], head: set[str], path: str
+    model: PreTrainedModel, kind: twin.Kind, trial: Trial, shown: set[str], head: set[str], path: str
 ) -> str | None:
     """Return what is wrong, or None. The smallest model that transformers itself can build and run is looked at."""
     failure = ""
-    for small in twin.configs(config):
+    for small in twin.configs(model.config):
         for dtype in (torch.float64, torch.float32):
             try:
-                plain = twin.build(small, kind, dtype)
+                plain = twin.build(small, type(model), dtype)
                 chunks = _chunks(plain, kind)
                 with torch.no_grad():
                     sound = all(_plain_logits(plain, chunk, kind).isfinite().all() for chunk in chunks)
+                    padding = _padding_moves(plain, kind)
             except Exception as error:  # whatever the architecture objects to: the next larger model is tried
                 failure = f"transformers itself fails with random weights: {_in_words(error)}"
                 continue
             if not sound:
                 failure = "transformers' own logits are not finite with random weights"
                 continue
-            return _compare(plain, chunks, kind, trial, shown, head, path)
+            return padding or _compare(plain, chunks, kind, trial, shown, head, path)
     return failure
+
+
+def _padding_moves(plain: PreTrainedModel, kind: twin.Kind) -> str | None:
+    """Return by how much an example's logits depend on the padding behind it, or None.
+
+    Chunks, whose number follows from the number of trials, decide how much padding there is: a trial would depend on
+    its pack. Convolutions over tokens (ConvBERT) and Fourier transforms (FNet) see padding.
+    """
+    (ragged, _), limit = _chunks(plain, kind), _limit(plain)
+    together = _plain_logits(plain, ragged, kind)
+    for place, alone in enumerate(_examples(plain, kind)):
+        mine = together[place : place + 1] if kind == "classification" else together[ragged.row_N == place]
+        off, scale = _distance(_plain_logits(plain, alone, kind), mine)
+        if off > limit * scale:
+            return f"logits that move by {off:.1e} with the padding behind a text, where the largest is {scale:.1e}"
+    return None
+
+
+def _limit(model: PreTrainedModel) -> float:
+    return TOLERANCE if model.dtype == torch.float64 else TOLERANCE_FP32
 
 
 def _compare(
@@ -135,7 +180,7 @@ def _bank(loaded: LoadedModel, trial: Trial, method: Method, n_trials: int) -> B
 
 def _differs(bank: Bank, way: Path, loaded: LoadedModel, chunks: Sequence[Chunk], kind: twin.Kind) -> str | None:
     """Return in words by how much a trial's logits differ from the plain model's with its weights, or None."""
-    limit = TOLERANCE if loaded.model.dtype == torch.float64 else TOLERANCE_FP32
+    limit = _limit(loaded.model)
     with torch.no_grad():
         for chunk in chunks:
             found = way.logits(chunk)
@@ -158,8 +203,9 @@ def _masks_differ(bank: Bank, way: Path, loaded: LoadedModel, chunk: Chunk) -> s
     with torch.no_grad(), bank.training():
         after = way.logits(chunk)
     off, scale = _distance(before[0], after[0])
-    limit = TOLERANCE if loaded.model.dtype == torch.float64 else TOLERANCE_FP32
-    return None if off <= limit * scale else f"logits in training that move by {off:.1e} with another trial's weights"
+    if off <= _limit(loaded.model) * scale:
+        return None
+    return f"logits in training that move by {off:.1e} with another trial's weights"
 
 
 @contextmanager
@@ -214,24 +260,36 @@ def _distance(found: Tensor, wanted: Tensor) -> tuple[float, float]:
 
 
 def _chunks(model: PreTrainedModel, kind: twin.Kind) -> list[Chunk]:
-    """Return a ragged and an even batch of random tokens, none of them special, in a chunk each."""
+    """Return a ragged and an even batch of random tokens in a chunk each."""
+    return [_texts(model, kind, lengths).chunk(np.arange(len(lengths))) for lengths in (RAGGED, EVEN)]
+
+
+def _examples(model: PreTrainedModel, kind: twin.Kind) -> list[Chunk]:
+    """Return each example of the ragged batch in a chunk of its own."""
+    texts = _texts(model, kind, RAGGED)
+    return [texts.chunk(np.arange(i, i + 1)) for i in range(len(RAGGED))]
+
+
+def _texts(model: PreTrainedModel, kind: twin.Kind, lengths: Sequence[int]) -> Batches:
+    """Return texts of these lengths: random tokens, none of them special but the end token, which is last."""
     config = model.config
     vocab = int(config.get_text_config().vocab_size)
     special = {int(i) for key, value in config.to_dict().items() if key.endswith("token_id") and value is not None
                for i in (value if isinstance(value, list) else [value])}  # fmt: skip
     usual = np.array([i for i in range(4, min(vocab, twin.VOCAB // 2)) if i not in special])
     rng = np.random.default_rng(0)
-    found = []
-    for lengths in (RAGGED, EVEN):
-        n, offsets = sum(lengths), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        types = rng.integers(0, 2, n).astype(np.int8) if BankPath.has_types(config) else None
-        prompts = np.ones(len(lengths), dtype=np.int64) if kind == "causal" else None
-        encoded = Encoded(
-            ids=rng.choice(usual, n).astype(np.int32), type_ids=types, offsets=offsets, prompt_lengths=prompts,
-            labels=np.zeros(len(lengths), dtype=np.int64), index=np.arange(len(lengths)),
-        )  # fmt: skip
-        found.append(Batches(encoded, device=CPU).chunk(np.arange(len(lengths))))
-    return found
+    n, offsets = sum(lengths), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = rng.choice(usual, n).astype(np.int32)
+    ends = getattr(config.get_text_config(), "eos_token_id", None)
+    end = next(iter(ends), None) if isinstance(ends, list) else ends
+    if end is not None and end != BankPath.pad_id(config):
+        ids[offsets[1:] - 1] = end  # BART and its like classify by the end token
+    encoded = Encoded(
+        ids=ids, offsets=offsets, labels=np.zeros(len(lengths), dtype=np.int64), index=np.arange(len(lengths)),
+        type_ids=rng.integers(0, 2, n).astype(np.int8) if BankPath.has_types(config) else None,
+        prompt_lengths=np.ones(len(lengths), dtype=np.int64) if kind == "causal" else None,
+    )  # fmt: skip
+    return Batches(encoded, device=CPU)
 
 
 def _in_words(error: Exception) -> str:

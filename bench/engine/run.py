@@ -152,7 +152,7 @@ def choose_path(bank: Bank, wanted: str) -> Path:
     Raises:
         ValueError: `wanted` is "unpadded" and the model does not allow it.
     """
-    reason = unpadded.problem(bank)
+    reason = unpadded.problem(bank.model.config)
     if wanted == "unpadded" and reason is not None:
         raise ValueError(f"path unpadded: {reason}")
     return BankPath(bank) if wanted == "bank" or reason is not None else unpadded.UnpaddedPath(bank)
@@ -214,7 +214,7 @@ def _outcome(k: int, pack: _Shared) -> Outcome:
         train_seconds=train_seconds,
         eval_seconds=_divide(eval_seconds, share),
         timing_mode="isolated" if pack.isolated else "pack_share",
-        engine_path=_path_name(pack),
+        engine_path=path_name(pack.path, pack.bank),
         examples_per_second=training.examples / train_seconds,
         tokens_per_second=training.tokens / train_seconds,
         peak_memory_bytes=pack.peak_memory_bytes,
@@ -244,8 +244,9 @@ def _scores(k: int, pack: _Shared) -> dict[str, object]:
     }
 
 
-def _path_name(pack: _Shared) -> str:
-    return f"{pack.path.name}, the model's own dropout left out" if pack.bank.only_keyed_masks else pack.path.name
+def path_name(path: Path, bank: Bank) -> str:
+    """Return a row's engine_path: the path's name, and whether the model's masks are left out as none is keyed."""
+    return f"{path.name}, the model's own dropout left out" if bank.only_keyed_masks else path.name
 
 
 def _r_hat(trial: Trial, bank: Bank) -> int | None:

@@ -14,23 +14,46 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from bench.seeds import derive
 
 Kind = Literal["classification", "causal"]
+_AUTO = {"classification": AutoModelForSequenceClassification, "causal": AutoModelForCausalLM}
 VOCAB, POSITIONS, WINDOW = 96, 64, 5  # a window shorter than the texts that are looked at
 FEW_LAYERS = 2
 GAIN = 2.0  # standard deviation of a weight is GAIN / sqrt(fan-in)
 # What is divided, all by one power of two, so that heads times width stays the hidden size.
 _WIDTHS = re.compile(
-    r"(hidden_size|d_model|n_embd|dim|hidden_dim|d_inner|d_ff|d_kv|d_head|ffn_dim|n_inner|head_dim|rotary_dim"
+    r"(\w*hidden_size|d_model|n_embd|dim|hidden_dim|d_inner|d_ff|d_kv|d_head|ffn_dim|n_inner|head_dim|rotary_dim"
     r"|\w*(intermediate_size|_ffn_dim|_head_dim|_lora_rank|embed_proj_dim|embedding_size))"
 )
 _LAYERS = re.compile(r"n_layers?|num_layers|num_(hidden|encoder|decoder)_layers|(encoder|decoder)_layers")
 _POSITIONS = re.compile(r"max_position_embeddings|n_positions|n_ctx|max_seq_len|max_seq_length")
 _WINDOWS = re.compile(r"(sliding|attention)_window|local_attention|window_size|attention_chunk_size")
-_IDLE = re.compile(r"_name_or_path|architectures|dtype|torch_dtype|transformers_version|id2label|label2id|use_cache")
+_IDLE = re.compile(
+    r"_name_or_path|architectures|(torch_)?dtype|transformers_version|id2label|label2id|num_labels|problem_type|use_cache"
+)
+
+
+def from_values(values: Mapping[str, Any]) -> PretrainedConfig:
+    """Return the config that a config.json holds."""
+    own = {key: value for key, value in values.items() if key not in ("model_type", "id2label", "label2id")}
+    config: PretrainedConfig = AutoConfig.for_model(str(values["model_type"]), **own)
+    return config
+
+
+def on_meta(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
+    """Return a model of this config without numbers: its modules and shapes."""
+    with torch.device("meta"):
+        model: PreTrainedModel = _AUTO[kind].from_config(copy.deepcopy(config), trust_remote_code=False)
+    return model
 
 
 def configs(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
@@ -54,12 +77,11 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def build(config: PretrainedConfig, kind: Kind, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a model of this config on the CPU in eval mode, its weights drawn from a seed of their own."""
-    auto = AutoModelForSequenceClassification if kind == "classification" else AutoModelForCausalLM
+def build(config: PretrainedConfig, like: type[PreTrainedModel], dtype: torch.dtype) -> PreTrainedModel:
+    """Return a model of this config and class on the CPU in eval mode, its weights drawn from a seed of their own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive("twin") & 0x7FFFFFFF)
-        model: PreTrainedModel = auto.from_config(config, trust_remote_code=False).to(dtype).eval()
+        model: PreTrainedModel = like._from_config(config).to(dtype).eval()
         _draw(model)
     return model
 
@@ -84,8 +106,9 @@ def _of(config: PretrainedConfig, values: Mapping[str, Any]) -> PretrainedConfig
     made: PretrainedConfig = type(config)(**copy.deepcopy(own))
     made.num_labels = 3
     for part in (made, made.get_text_config()):
-        if getattr(part, "pad_token_id", None) is None:
-            part.pad_token_id = 0  # as models.load_model sees to: without one a decoder classifies no batch
+        if getattr(part, "pad_token_id", None) is None:  # as models.load_model sees to it
+            ends = getattr(part, "eos_token_id", None)
+            part.pad_token_id = (ends[0] if isinstance(ends, list) else ends) or 0
         if getattr(part, "use_cache", False):
             part.use_cache = False
     made._attn_implementation = None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+from transformers import PretrainedConfig
 
 from bench.engine import waiting
 from bench.engine.bank import AdaptedEmbedding, AdaptedLayer, Bank
@@ -222,9 +223,8 @@ def _add(out_SxNxD: Tensor, x_SxNxD: Tensor) -> Tensor:
     return out_SxNxD.add_(x_SxNxD)
 
 
-def problem(bank: Bank) -> str | None:
-    """Return why this model cannot take the unpadded path, or None."""
-    config = bank.model.config
+def problem(config: PretrainedConfig) -> str | None:
+    """Return why a model of this config cannot take the unpadded path, or None."""
     if config.model_type not in MODEL_TYPES:
         return f"{config.model_type} is neither BERT nor RoBERTa"
     if getattr(config, "is_decoder", False) or getattr(config, "position_embedding_type", "absolute") != "absolute":
