@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench import study
 from bench.errors import BadInput
-from bench.settings import fields
+from bench.settings import as_toml, fields
 from bench.settings.overrides import OPTIONS
 
 KEYS = [*fields.GRID_KEYS, *fields.TRAIN_KEYS, *fields.SETTING_KEYS, "epochs", "base", "drop"]
@@ -51,7 +52,7 @@ def toml(value: Any) -> str:
 def ends_well(text: str, directory: Path, **overrides: str) -> None:
     (directory / "x.toml").write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
-        loaded = study.load("x", overrides=overrides, studies_dir=directory)
+        loaded, merged = study.trace("x", overrides=overrides, studies_dir=directory)
     except BadInput as error:
         refusal = str(error)
     else:
@@ -59,6 +60,10 @@ def ends_well(text: str, directory: Path, **overrides: str) -> None:
         refusal = ""
         assert trials
         assert all(trial.eta_A > 0 for trial in trials)
+        (directory / "printed").mkdir(exist_ok=True)
+        (directory / "printed" / "x.toml").write_text(as_toml.text(loaded, merged), encoding="utf-8")
+        again = study.load("x", profile=loaded.profile, studies_dir=directory / "printed")
+        assert replace(again, device=loaded.device) == loaded, "printed and read again it is the same study"
     assert "\n" not in refusal
 
 
@@ -80,6 +85,19 @@ def test_any_value_of_any_key(place: str, key: str, value: Any, tmp_path: Path) 
 )
 def test_any_tables(tables: list[tuple[str, str, Any]], tmp_path: Path) -> None:
     ends_well("\n".join(f"{table}\n{key} = {toml(value)}" for table, key, value in tables), tmp_path)
+
+
+@RELAXED
+@given(
+    tables=st.lists(
+        st.tuples(st.sampled_from(TABLES), st.sampled_from(KEYS), VALUES), max_size=4, unique_by=lambda t: t[0]
+    ),
+    drop=st.lists(st.sampled_from(["task", "train", "grid.lora", "grid.lora.eta_A", "train.max_steps", "grid", "x"])),
+)
+def test_any_heir(tables: list[tuple[str, str, Any]], drop: list[str], tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(BASE.format(top="pack_size = 2", train="", lora="rank = 4"), encoding="utf-8")
+    own = "\n".join(f"{table}\n{key} = {toml(value)}" for table, key, value in sorted(tables, key=lambda t: t[0]))
+    ends_well('base = "p"\n' + (f"drop = {toml(drop)}\n" if drop else "") + own, tmp_path)
 
 
 @RELAXED

@@ -83,6 +83,12 @@ def test_a_figure_is_not_inherited(load) -> None:
     assert load('base = "parent"\n').figure == ""
 
 
+def test_an_heir_draws_rows_of_its_own(load) -> None:
+    parent = PARENT.replace("clip = 0.5", 'rows_from = "others"')
+    assert load('base = "parent"\n', parent=parent).rows_from is None
+    assert load('base = "parent"\nrows_from = "mine"\n', parent=parent).rows_from == "mine"
+
+
 def test_axes_are_replaced_by_key_and_new_grids_come_last(load) -> None:
     child = load('base = "parent"\n[grid.lora]\nrank = 8\n[grid.mora]\neta_A = 1e-3\n')
     assert axes_of(child, "lora") == {"rank": (8,), "lora_dropout": (0.1,), "eta_A": (1e-4, 3e-4)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 from bench.settings import layer
 from bench.settings.files import StudyFile
 from bench.settings.layer import Layer, Source
+
+# Not inherited: an heir's cells are not among the rows of the study that its base draws.
+OWN = Layer(drop=("rows_from",))
 
 
 def merged(files: Sequence[StudyFile], profile: str) -> Layer:
@@ -19,15 +21,16 @@ def merged(files: Sequence[StudyFile], profile: str) -> Layer:
     Raises:
         BadInput: for everything that a file may not hold.
     """
-    taken: list[Layer] = []
+    found = Layer()
     names: frozenset[str] = frozenset()  # of the values given so far, under any profile
     for file in files:
         own = _read(file, None, names)
         names |= own.names
         of_profiles = {name: _read(file, name, names) for name in file.profiles}
         names = names.union(*(one.names for one in of_profiles.values()))
-        taken += [own, of_profiles.get(profile, Layer())]
-    return functools.reduce(layer.merge, taken)
+        for over in (OWN, own, of_profiles.get(profile, Layer())):
+            found = layer.merge(found, over)
+    return found
 
 
 def _read(file: StudyFile, profile: str | None, below: frozenset[str]) -> Layer:
