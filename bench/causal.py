@@ -129,6 +129,10 @@ def encode(
         train=text.take(train, held_out.train),
         select=text.take(train, held_out.select) if len(held_out.select) else None,
         eval=_encode_split(data.eval, tokenizer, layout, max_length, "eval", whole=metric in GENERATED),
+        test=None
+        if data.test is None
+        else _encode_split(data.test, tokenizer, layout, max_length, "test", whole=metric in GENERATED),
+        test_hash=None if data.test is None else text.hash_data(data.test),
         n_labels=0,
         metric=metric,
         data_hash=data.data_hash,

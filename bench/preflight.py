@@ -85,7 +85,8 @@ class Subject:
         if not isinstance(self.data, TextData):
             return None
         budget, data = self.study.budget, self.data
-        some = replace(data, train=sample_of(data.train), eval=sample_of(data.eval))
+        test = None if data.test is None else sample_of(data.test)
+        some = replace(data, train=sample_of(data.train), eval=sample_of(data.eval), test=test)
         if self.task.causal is not None:
             return causal.encode(some, self.located, self.task.causal, metric=self.task.metric,
                                  max_length=budget.max_length, n_select=0)  # fmt: skip

@@ -58,8 +58,16 @@ class Outcome:
     accuracy: float | None = None
     select_metric: float | None = None
     best_metric: float | None = None
+    other_metrics: Mapping[str, float | None] | None = None
+    other_metrics_stderr: Mapping[str, float | None] | None = None
     n_eval: int | None = None
     eval_correct: bytes | None = None
+    eval_predictions: bytes | None = None  # see bench/predictions.py
+    eval_predictions_type: str | None = None
+    test_metric: float | None = None
+    test_metric_stderr: float | None = None
+    n_test: int | None = None
+    test_hash: str | None = None
     train_loss: float | None = None
     eval_loss: float | None = None
     steps_done: int
@@ -169,8 +177,20 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="accuracy", type=_F, meaning="share of the evaluation split that is right: label, or whole text"),
     Column(name="select_metric", type=_F, meaning="the metric on the part of train held out for choosing"),
     Column(name="best_metric", type=_F, meaning="best metric_value over the curve: not the score"),
+    Column(name="other_metrics", type=_S, meaning="JSON: the task's other metrics on the evaluation split, by name"),
+    Column(name="other_metrics_stderr", type=_S, meaning="JSON: their standard errors over the evaluation examples"),
     Column(name="n_eval", type=_I, meaning="examples in the evaluation split"),
     Column(name="eval_correct", type=pa.binary(), meaning="numpy.packbits of which examples were right, in file order"),
+    Column(
+        name="eval_predictions",
+        type=pa.binary(),
+        meaning="predicted class or number of each example, in file order; bench.predictions.predictions_of reads it",
+    ),
+    Column(name="eval_predictions_type", type=_S, meaning="bits, uint8, uint16, uint32 or float32, little-endian"),
+    Column(name="test_metric", type=_F, meaning="the metric on the test split: runs of chosen cells only"),
+    Column(name="test_metric_stderr", type=_F, meaning="standard error over the test examples"),
+    Column(name="n_test", type=_I, meaning="examples in the test split"),
+    Column(name="test_hash", type=_S, meaning="hash of the test split's texts and labels"),
     Column(name="train_loss", type=_F, meaning="mean training loss since the curve point before the last step"),
     Column(name="eval_loss", type=_F, meaning="mean loss on the evaluation split"),
     Column(name="steps_done", type=_I, meaning="updates done", unit="steps"),
@@ -235,6 +255,8 @@ def to_row(record: Record) -> dict[str, Any]:
         "layers_to_transform": _json(trial.layers_to_transform),
         "status": str(outcome.status),
         "metric_name": trial.meaning.metric_name or outcome.metric_name,
+        "other_metrics": _json(outcome.other_metrics),
+        "other_metrics_stderr": _json(outcome.other_metrics_stderr),
         "curve": [_point(point) for point in outcome.curve],
         "pack_id": record.pack_id,
         "pack_size": record.pack_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,7 @@ def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tupl
         tokens = causal.encode(
             data, located, task.causal, metric=task.metric, max_length=budget.max_length, n_select=budget.n_select
         )
-        return tokens, models.load_causal_lm(located, DTYPES[precision])
+        return replace(tokens, other_metrics=task.other_metrics), models.load_causal_lm(located, DTYPES[precision])
     encoded = text.encode(
         data,
         located,
@@ -168,6 +169,7 @@ def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tupl
         max_length=budget.max_length,
         n_select=budget.n_select,
     )
+    encoded = replace(encoded, other_metrics=task.other_metrics, classes=task.labels)
     return encoded, models.load_model(located, task.n_labels, DTYPES[precision], task.labels)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from statistics import fmean, stdev
 from typing import Any, Literal
 
@@ -39,11 +40,12 @@ class Score:
     source_hash: str | None
     eval_correct: bytes | None = None
     n_eval: int | None = None
+    other_metrics: str | None = None  # JSON, as in the row
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Score:
-        """Return the score of a row."""
-        return cls(**{name: row[name] for name in cls.__slots__})
+        """Return the score of a row; what has a default here may be missing there."""
+        return cls(**{f.name: row[f.name] for f in fields(cls) if f.default is MISSING or f.name in row})
 
 
 SCORE_COLUMNS = tuple(Score.__slots__)
@@ -65,6 +67,7 @@ class BestCell:
     spread: float | None  # standard error of `mean`
     spread_of: Literal["seeds", "examples"] | None  # over seeds from 3 of them, else over the evaluation examples
     train_seconds: float | None  # mean
+    others: Mapping[str, float] = field(default_factory=dict)  # the task's other metrics, means as `mean`
 
 
 def objective(score: Score, *, higher_is_better: bool) -> float:
@@ -212,7 +215,16 @@ def _cell(members: list[tuple[Trial, Score]]) -> BestCell:
         spread=spread,
         spread_of=spread_of,
         train_seconds=fmean(seconds) if seconds else None,
+        others=_others([s.other_metrics for s in good]),
     )
+
+
+def _others(columns: Sequence[str | None]) -> dict[str, float]:
+    """Return the mean of each metric that every row has a value of."""
+    rows = [json.loads(column) for column in columns if column is not None]
+    names = rows[0] if len(rows) == len(columns) and rows else ()
+    values = {name: [row.get(name) for row in rows] for name in names}
+    return {name: fmean(each) for name, each in values.items() if None not in each}
 
 
 def right_bits(packed: bytes | None, n_eval: float | None) -> npt.NDArray[np.uint8] | None:

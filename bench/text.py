@@ -33,7 +33,7 @@ class Split:
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
-    labels: npt.NDArray[np.int64]  # [n], 0 .. n_labels - 1
+    labels: npt.NDArray[Any]  # [n]: classes, int64, 0 .. n_labels - 1; or numbers, float64
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -46,6 +46,7 @@ class TextData:
     train: Split
     eval: Split
     data_hash: str  # 16 hex digits over texts, labels and the order of both splits
+    test: Split | None = None  # scored once, by chosen cells; neither trained on nor chosen by, so not in data_hash
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +56,7 @@ class Encoded:
     ids: npt.NDArray[np.int32]  # [n_tokens]
     type_ids: npt.NDArray[np.int8] | None  # [n_tokens]; None where the model has no token types
     offsets: npt.NDArray[np.int64]  # [n + 1]
-    labels: npt.NDArray[np.int64]  # [n]
+    labels: npt.NDArray[Any]  # [n]: classes, int64, or numbers, float64
     index: npt.NDArray[np.int64]  # [n], the example's place in its source file: keys its dropout masks
     prompt_lengths: npt.NDArray[np.int64] | None = None  # [n], tokens before the target of a causal language model
 
@@ -79,14 +80,19 @@ class EncodedData:
     metric: str  # a name in bench/metrics.py
     data_hash: str
     reading: Reading | None = None  # causal language models only, which have no labels
+    other_metrics: tuple[str, ...] = ()  # scored beside the metric, at the last step
+    classes: tuple[str, ...] = ()  # their names, in index order
+    test: Encoded | None = None
+    test_hash: str | None = None  # of the texts and labels of test
 
 
-def hash_data(train: Split, evaluation: Split) -> str:
-    """Return 16 hex digits over the texts, the labels and the order of both splits."""
+def hash_data(*splits: Split) -> str:
+    """Return 16 hex digits over the texts, the labels and the order of the splits."""
     digest = hashlib.sha256()
-    for split in (train, evaluation):
+    for split in splits:
         _update_texts(digest, split)
-        digest.update(np.ascontiguousarray(split.labels, dtype="<i8").tobytes())
+        kind = "<f8" if split.labels.dtype.kind == "f" else "<i8"
+        digest.update(np.ascontiguousarray(split.labels, dtype=kind).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -150,9 +156,12 @@ def encode(
         BadInput: where the model cannot take `max_length` tokens or has no fast tokenizer.
     """
     check_length(located, max_length)
-    train, evaluation = (
-        _encode_split(split, located, max_length, cache_dir or cache.cache_dir()) for split in (data.train, data.eval)
+    train, evaluation, test = (
+        None if split is None else _encode_split(split, located, max_length, cache_dir or cache.cache_dir())
+        for split in (data.train, data.eval, data.test)
     )
+    assert train is not None
+    assert evaluation is not None
     held_out = hold_out(data, n_select)
     return EncodedData(
         train=take(train, held_out.train),
@@ -161,6 +170,8 @@ def encode(
         n_labels=n_labels,
         metric=metric,
         data_hash=data.data_hash,
+        test=test,
+        test_hash=None if data.test is None else hash_data(data.test),
     )
 
 

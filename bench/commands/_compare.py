@@ -36,6 +36,26 @@ def scores(comparison: Comparison) -> str:
     return f"{_text.table(header, rows)}\n{note}\n{tests}"
 
 
+def tested(comparison: Comparison) -> str | None:
+    """Return a table of the same runs on the test split; None where the task has none."""
+    metric = comparison.setup.metric
+    found = [(arm, arm.tested) for arm in comparison.arms if arm.tested is not None]
+    if not found:
+        return None
+    rows = [
+        (
+            label(arm.name),
+            shown(t.mean, metric),
+            shown(t.stderr_seeds, metric),
+            f"{t.n} of {len(t.scores)}",
+            str(t.n_test),
+        )
+        for arm, t in found
+    ]
+    table = _text.table(("method", f"test {metric}", "+-", "seeds", "examples"), rows)
+    return f"{table}\nthe test split, scored once by these runs: nothing was chosen by it, nothing is claimed from it"
+
+
 def tuning(comparison: Comparison) -> str:
     """Return a table of what tuning with n cells is expected to give, and how wide the good region is."""
     metric, size = comparison.setup.metric, comparison.arms[0].tuning.n_cells

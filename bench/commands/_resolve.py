@@ -13,7 +13,7 @@ from bench.spec import Meaning, MethodGrid, Study, Trial
 from bench.summary import SCORE_COLUMNS, BestCell, Score, best_cells, borders
 from bench.sweep import Options
 from bench.tasks import Task
-from bench.text import TextData
+from bench.text import Split, TextData
 from bench.toy import ToyData
 
 
@@ -27,6 +27,7 @@ class Resolved:
     data: TextData | ToyData
     located: Located
     trials: tuple[Trial, ...]
+    test: Split | None = None  # the test split, kept apart: only `with_test` hands it to what trains and scores
 
     @classmethod
     def of(cls, subject: preflight.Subject) -> Resolved:
@@ -34,14 +35,22 @@ class Resolved:
         asked = subject.study.budget
         budget = replace(asked, n_select=asked.n_select if subject.held_out is None else len(subject.held_out.select))
         meaning = _meaning(subject)
+        data, test = subject.data, None
+        if isinstance(data, TextData):
+            data, test = replace(data, test=None), data.test
         return cls(
             study=replace(subject.study, budget=budget),
             n_select_asked=asked.n_select,
             task=subject.task,
-            data=subject.data,
+            data=data,
             located=subject.located,
             trials=tuple(replace(trial, budget=budget, meaning=meaning) for trial in subject.trials),
+            test=test,
         )
+
+    def with_test(self) -> Resolved:
+        """Return the study whose runs are scored on the test split, too, if the task has one: for chosen cells only."""
+        return replace(self, data=replace(self.data, test=self.test)) if isinstance(self.data, TextData) else self
 
     @property
     def ids(self) -> frozenset[str]:

@@ -15,6 +15,8 @@ from bench.spec import Study, Trial
 from bench.summary import BestCell
 from bench.sweep import Preview
 
+MOST_CLASSES = 8  # whose numbers fit into a terminal
+
 
 def heading(resolved: Resolved, directory: Path, device: str) -> str:
     """Return what is run, in a few lines: study, data, budget, profile, place."""
@@ -112,8 +114,10 @@ def at_work(live: Live | None, n_finished: int, n_trials: int) -> str:
 
 
 def best_table(best: Sequence[BestCell], metric: str, n_seeds: int) -> str:
-    """Return the best cell of each method: where it lies, its mean over seeds, its spread."""
-    header = ("method", "rank", "eta_A", "lambda", metric, "+-", "seeds")
+    """Return the best cell of each method: where it lies, its mean over seeds, its spread, the task's other metrics."""
+    others = list(dict.fromkeys(name for cell in best for name in cell.others))
+    whole = [name for name in others if not name.endswith("]")]
+    header = ("method", "rank", "eta_A", "lambda", metric, "+-", *whole, "seeds")
     rows = [
         (
             name_of(cell.trial),
@@ -122,11 +126,28 @@ def best_table(best: Sequence[BestCell], metric: str, n_seeds: int) -> str:
             "-" if cell.trial.lr_ratio is None else f"{cell.trial.lr_ratio:g}",
             "diverged" if cell.mean is None else f"{cell.mean:.4f}",
             "-" if cell.spread is None else f"{cell.spread:.4f}",
+            *_others(cell, whole),
             _seeds(cell, n_seeds),
         )
         for cell in best
     ]
-    return f"{_text.table(header, rows)}\n{_legend(best)}"
+    return (
+        f"{_text.table(header, rows)}\n{_legend(best)}{_by_class(best, [name for name in others if name not in whole])}"
+    )
+
+
+def _others(cell: BestCell, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{cell.others[name]:.4f}" if name in cell.others else "-" for name in names)
+
+
+def _by_class(best: Sequence[BestCell], names: Sequence[str]) -> str:
+    """Return a table of what is one number for each class, such as recall[good]; nothing where there is none."""
+    if not names:
+        return ""
+    if len(names) > MOST_CLASSES:
+        return f"\n{len(names)} numbers by class, such as {names[0]}, are in the rows: column other_metrics"
+    rows = [(name_of(cell.trial), *_others(cell, names)) for cell in best]
+    return f"\n\n{_text.table(('method', *names), rows)}"
 
 
 def name_of(trial: Trial) -> str:

@@ -51,6 +51,7 @@ def command(
     from bench.commands import _resolve, _run
     from bench.comparison import arms
     from bench.comparison import compare as comparing
+    from bench.record import Status
 
     resolved = _resolve.resolve_to_train(chosen_study(selection))
     study, better = resolved.study, resolved.task.higher_is_better
@@ -78,11 +79,16 @@ def command(
             return code
         tuning |= rows(part.study)
     trials = comparing.chosen_trials(found, tuning, seeds, top=top, higher_is_better=better)
-    again = fresh_of(resolved, tuple(dict.fromkeys(t for members in trials.values() for t in members)), FRESH)
+    members = tuple(dict.fromkeys(trial for of_arm in trials.values() for trial in of_arm))
+    again = fresh_of(resolved.with_test(), members, FRESH)
     code = run(again)
     if code is not None:
         return code
-    fresh, setup = rows(again.study), _setup(resolved, seeds, top, directory)
+    fresh, setup = of_this_test(rows(again.study), resolved), _setup(resolved, seeds, top, directory)
+    unscored = [i for i, row in fresh.items() if row["status"] == Status.OK and row["test_metric"] is None]
+    if resolved.test is not None and unscored:
+        way_out = f"other --fresh-seeds, or moving {selection.directory(again.study)} away, would score it"
+        print(f"{len(unscored)} fresh runs are older than the test split as it is now; {way_out}")
     pool = further_rows(resolved, selection)
     comparison = comparing.compare(setup, found, tuning=tuning, fresh=fresh, pool=pool)
     further = _further(comparison, {name: members[0] for name, members in trials.items()})
@@ -96,6 +102,14 @@ def command(
     print(report(comparison))
     print(f"\n{write(comparison, directory)}")
     return 0
+
+
+def of_this_test(rows: Mapping[str, Row], resolved: Resolved) -> dict[str, Row]:
+    """Return the rows without test scores of another test split than the task has now."""
+    from bench.text import hash_data
+
+    now = None if resolved.test is None else hash_data(resolved.test)
+    return {i: row if row["test_hash"] == now else {**row, "test_metric": None} for i, row in rows.items()}
 
 
 def _further(comparison: Comparison, chosen: Mapping[str, Trial]) -> tuple[Trial, ...]:
@@ -171,8 +185,9 @@ def report(comparison: Comparison) -> str:
     from bench.commands import _compare
     from bench.comparison.verdict import sentences
 
-    parts = [_compare.scores(comparison), _compare.tuning(comparison), _compare.reach(comparison)]
-    return "\n\n".join([*parts, "\n".join(sentences(comparison))])
+    parts = [_compare.scores(comparison), _compare.tested(comparison), _compare.tuning(comparison),
+             _compare.reach(comparison)]  # fmt: skip
+    return "\n\n".join([*filter(None, parts), "\n".join(sentences(comparison))])
 
 
 def _setup(resolved: Resolved, seeds: Sequence[int], top: Top | None, directory: Path) -> Setup:

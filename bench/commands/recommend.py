@@ -43,7 +43,7 @@ def command(selection: Selection, save: Annotated[Path | None, typer.Option("--s
     if save is None:
         return 0
     chosen = min((t for t in trials if t.cell == winner.cell.trial.cell), key=lambda t: t.seed)
-    return _save(chosen, resolved, save, {STUDY_FILE: text})
+    return _save(chosen, resolved.with_test(), save, {STUDY_FILE: text})
 
 
 def code_of(trial: Trial, resolved: Resolved) -> str:
@@ -158,9 +158,13 @@ def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, st
         made.rename(directory)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    print(
-        f"trained once with seed {trial.seed}: {outcome.metric_name} {outcome.metric_value:.4f}; {kind} in {directory}"
+    scores = f"{outcome.metric_name} {outcome.metric_value:.4f}"
+    scores += "".join(
+        f", {name} {value:.4f}" for name, value in (outcome.other_metrics or {}).items() if value is not None
     )
+    if outcome.test_metric is not None:
+        scores += f"; on the test split {outcome.test_metric:.4f} (n = {outcome.n_test:,})"
+    print(f"trained once with seed {trial.seed}: {scores}; {kind} in {directory}")
     return 0
 
 
@@ -195,7 +199,8 @@ def _facts(trial: Trial, resolved: Resolved, outcome: Any) -> str:
     from bench import provenance
 
     place = asdict(provenance.collect(_device_name(resolved)))
-    names = ("metric_name", "metric_value", "select_metric", "n_eval", "steps_done", "n_trainable", "train_seconds")
+    names = ("metric_name", "metric_value", "select_metric", "other_metrics", "n_eval", "test_metric", "n_test",
+             "steps_done", "n_trainable", "train_seconds")  # fmt: skip
     result = {name: getattr(outcome, name) for name in names}
     known = {"study": resolved.study.name, "trial_id": trial.trial_id, "trial": asdict(trial), **result, **place}
     return json.dumps(known, indent=1) + "\n"

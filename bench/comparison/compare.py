@@ -38,6 +38,7 @@ from bench.comparison.numbers import (
     Setup,
     SpeedUp,
     Target,
+    Tested,
     Top,
 )
 from bench.comparison.tuning import floor_of, tuning_of
@@ -50,6 +51,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 ROW_COLUMNS = (
     "trial_id", "status", "metric_value", "metric_stderr", "select_metric", "train_seconds", "source_hash",
     "eval_correct", "n_eval", "collapsed", "curve", "device", "timing_mode", "git_commit", "git_dirty",
+    "test_metric", "n_test", "test_hash",
 )  # fmt: skip
 
 
@@ -146,6 +148,22 @@ def _arm(
         stderr_examples=fmean(errors) if errors else None,
         tuning=tuning_of(arm, found, best, floor=floor, higher_is_better=setup.higher_is_better),
         reach=_reach(arm.name, runs, setup, target),
+        tested=tested(runs),
+    )
+
+
+def tested(runs: Sequence[Row]) -> Tested | None:
+    """Return what an arm's runs score on the test split; None where none is scored."""
+    values = [row.get("test_metric") for row in runs]
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Tested(
+        scores=tuple(values),
+        n=len(known),
+        n_test=next(row["n_test"] for row in runs if row["n_test"] is not None),
+        mean=fmean(known),
+        stderr_seeds=stdev(known) / math.sqrt(len(known)) if len(known) > 1 else None,
     )
 
 

@@ -90,6 +90,17 @@ class Reach:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tested:
+    """The fresh runs on the task's test split, which nothing was chosen by; no difference is claimed from it."""
+
+    scores: tuple[float | None, ...]  # test_metric by fresh seed; None: diverged, or not scored on this split
+    n: int
+    n_test: int
+    mean: float
+    stderr_seeds: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ArmResult:
     """One arm: its chosen cell, scored by fresh runs."""
 
@@ -106,6 +117,7 @@ class ArmResult:
     )  # mean over seeds of metric_stderr: what another draw of the evaluation split would do
     tuning: Tuning
     reach: Reach
+    tested: Tested | None = None  # None: the task has no test split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

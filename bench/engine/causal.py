@@ -9,7 +9,7 @@ so that nothing is padded and a trial alone generates the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,6 +134,13 @@ class Written:
             one = causal.char_accuracy
         values_KxN = self.texts.each(one)
         return values_KxN.mean(axis=1), values_KxN.std(axis=1) / np.sqrt(values_KxN.shape[1])
+
+    def several(self, names: Sequence[str], classes: tuple[str, ...]) -> dict[str, tuple[Floats, Floats]]:
+        """Return metrics by name; there are no classes."""
+        return {name: self.score(name) for name in names}
+
+    def predictions(self, k: int) -> None:
+        """Return None: texts are not kept."""
 
     def accuracy(self, k: int) -> float | None:
         """Return the share of examples that trial k wrote right."""

@@ -1,15 +1,16 @@
-"""What a pack is trained and scored on: classes of examples, or the next tokens of their targets."""
+"""What a pack is trained and scored on: classes of examples, numbers, or the next tokens of their targets."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from bench.engine.batching import Batches, Chunk
-from bench.engine.evaluate import Evaluation, evaluate, summed_loss
+from bench.engine.evaluate import Evaluation, Regressed, evaluate, regress, summed_loss, summed_squares
 from bench.engine.paths import Path
 
 Floats = npt.NDArray[np.float64]
@@ -33,6 +34,14 @@ class Scored(Protocol):
 
     def correct(self, k: int) -> npt.NDArray[np.bool_] | None:
         """Return which examples trial k got right, in file order, [N], or None."""
+        ...
+
+    def several(self, names: Sequence[str], classes: tuple[str, ...]) -> dict[str, tuple[Floats, Floats]]:
+        """Return several metrics of each trial and their standard errors, by name: [K] each."""
+        ...
+
+    def predictions(self, k: int) -> npt.NDArray[Any] | None:
+        """Return the class or number that trial k predicts for each example, in file order, [N]; None for texts."""
         ...
 
     def says_one_thing(self, k: int) -> bool:
@@ -75,3 +84,22 @@ class Classification:
     def evaluate(self, path: Path, split: Batches, *, n_trials: int) -> Evaluation:
         """Return predictions and mean losses of all trials on the whole split."""
         return evaluate(path, split, split.labels, n_trials=n_trials)
+
+
+class Regression:
+    """Squared error of one number, the mean over examples: transformers' own loss of `problem_type` "regression"."""
+
+    def __init__(self, labels_N: npt.NDArray[Any]) -> None:
+        self.chance_loss = float(np.var(labels_N))  # of always saying the mean
+
+    def summed_loss(self, path: Path, chunk: Chunk) -> Tensor:
+        """Return each trial's squared errors, summed over the chunk's examples: [K]."""
+        return summed_squares(path.logits(chunk), chunk.labels_b)
+
+    def count(self, split: Batches, places: npt.NDArray[np.int64]) -> int:
+        """Return the number of examples."""
+        return len(places)
+
+    def evaluate(self, path: Path, split: Batches, *, n_trials: int) -> Regressed:
+        """Return predictions and mean losses of all trials on the whole split."""
+        return regress(path, split, np.asarray(split.labels, dtype=np.float64), n_trials=n_trials)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from bench import methods, metrics, provenance
+from bench import methods, metrics, predictions, provenance
 from bench.clock import Clock
 from bench.engine import guard, state, unpadded
 from bench.engine.bank import Bank
@@ -21,13 +21,13 @@ from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens
 from bench.engine.loop import Loop, Training
 from bench.engine.memory import Meter
-from bench.engine.objective import Classification, Objective, Scored
+from bench.engine.objective import Classification, Objective, Regression, Scored
 from bench.engine.paths import BankPath, Path, settle_masks
 from bench.methods.mora import r_hat
 from bench.models._base import LoadedModel
 from bench.record import Outcome, Status
 from bench.spec import Pack, Precision, Trial
-from bench.text import EncodedData
+from bench.text import Encoded, EncodedData
 
 DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and optimizer are at least float32
     "fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
@@ -114,7 +114,6 @@ def run_pack(
         ready = prepare(pack, data, loaded, options)
         bank, path, objective, train = ready.bank, ready.path, ready.objective, ready.train
         dev = Batches(data.eval, device=device)
-        select = None if data.select is None else Batches(data.select, device=device)
     latest: list[Scored] = []
 
     def measure() -> np.ndarray:
@@ -130,20 +129,28 @@ def run_pack(
     loop = Loop(bank, path, train, trial.budget, n_chunks=n_chunks, clock=clock, evaluate=measure, on_steps=on_steps,
                 objective=objective, keeper=keeper)  # fmt: skip
     training = loop.run()
-    chosen: Scored | None = None
-    if select is not None:
-        with clock.phase("eval"):
-            chosen = objective.evaluate(path, select, n_trials=pack.size)
+    chosen, tested = (_scored(split, ready, pack, options, clock) for split in (data.select, data.test))
     shared = _Shared(data=data, bank=bank, path=path, objective=objective, training=training, clock=clock,
                      started_at=started_at, peak_memory_bytes=None if meter is None else meter.peak(),
-                     isolated=options.isolated and pack.size == 1, dev=latest[0], select=chosen)  # fmt: skip
+                     isolated=options.isolated and pack.size == 1, dev=latest[0], select=chosen, test=tested,
+                     others=latest[0].several(data.other_metrics, data.classes))  # fmt: skip
     on_trained(bank)
     return [_outcome(k, shared) for k in range(pack.size)]
 
 
+def _scored(split: Encoded | None, ready: Ready, pack: Pack, options: EngineOptions, clock: Clock) -> Scored | None:
+    """Return what the trained pack makes of a split, if there is one."""
+    if split is None:
+        return None
+    with clock.phase("eval"):
+        return ready.objective.evaluate(ready.path, Batches(split, device=options.device), n_trials=pack.size)
+
+
 def objective_of(data: EncodedData, bank: Bank) -> Objective:
-    """Return what is trained on: the targets of a causal language model where they are to be read, else classes."""
-    return Classification(data.n_labels) if data.reading is None else NextTokens(bank, data.metric, data.reading)
+    """Return what is trained on: targets of a causal language model where they are to be read, numbers or classes."""
+    if data.reading is not None:
+        return NextTokens(bank, data.metric, data.reading)
+    return Regression(data.train.labels) if metrics.get(data.metric).of == "numbers" else Classification(data.n_labels)
 
 
 def choose_path(bank: Bank, wanted: str) -> Path:
@@ -188,6 +195,8 @@ class _Shared:
     isolated: bool
     dev: Scored
     select: Scored | None
+    test: Scored | None
+    others: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def _outcome(k: int, pack: _Shared) -> Outcome:
@@ -229,24 +238,45 @@ def _scores(k: int, pack: _Shared) -> dict[str, object]:
     value, stderr = (x[k] for x in pack.dev.score(pack.data.metric))
     best = max if metrics.higher_is_better(pack.data.metric) else min
     train_loss, correct = pack.training.curves[k][-1].train_loss, pack.dev.correct(k)
+    predicted = pack.dev.predictions(k)
+    packed, kind = (None, None) if predicted is None else predictions.pack(predicted, pack.data.n_labels)
     collapsed = pack.dev.says_one_thing(k) or (train_loss or 0.0) > pack.objective.chance_loss
     return {
         "collapsed": bool(collapsed),
         "metric_value": float(value),
-        "metric_stderr": float(stderr) if math.isfinite(stderr) else None,
+        "metric_stderr": _known(stderr),
+        "other_metrics": {name: _known(values[k]) for name, (values, _) in pack.others.items()} or None,
+        "other_metrics_stderr": {name: _known(errors[k]) for name, (_, errors) in pack.others.items()} or None,
         "accuracy": pack.dev.accuracy(k),
         "select_metric": None if pack.select is None else float(pack.select.score(pack.data.metric)[0][k]),
         "best_metric": best(p.metric_value for p in pack.training.curves[k] if p.metric_value is not None),
         "n_eval": len(pack.data.eval),
         "eval_correct": None if correct is None else np.packbits(correct).tobytes(),
+        "eval_predictions": packed,
+        "eval_predictions_type": kind,
         "train_loss": train_loss,
         "eval_loss": float(pack.dev.loss_K[k]),
+        **_tested(k, pack),
     }
 
 
 def path_name(path: Path, bank: Bank) -> str:
     """Return a row's engine_path: the path's name, and whether the model's masks are left out as none is keyed."""
     return f"{path.name}, the model's own dropout left out" if bank.only_keyed_masks else path.name
+
+
+def _tested(k: int, pack: _Shared) -> dict[str, object]:
+    """Return the columns of the test split, where it is scored."""
+    if pack.test is None:
+        return {}
+    value, stderr = (x[k] for x in pack.test.score(pack.data.metric))
+    n_test = None if pack.data.test is None else len(pack.data.test)
+    found = {"test_metric": _known(value), "test_metric_stderr": _known(stderr)}
+    return {**found, "n_test": n_test, "test_hash": pack.data.test_hash}
+
+
+def _known(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _r_hat(trial: Trial, bank: Bank) -> int | None:

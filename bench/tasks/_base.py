@@ -14,6 +14,7 @@ from bench.text import TextData
 from bench.toy import ToyData
 
 TEXT_CLASSIFICATION = "text_classification"
+REGRESSION = "regression"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,17 +31,18 @@ class TsvLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One task. `kind` is what the engine dispatches on: TEXT_CLASSIFICATION, `bench.causal.KIND` or `bench.toy.KIND`.
+    """One task. `kind` is one of TEXT_CLASSIFICATION, REGRESSION, `bench.causal.KIND` and `bench.toy.KIND`.
 
     `text_columns`, `label_column` and the split names are those of the Hub data set, and of parquet, CSV and JSONL
-    files; `tsv` gives GLUE's own layout where it differs. A label is one of `labels` or its index.
+    files; `tsv` gives GLUE's own layout where it differs. A label is one of `labels` or its index, or a number
+    (REGRESSION).
     """
 
     name: str
     kind: str = TEXT_CLASSIFICATION
     labels: tuple[str, ...] = ()  # in index order; () where the task has none
     metric: str  # a name in bench/metrics.py: the score
-    other_metrics: tuple[str, ...] = ()  # usually quoted beside it
+    other_metrics: tuple[str, ...] = ()  # usually quoted beside it: scored at the last step
     default_model: str
     hub_id: str | None = None
     hub_config: str | None = None
@@ -48,6 +50,8 @@ class Task:
     label_column: str = "label"
     train_split: str = "train"
     eval_split: str = "validation"
+    test_split: str | None = None  # scored once, by chosen cells
+    empty_texts: bool = False  # whether a text may be empty
     tsv: TsvLayout | None = None  # None: a header line with text_columns and label_column
     directories: tuple[str, ...] = ()  # names looked for under the data directory, after `name`
     causal: Layout | None = None  # of causal language models only
@@ -55,8 +59,8 @@ class Task:
 
     @property
     def n_labels(self) -> int:
-        """How many classes there are."""
-        return len(self.labels)
+        """How many classes there are: how many outputs the head has, which is 1 for a number."""
+        return 1 if self.kind == REGRESSION else len(self.labels)
 
     @property
     def higher_is_better(self) -> bool:

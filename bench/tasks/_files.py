@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,28 +20,34 @@ Row = tuple[int, tuple[Any, ...]]  # line (or row, in parquet) from 1, and the v
 MAX_FIELD = 1 << 24  # characters of one CSV field
 
 
-def read_split(path: Path, layout: TsvLayout, plain: TsvLayout, labels: tuple[str, ...]) -> Split:
+def read_split(
+    path: Path, layout: TsvLayout, plain: TsvLayout, labels: tuple[str, ...] | None, *, empty_texts: bool = False
+) -> Split:
     """Return the examples of one file, in its order.
 
     `layout` is how a TSV file lies; `plain` names the columns of the other formats, and of a TSV with those columns
-    in its header line.
+    in its header line. Without `labels` the labels are numbers.
 
     Raises:
-        BadInput: with file and line, for a malformed row, a missing column, a label outside `labels`, or no row.
+        BadInput: with file and line, for a malformed row, a missing column, a label outside `labels`, an empty text
+            unless `empty_texts`, or no row.
     """
     unit = "row" if path.suffix == ".parquet" else "line"
     rows = _rows(path, layout, plain)
-    return to_split(rows, len(plain.texts), labels, lambda line: f"{path} {unit} {line}" if line else str(path))
+    place = lambda line: f"{path} {unit} {line}" if line else str(path)  # noqa: E731
+    return to_split(rows, len(plain.texts), labels, place, empty_texts=empty_texts)
 
 
-def read_prompts(path: Path, layout: TsvLayout) -> Iterator[tuple[str, str]]:
+def read_prompts(path: Path, layout: TsvLayout, *, empty_texts: bool = False) -> Iterator[tuple[str, str]]:
     """Yield (prompt, target) of one file, in its order; `layout` names no or one text column, and the target as label.
 
     Raises:
-        BadInput: with file and line, for a malformed row, a missing column, no text, an empty target, or no row.
+        BadInput: with file and line, for a malformed row, a missing column, no text, an empty target, an empty prompt
+            unless `empty_texts`, or no row.
     """
     unit = "row" if path.suffix == ".parquet" else "line"
-    return to_prompts(_rows(path, layout, layout), lambda line: f"{path} {unit} {line}" if line else str(path))
+    place = lambda line: f"{path} {unit} {line}" if line else str(path)  # noqa: E731
+    return to_prompts(_rows(path, layout, layout), place, empty_texts=empty_texts)
 
 
 def read_columns(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
@@ -53,14 +60,16 @@ def read_columns(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     return _rows(path, layout, layout)
 
 
-def to_prompts(rows: Iterable[Row], place: Callable[[int], str]) -> Iterator[tuple[str, str]]:
+def to_prompts(
+    rows: Iterable[Row], place: Callable[[int], str], *, empty_texts: bool = False
+) -> Iterator[tuple[str, str]]:
     """Yield checked (prompt, target) rows; the prompt is empty where a row holds the target only."""
     found = False
     for line, values in rows:
         for text in values:
-            if not isinstance(text, str) or not _encodable(text):
-                got = repr(text)[:80]
-                raise BadInput(place(line), "a text must be a string", got=got, way_out="mend the row or leave it out")
+            _check_text(text, place, line)
+        if not empty_texts and not all(text.strip() for text in values[:-1]):
+            raise _empty("a prompt", place(line))
         if not values[-1]:
             raise BadInput(place(line), "a target must not be empty", way_out="mend the row or leave it out")
         found = True
@@ -69,29 +78,65 @@ def to_prompts(rows: Iterable[Row], place: Callable[[int], str]) -> Iterator[tup
         raise BadInput(place(0), "must hold at least one example", got="none", way_out="give a split with examples")
 
 
-def to_split(rows: Iterable[Row], n_texts: int, labels: tuple[str, ...], place: Callable[[int], str]) -> Split:
+def to_split(
+    rows: Iterable[Row], n_texts: int, labels: tuple[str, ...] | None, place: Callable[[int], str], *,
+    empty_texts: bool = False,
+) -> Split:  # fmt: skip
     """Return checked examples as a Split; each row holds `n_texts` texts and the label, `place` names its source."""
-    index_of = label_indices(labels)
+    value_of, rule = (_number, "a label must be a finite number") if labels is None else _classes(labels)
     texts: list[tuple[str, ...]] = []
-    found: list[int] = []
+    found: list[int | float] = []
     for line, (*row_texts, label) in rows:
         for text in row_texts:
-            if not isinstance(text, str) or not _encodable(text):
-                got = repr(text)[:80]
-                raise BadInput(place(line), "a text must be a string", got=got, way_out="mend the row or leave it out")
-        known = index_of.get(str(label)) if isinstance(label, str | int) and not isinstance(label, bool) else None
-        if known is None:
-            raise BadInput(place(line), f"label must be one of {', '.join(index_of)}", got=repr(label), way_out=_MEND)
+            _check_text(text, place, line)
+        if not empty_texts and not all(text.strip() for text in row_texts):
+            raise _empty("a text", place(line))
+        value = None if isinstance(label, bool) else value_of(label)
+        if value is None:
+            raise BadInput(place(line), rule, got=repr(label), way_out=_SECRET if label in (-1, "-1") else _MEND)
         texts.append(tuple(row_texts))
-        found.append(known)
+        found.append(value)
     if not found:
         raise BadInput(place(0), "must hold at least one example", got="none", way_out="give a split with examples")
+    if labels is None and set(found) == {-1}:
+        raise BadInput(place(0), "labels must be given", got="-1 for every example", way_out=_SECRET)
     columns = tuple(zip(*texts, strict=True))
     pairs = columns[1] if n_texts == 2 else None
-    return Split(texts=columns[0], pairs=pairs, labels=np.array(found, dtype=np.int64))
+    dtype = np.float64 if labels is None else np.int64
+    return Split(texts=columns[0], pairs=pairs, labels=np.array(found, dtype=dtype))
+
+
+def _check_text(text: object, place: Callable[[int], str], line: int) -> None:
+    if not isinstance(text, str) or not _encodable(text):
+        got = repr(text)[:80]
+        raise BadInput(place(line), "a text must be a string", got=got, way_out="mend the row or leave it out")
+
+
+def _empty(what: str, where: str) -> BadInput:
+    way_out = "mend the row or leave it out, or set empty_texts = true in the task's TOML"
+    return BadInput(where, f"{what} must not be empty", way_out=way_out)
+
+
+def _classes(labels: tuple[str, ...]) -> tuple[Callable[[object], int | None], str]:
+    """Return what reads a class, and the rule that it must keep."""
+    index_of = label_indices(labels)
+
+    def index(label: object) -> int | None:
+        return index_of.get(str(label)) if isinstance(label, str | int) else None
+
+    return index, f"label must be one of {', '.join(index_of)}"
+
+
+def _number(label: object) -> float | None:
+    try:
+        value = float(label) if isinstance(label, str | int | float) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 _MEND = "mend the row, or the task's labels"
+_SECRET = "use a split with labels: -1 stands for one that is kept secret, as in GLUE's test splits"
 
 
 def label_indices(labels: tuple[str, ...]) -> Mapping[str, int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import causal, hub
 from bench.errors import BadInput
 from bench.tasks import _files
-from bench.tasks._base import Task, TsvLayout
+from bench.tasks._base import REGRESSION, Task, TsvLayout
 from bench.text import Split, TextData, hash_data
 
 SUFFIXES = (".tsv", ".parquet", ".csv", ".jsonl")  # looked for in this order
@@ -28,8 +29,9 @@ def load(task: Task, data_dir: Path | None) -> TextData:
     place = directory((task.name, *task.directories), data_dir)
     if place is not None:
         tsv = task.tsv or plain_layout(task)
+        test = None if task.test_split is None else find_file(place, task.test_split)
         return of_files(
-            task, find_file(place, task.train_split, tsv.train), find_file(place, task.eval_split, tsv.eval)
+            task, find_file(place, task.train_split, tsv.train), find_file(place, task.eval_split, tsv.eval), test
         )
     if task.hub_id is None:
         raise BadInput(f"task {task.name}", "must have data", got="neither files nor a Hub id", way_out=hub.WAYS_OUT)
@@ -42,23 +44,26 @@ def load(task: Task, data_dir: Path | None) -> TextData:
         raise BadInput(error.where, error.rule, got=got, way_out=error.way_out) from error
 
 
-def of_files(task: Task, train: Path, evaluation: Path) -> TextData:
-    """Return the data of two files."""
-    if task.causal is not None:
-        columns = plain_layout(task)
-        splits = [causal.split_of(_files.read_prompts(path, columns), task.causal) for path in (train, evaluation)]
-        return causal.data_of(splits[0], splits[1], task.causal, task.metric)
-    plain = plain_layout(task)
-    return _data(*(_files.read_split(path, task.tsv or plain, plain, task.labels) for path in (train, evaluation)))
+def of_files(task: Task, train: Path, evaluation: Path, test: Path | None = None) -> TextData:
+    """Return the data of two files, or three.
+
+    Raises:
+        BadInput: for malformed files, and a test file without labels.
+    """
+    splits = [_file_split(task, path) for path in (train, evaluation)]
+    return _data(task, *splits, test=None if test is None else _file_split(task, test))
 
 
 def of_hub(task: Task) -> TextData:
-    """Return the data of the Hub's data set, from the Hugging Face cache where it is there already."""
+    """Return the data of the Hub's data set, from the Hugging Face cache where it is there already.
+
+    Raises:
+        BadInput: for a data set that lacks a split or a column, and a test split without labels.
+    """
     found = data_set(f"task {task.name}", str(task.hub_id), task.hub_config)
     splits = [_hub_split(task, found, split) for split in (task.train_split, task.eval_split)]
-    if task.causal is not None:
-        return causal.data_of(splits[0], splits[1], task.causal, task.metric)
-    return _data(*splits)
+    test = None if task.test_split is None else _hub_split(task, found, task.test_split)
+    return _data(task, *splits, test=test)
 
 
 def data_set(where: str, repo: str, config: str | None) -> Any:
@@ -81,8 +86,22 @@ def plain_layout(task: Task) -> TsvLayout:
     return TsvLayout(texts=task.text_columns, label=task.label_column)
 
 
-def _data(train: Split, evaluation: Split) -> TextData:
-    return TextData(train=train, eval=evaluation, data_hash=hash_data(train, evaluation))
+def _data(task: Task, train: Split, evaluation: Split, *, test: Split | None) -> TextData:
+    if task.causal is not None:
+        return replace(causal.data_of(train, evaluation, task.causal, task.metric), test=test)
+    return TextData(train=train, eval=evaluation, data_hash=hash_data(train, evaluation), test=test)
+
+
+def _file_split(task: Task, path: Path) -> Split:
+    plain = plain_layout(task)
+    if task.causal is not None:
+        return causal.split_of(_files.read_prompts(path, plain, empty_texts=task.empty_texts), task.causal)
+    return _files.read_split(path, task.tsv or plain, plain, labels_of(task), empty_texts=task.empty_texts)
+
+
+def labels_of(task: Task) -> tuple[str, ...] | None:
+    """Return the classes of a task; None where its labels are numbers."""
+    return None if task.kind == REGRESSION else task.labels
 
 
 def directory(names: tuple[str, ...], data_dir: Path | None) -> Path | None:
@@ -110,9 +129,10 @@ def _hub_split(task: Task, found: Any, split: str) -> Split:
     where = f"{task.hub_id} {task.hub_config or ''} {split}".replace("  ", " ")
     layout = plain_layout(task)
     values = columns(found, split, (*layout.texts, layout.label), where)
+    place = lambda row: f"{where} row {row}" if row else where  # noqa: E731
     if task.causal is not None:
-        return causal.split_of(_files.to_prompts(values, lambda row: f"{where} row {row}"), task.causal)
-    return _files.to_split(values, len(task.text_columns), task.labels, lambda row: f"{where} row {row}")
+        return causal.split_of(_files.to_prompts(values, place, empty_texts=task.empty_texts), task.causal)
+    return _files.to_split(values, len(task.text_columns), labels_of(task), place, empty_texts=task.empty_texts)
 
 
 def columns(found: Any, split: str, wanted: tuple[str, ...], where: str) -> Iterator[tuple[int, tuple[Any, ...]]]:

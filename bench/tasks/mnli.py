@@ -15,6 +15,7 @@ TASK = Task(
     hub_id="nyu-mll/glue",
     hub_config="mnli",
     text_columns=("premise", "hypothesis"),
+    empty_texts=True,  # as published
     eval_split="validation_matched",
     tsv=TsvLayout(texts=("sentence1", "sentence2"), label="gold_label", eval="dev_matched"),
     directories=("MNLI",),

@@ -16,6 +16,7 @@ TASK = Task(
     hub_id="nyu-mll/glue",
     hub_config="mrpc",
     text_columns=("sentence1", "sentence2"),
+    empty_texts=True,  # as published
     tsv=TsvLayout(texts=("#1 String", "#2 String"), label="Quality"),
     directories=("MRPC",),
 )

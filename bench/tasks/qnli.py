@@ -12,5 +12,6 @@ TASK = Task(
     hub_id="nyu-mll/glue",
     hub_config="qnli",
     text_columns=("question", "sentence"),
+    empty_texts=True,  # as published
     directories=("QNLI",),
 )

@@ -17,6 +17,7 @@ TASK = Task(
     hub_id="nyu-mll/glue",
     hub_config="qqp",
     text_columns=("question1", "question2"),
+    empty_texts=True,  # as published
     tsv=TsvLayout(texts=("question1", "question2"), label="is_duplicate", max_broken_rows=32),
     directories=("QQP",),
 )

@@ -12,5 +12,6 @@ TASK = Task(
     hub_id="nyu-mll/glue",
     hub_config="rte",
     text_columns=("sentence1", "sentence2"),
+    empty_texts=True,  # as published
     directories=("RTE",),
 )
