@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from bench.errors import BadInput
@@ -17,6 +18,25 @@ WAYS_OUT = (
     "give data with --data-dir or LORASWEEP_DATA (<dir>/<task>/train.tsv and dev.tsv), a model as a local directory "
     "(--model path/to/model), or run once where the Hub can be reached: its cache is used from then on"
 )
+
+
+_closed = ContextVar("closed", default=False)
+
+
+@contextlib.contextmanager
+def closed() -> Iterator[None]:
+    """Within this, the Hub is never asked, nor its cache of data sets opened, which takes seconds to import."""
+    token = _closed.set(True)
+    try:
+        yield
+    finally:
+        _closed.reset(token)
+
+
+def refuse_if_closed(where: str, repo: str) -> None:
+    """Raise the one error within `closed`."""
+    if _closed.get():
+        refuse(where, repo, "it is not asked for this")
 
 
 def require(where: str, repo: str, *, api: str) -> None:
@@ -32,6 +52,7 @@ def require(where: str, repo: str, *, api: str) -> None:
     """
     from huggingface_hub import constants
 
+    refuse_if_closed(where, repo)
     if constants.is_offline_mode():
         refuse(where, repo, "HF_HUB_OFFLINE set and nothing in the Hugging Face cache")
     failure = _ask(f"{constants.ENDPOINT}/api/{api}/{repo}")

@@ -95,8 +95,8 @@ def test_studies_lists_every_file(capsys: pytest.CaptureFixture[str], tmp_path: 
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines[1:] if line} >= {"demo", "sst2", "cola", "mrpc"}
     by_name = {line.split()[0]: line for line in lines if line}
-    assert re.search(r"  100     0 .* (s|min|h)  LoRA\+ .*Fig\. 3", by_name["demo"])
-    assert re.search(r"  6348     0 +-  LoRA\+", by_name["toy"]), "its network is no transformer"
+    assert re.search(r"  100     0  \d.* (s|min|h) +LoRA\+ .*Fig\. 3", by_name["demo"])
+    assert re.search(r"  6348     0  \d.* (s|min|h) +LoRA\+", by_name["toy"])
 
 
 def test_studies_end_their_lines_at_the_terminal_s_edge() -> None:

@@ -444,6 +444,11 @@ def test_compare_tunes_runs_again_writes_and_resumes(
     options = ["compare", "--study", str(tmp_path / "tiny.toml"), "--results-dir", str(tmp_path), "--device", "cpu"]
     assert cli.main([*options, "--fresh-seeds", "6"]) == 0
     out = capsys.readouterr().out
+    chain = re.match(
+        r"the whole comparison takes about .*\n  tuning: about \d+ s\n"
+        r"  the best 3 cells of each method again, 2 seeds: about \d+ s\n"
+        r"  fresh runs, 6 seeds of 2 cells, evaluated (every step|every \d+ steps): about \d+ s\n", out)  # fmt: skip
+    assert chain, "before anything is trained"
     told = "LoRA+ as tuned (eta_A 0.001, ratio 4) is better than LoRA as tuned (eta_A 0.0001): +2.00 points"
     assert f"{told} (95% interval +2.00 to +2.00, n = 6 paired seeds" in out
     assert "8 further runs of cells that would win, to see whether they collapse now and then" in out

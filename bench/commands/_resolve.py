@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench import preflight, runtime, study, summary, text
+from bench import preflight, price, runtime, study, summary, text
 from bench.models import Located
 from bench.spec import Meaning, MethodGrid, Study, Trial
 from bench.summary import SCORE_COLUMNS, BestCell, Score, best_cells, borders
@@ -97,6 +97,7 @@ class Resolved:
         """Return how the study is swept on its device."""
         budget = self.study.budget
         workload = runtime.workload_of(self.data, self.located, budget.n_select)
+        price.remember(self.study, workload)
         return Options(
             higher_is_better=self.task.higher_is_better,
             limits=runtime.limits_of(self.study.device, self.located, workload.train_tokens),

@@ -10,6 +10,7 @@ from bench.commands import _text
 from bench.commands._resolve import Resolved
 from bench.estimate import Estimate
 from bench.live import Live
+from bench.price import Price
 from bench.record import Status
 from bench.spec import Study, Trial
 from bench.summary import BestCell
@@ -27,7 +28,7 @@ def heading(resolved: Resolved, directory: Path, device: str) -> str:
         f"{study.name}: {resolved.task.name} ({data}, {resolved.task.metric}) on {resolved.located.name}",
         f"profile {study.profile}; device {device}, {budget.precision}; seeds {', '.join(map(str, study.seeds))}",
         f"{budget.max_steps} steps of {budget.batch_size}, {budget.optimizer}, {budget.lr_scheduler_type} schedule, "
-        f"{_text.count(budget.warmup_steps, 'warm-up step')}, {clip}, evaluated every {budget.eval_steps} steps",
+        f"{_text.count(budget.warmup_steps, 'warm-up step')}, {clip}, evaluated {_text.every(budget.eval_steps)}",
         f"results in {directory}",
     ]
     return "\n".join(lines)
@@ -58,7 +59,7 @@ def _plan_row(method: str, preview: Preview) -> tuple[str, ...]:
         method,
         ",".join(map(str, ranks)) or "-",
         _range([_text.rate(rate) for rate in rates]),
-        _range([f"{ratio:g}" for ratio in ratios]),
+        _range([_text.ratio(ratio) for ratio in ratios]),
         str(len(trials)),
         str(n_packs),
     )
@@ -75,6 +76,16 @@ def _time(estimate: Estimate | None, left: int) -> str:
     if estimate is None or not left:
         return ""
     return f"; about {duration(estimate)}"
+
+
+def price(found: Price, n_trials: int) -> str:
+    """Return what a study takes of which data or model is not on this machine, or why nobody knows."""
+    trials = _text.count(n_trials, "trial")
+    if found.estimate is None:
+        return f"{trials}; no price: {found.doubt}"
+    bound = ", at most: " if found.at_most else ", "
+    why = f" ({found.doubt}: each counts with max_length tokens, evaluation left out)" if found.at_most else ""
+    return f"{trials}, finished or not{bound}about {duration(found.estimate)}{why}"
 
 
 def duration(estimate: Estimate) -> str:
@@ -123,7 +134,7 @@ def best_table(best: Sequence[BestCell], metric: str, n_seeds: int) -> str:
             name_of(cell.trial),
             "-" if cell.trial.rank is None else str(cell.trial.rank),
             _text.rate(cell.trial.eta_A),
-            "-" if cell.trial.lr_ratio is None else f"{cell.trial.lr_ratio:g}",
+            _text.ratio(cell.trial.lr_ratio),
             "diverged" if cell.mean is None else f"{cell.mean:.4f}",
             "-" if cell.spread is None else f"{cell.spread:.4f}",
             *_others(cell, whole),
@@ -158,7 +169,7 @@ def name_of(trial: Trial) -> str:
 def place_of(trial: Trial) -> str:
     """Return where a trial lies in its grid, in words."""
     rank = "" if trial.rank is None else f", rank {trial.rank}"
-    ratio = "" if trial.lr_ratio in (None, 1) else f", lambda {trial.lr_ratio:g}"
+    ratio = "" if trial.lr_ratio in (None, 1) else f", lambda {_text.ratio(trial.lr_ratio)}"
     return f"{name_of(trial)}{rank}, eta_A {_text.rate(trial.eta_A)}{ratio}"
 
 

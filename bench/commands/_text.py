@@ -18,10 +18,22 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = ""
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as 45 s, 12 min or 3.4 h."""
+    """Return seconds as 45 s, 12 min, 3.4 h or 5 days."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 100 * 3600 else f"{seconds / 86400:,.0f} days"
+
+
+def ratio(value: float | None) -> str:
+    """Return lambda to three digits, 0.0774 or 16, and - where there is none."""
+    return "-" if value is None or value != value else f"{value:.3g}"
+
+
+def every(steps: int) -> str:
+    """Return `every step`, `every 50 steps`."""
+    return "every step" if steps == 1 else f"every {steps} steps"
 
 
 def rate(value: float | None) -> str:

@@ -66,6 +66,7 @@ def command(
     def rows(part: Study) -> dict[str, Row]:
         return _run.rows(store.load(selection.directory(part)), comparing.ROW_COLUMNS)
 
+    print(f"{_chain(resolved, found, seeds, top, selection.results_dir)}\n", flush=True)
     code = run(resolved)
     if code is not None:
         return code
@@ -148,6 +149,34 @@ def chosen_study(selection: Selection) -> Study:
         way_out = f"give --study with grids of equal size, as in studies/{known[0]}.toml; known: {', '.join(known)}"
         raise BadInput("--task", "must have a comparison study", got=repr(task), way_out=way_out)
     return replace(selection, overrides={**selection.overrides, "study": f"{task}-{SUFFIX}"}).study()
+
+
+def _chain(
+    resolved: Resolved, arms: Sequence[Arm], seeds: Sequence[int], top: Top | None, results_dir: Path
+) -> str:
+    """Return what all stages of a comparison take, before the first one begins; what a cell takes is told by any."""
+    from bench import price, store
+    from bench.commands import _show, _text
+    from bench.comparison.arms import fresh_trials
+    from bench.estimate import Estimate
+
+    options = resolved.sweep_options()
+    assert options.workload is not None  # as sweep_options gives it
+    finished = store.finished_ids(results_dir / resolved.study.name)
+    fresh = [trial for arm in arms for trial in fresh_trials(arm.trials[0], seeds)]
+    evaluated = _text.every(fresh[0].budget.eval_steps)
+    stages = {"tuning": [trial for trial in resolved.trials if trial.trial_id not in finished]}
+    if top is not None:
+        again = [replace(arm.trials[0], seed=seed) for arm in arms for seed in top.seeds for _ in range(top.n_cells)]
+        stages[f"the best {top.n_cells} cells of each method again, {len(top.seeds)} seeds"] = again
+    stages[f"fresh runs, {len(seeds)} seeds of {len(arms)} cells, evaluated {evaluated}"] = fresh
+    parts, total = [], Estimate(seconds=0.0, calibrated=True)
+    for name, trials in stages.items():
+        one = price.of_trials(trials, options.workload, results_dir=results_dir, place=options.place)
+        parts.append(f"{name}: about {_text.duration(one.seconds)}")
+        total = Estimate(seconds=total.seconds + one.seconds, calibrated=total.calibrated and one.calibrated)
+    head = f"the whole comparison takes about {_show.duration(total)}, further runs of cells that would win apart"
+    return "\n  ".join([head, *parts])
 
 
 def arms_of(resolved: Resolved) -> tuple[Arm, ...]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bench.commands._resolve import Resolved
     from bench.executors import AbstractExecutor
-    from bench.spec import Pack
+    from bench.spec import Pack, Study
     from bench.sweep import Options
 
 
@@ -28,10 +28,17 @@ def command(
     ] = False,
 ) -> int:
     """Print trials, packs, what is finished and the time estimate, and stop."""
-    from bench import store, summary, sweep
+    from bench import hub, store, summary, sweep
     from bench.commands import _resolve, _show
+    from bench.errors import BadInput
 
-    resolved = _resolve.resolve_to_train(selection.study())
+    study = selection.study()
+    try:
+        resolved = _resolve.resolve_to_train(study)
+    except BadInput as error:
+        if error.way_out == hub.WAYS_OUT:  # what is to be fetched first has a price all the same
+            _price(study, selection.results_dir)
+        raise
     options, directory = resolved.sweep_options(), selection.directory(resolved.study)
     print(_show.heading(resolved, directory, options.place.device))
     for line in summary.own_rows(store.load_columns(directory, summary.MEANING_COLUMNS), resolved.trials[:1])[1]:
@@ -42,6 +49,14 @@ def command(
     preview = sweep.preview(resolved.study, resolved.trials, results_dir=selection.results_dir, options=options)
     print(_show.plan(resolved.study, preview))
     return 0
+
+
+def _price(study: Study, results_dir: Path) -> None:
+    """Print what a study takes that could not be planned: its data or its model may not be here yet."""
+    from bench import price
+    from bench.commands import _show
+
+    print(f"{study.name}: {_show.price(price.of_study(study, results_dir=results_dir), len(price.wanted(study)))}")
 
 
 def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:

@@ -10,57 +10,49 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from bench.spec import Study, Trial
+    from bench.price import Price
 
-HEADER = ("study", "task", "model", "trials", "rows", "trains <=", "reproduces")
+HEADER = ("study", "task", "model", "trials", "rows", "takes", "reproduces")
 NOTE = (
-    "trains <=: on this device, every text counted with max_length tokens, evaluation left out; "
-    "bench plan reads the data and says more"
+    "takes: all trials of the study on this device, as bench plan says; <=: its texts are not on this machine, so that "
+    "each counts with max_length tokens, evaluation left out; a comparison takes its fresh runs besides"
 )
 
 
 def command(
     results_dir: Annotated[Path, typer.Option("--results-dir", help="where results lie")] = Path("results"),
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="where <task>/train.tsv lies", envvar="LORASWEEP_DATA", show_default=False),
+    ] = None,
     profile: Annotated[str, typer.Option("--profile", help="quick or full")] = "quick",
 ) -> int:
-    """List the study files: cells x seeds, rows on disk, the most their training takes, and the figure of each.
+    """List the study files: cells x seeds, rows on disk, what all of them takes, and the figure of each.
 
     On a terminal lines end at its edge; elsewhere they are whole.
     """
-    from bench import store, study
+    from bench import price, store, study
     from bench.commands import _text
 
     rows = []
     for name in study.names():
-        loaded = study.load(name, profile=profile)
+        loaded = study.load(name, profile=profile, data_dir=None if data_dir is None else str(data_dir))
         planned = study.expand(loaded, data_hash="", model_hash="", default_targets=())
         done = len(store.finished_ids(results_dir / loaded.name))
-        cost = _cost(loaded, planned, results_dir)
+        cost = _cost(price.of_study(loaded, results_dir=results_dir))
         rows.append((name, loaded.task, loaded.model, str(len(planned)), str(done), cost, loaded.figure))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(_cut(f"{_text.table(HEADER, rows)}\n\n{NOTE}", width))
     return 0
 
 
-def _cost(study: Study, trials: tuple[Trial, ...], results_dir: Path) -> str:
-    """Return the most that training the whole study takes here; - where the model's size is not known here."""
-    from bench import estimate, runtime
+def _cost(price: Price) -> str:
+    """Return a price in a few words; `<=` where it is a bound, - where nothing is known."""
     from bench.commands import _text
-    from bench.errors import BadInput
-    from bench.models._config import read_config
-    from bench.spec import Pack
 
-    try:
-        config = read_config(study.model)[1]
-    except BadInput:
+    if price.estimate is None:
         return "-"
-    # tokens are bounded by max_length, and nothing is evaluated
-    work = estimate.Workload(
-        matmul_params=estimate.matmul_params(config), train_tokens=study.budget.max_length, n_eval=0, eval_tokens=0
-    )
-    place, calibration = runtime.place_of(study.device), estimate.read_calibration(results_dir)
-    seconds = estimate.estimate([Pack(trials=trials)], calibration, work, place).seconds
-    return _text.duration(seconds) if seconds < 100 * 3600 else f"{seconds / 86400:,.0f} days"
+    return f"{'<= ' if price.at_most else ''}{_text.duration(price.estimate.seconds)}"
 
 
 def _cut(text: str, width: int | None) -> str:

@@ -68,6 +68,7 @@ def of_hub(task: Task) -> TextData:
 
 def data_set(where: str, repo: str, config: str | None) -> Any:
     """Return a data set of the Hub, split by split, from the Hugging Face cache where it is there already."""
+    hub.refuse_if_closed(where, repo)
     import datasets
 
     with _quiet(datasets):
