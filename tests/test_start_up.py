@@ -58,7 +58,7 @@ def _store(directory: Path, resolved: _resolve.Resolved) -> None:
     ("command", "allowed", "most_modules", "most_files"),
     [("plan", set(), 950, 30), ("status", set(), 950, 30), ("plot", {"matplotlib"}, 1300, 40)],
 )
-def test_looking_imports_little_and_reads_each_file_once(
+def test_looking_imports_little_and_reads_few_files(
     command: str, allowed: set[str], most_modules: int, most_files: int, results: Path
 ) -> None:
     """About a tenth above what it is: an import of something large, or a file read per trial, is far above."""
@@ -72,7 +72,7 @@ def test_looking_imports_little_and_reads_each_file_once(
     assert len(data) <= most_files, Counter(data).most_common()
     parts = Counter(found["parts"])
     assert set(parts) <= {str(path) for path in results.rglob("*.parquet")}
-    assert set(parts.values()) == {1}, "each part of the rows once"
+    assert set(parts.values()) <= {1, 2}, "each part of the rows at most twice: what is finished, and what it means"
     assert "100 trials" in done.stdout or command != "plan"
 
 
