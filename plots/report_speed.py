@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.report.data import Isolated, Report, Speed
-from bench.speed.summary import Line, Value
+from bench.speed.summary import Line, Value, interval_words
 from plots import style
 from plots.html import Html, el, join
 from plots.report_table import Value as Shown
@@ -29,7 +29,7 @@ def section(report: Report) -> Html:
 
 def _isolated(found: Isolated) -> Html:
     columns = (
-        ("method", False), ("ms per step", True), ("95 % interval", False), ("× LoRA", True), ("its interval", False),
+        ("method", False), ("ms per step", True), ("interval", False), ("× LoRA", True), ("its interval", False),
         ("forward", True), ("backward", True), ("optimizer", True), ("examples per s", True), ("peak MiB", True),
         ("peak × LoRA", True), ("kept kB per token", True), ("trained", True), ("stored MiB", True),
         ("MFLOP per token", True), ("merge ms", True), ("eval s", True), ("merged eval s", True),
@@ -37,8 +37,8 @@ def _isolated(found: Isolated) -> Html:
     n = max((line.n for line in found.lines), default=0)
     note = (
         f"Each method timed by turns, {', '.join(found.timing_modes)}, on {', '.join(found.devices)}: medians over {n} "
-        "interleaved rounds with bootstrap intervals; × LoRA is paired by round, to LoRA without dropout at the same "
-        "rank; forward, backward and optimizer in ms of a step; kept: for the backward pass."
+        f"interleaved rounds with their interval ({interval_words(found.lines)}); × LoRA is paired by round, to LoRA "
+        "without dropout at the same rank; forward, backward and optimizer in ms of a step; kept: for backward."
     )
     return join(el("p", note, class_="note"), table(columns, [_line(line) for line in found.lines]))
 

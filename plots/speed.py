@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from bench.speed.summary import Line
+from bench.speed.summary import Line, interval_words
 from plots import style
 
 PARTS = (
@@ -28,7 +28,7 @@ _ROW = 0.24  # inches
 def methods(df: pd.DataFrame, lines: Sequence[Line]) -> Figure:
     """Draw four panels, a row for each case: parts of a step, ratio to LoRA, peak memory, kept bytes per token."""
     note = (
-        "Medians over interleaved rounds; whiskers: 95 % bootstrap intervals; ratios paired by round, to LoRA without "
+        f"Medians over interleaved rounds; whiskers: {interval_words(lines)}; ratios paired by round, to LoRA without "
         "dropout at the same rank"
     )
     with style.settings():

@@ -336,7 +336,7 @@ def test_ratios_are_paired_by_round_and_intervals_cover() -> None:
     step = lora.values["seconds_per_step"]
     assert (lora.n, step.median) == (3, 2.0)
     assert step.interval is not None
-    assert (step.interval.low, step.interval.high) == (1.0, 3.0)
+    assert (step.interval.low, step.interval.high, step.coverage) == (1.0, 3.0, 0.75)  # 1 - 2 / 2^3
     ratio = mora_1.ratios["seconds_per_step"]
     assert ratio.median == 2.0
     assert ratio.interval is not None
@@ -344,7 +344,9 @@ def test_ratios_are_paired_by_round_and_intervals_cover() -> None:
     assert plus.ratios["seconds_per_step"].median == 1.0
     assert lines["full fine-tuning"].ratios["seconds_per_step"].median == 1.0
     assert "merge_seconds" not in lora.values, "what was not measured is not there"
-    assert summary.median_interval([1.0], np.random.default_rng(0)) is None
+    assert summary.interval_words(lines.values()) == "range of the rounds, 75.0 % interval (n = 3)"
+    one = a_table().filter([i < 6 for i in range(a_table().num_rows)])
+    assert summary.interval_words(summary.lines(one)) == "no interval from a single round"
 
 
 def test_seconds_of_a_trial_come_from_isolated_rows_of_its_settings() -> None:

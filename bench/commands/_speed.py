@@ -27,7 +27,7 @@ def text(table: pa.Table) -> str:
 
 {_text.table(MEMORY, [memory_cells(line) for line in found])}
 
-timing {modes}; medians over {n} interleaved rounds, [95 % bootstrap interval]
+timing {modes}; medians over {n} interleaved rounds, [{summary.interval_words(found)}]
 x LoRA: paired by round, to LoRA without dropout at the same rank; adapter: forward pass, by formula
 eval, merged: one evaluation with the adapters beside and in the weights
 kept: for backward, of one whole batch; state: trained weights, gradients and moments"""

@@ -1,14 +1,12 @@
-"""What the rows of `bench speed` say: medians over the rounds with bootstrap intervals, ratios to LoRA. Pure."""
+"""What the rows of `bench speed` say: medians over the rounds between order statistics, ratios to LoRA. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from bench import stats
@@ -26,10 +24,14 @@ FIXED = ("n_trainable", "train_state_bytes", "stored_bytes", "adapter_flop_per_t
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Value:
-    """A median over n rounds; the interval is a percentile bootstrap over rounds, None for a single one."""
+    """A median over n rounds; the interval lies between two order statistics, None for a single round.
+
+    `coverage`: how often such an interval holds the true median, exactly (stats.median_interval); 0.75 for 3 rounds.
+    """
 
     median: float
     interval: Interval | None
+    coverage: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,16 +49,15 @@ class Line:
     fixed: Mapping[str, int | None]
 
 
-def lines(table: pa.Table, *, seed: int = 0) -> tuple[Line, ...]:
+def lines(table: pa.Table) -> tuple[Line, ...]:
     """Return a line for each case, in the order of their first rows by rank; full fine-tuning last.
 
-    Its ratios are to LoRA at the smallest rank. `seed` is that of the bootstrap.
+    Its ratios are to LoRA at the smallest rank.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(table.to_pylist(), key=_order):
         groups.setdefault(row["case"], []).append(row)
-    rng = np.random.default_rng(seed)
-    return tuple(_line(case, rows, _baseline(rows[0], groups), rng) for case, rows in groups.items())
+    return tuple(_line(case, rows, _baseline(rows[0], groups)) for case, rows in groups.items())
 
 
 def seconds_per_step(table: pa.Table, trial: Trial) -> float | None:
@@ -75,44 +76,40 @@ def seconds_per_step(table: pa.Table, trial: Trial) -> float | None:
     return median(found) if found else None
 
 
-def median_interval(
-    values: Sequence[float], rng: np.random.Generator, *, level: float = stats.LEVEL
-) -> Interval | None:
-    """Return the percentile bootstrap interval of a median, [n]; None for n < 2."""
-    if len(values) < 2:
-        return None
-    x: npt.NDArray[np.float64] = np.asarray(values, dtype=np.float64)
-    medians = np.median(x[rng.integers(len(x), size=(stats.N_RESAMPLES, len(x)))], axis=1)
-    tail = (1 - level) / 2
-    return Interval(low=float(np.quantile(medians, tail)), high=float(np.quantile(medians, 1 - tail)))
+def interval_words(found: Iterable[Line]) -> str:
+    """Return what the intervals of these lines are: range of the rounds, 98.4 % interval (n = 7)."""
+    every = {(v.coverage, line.n) for line in found for v in line.values.values() if v.coverage is not None}
+    if not every:
+        return "no interval from a single round"
+    coverage, n = min(every)
+    kind = "range of the rounds" if coverage == 1 - 2.0 ** (1 - n) else "order statistics of the rounds"
+    return f"{kind}, {100 * coverage:.1f} % interval (n = {n})"
 
 
-def _line(
-    case: str, rows: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], rng: np.random.Generator
-) -> Line:
+def _line(case: str, rows: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> Line:
     first = rows[0]
     names = [name for name in (*RATED, *PLAIN) if all(row[name] is not None for row in rows)]
     return Line(
         case=case, method=first["method"], mora_type=first["mora_type"], rank=first["rank"],
         lora_dropout=first["lora_dropout"], n=len(rows),
-        values={name: _value([float(row[name]) for row in rows], rng) for name in names},
-        ratios={name: ratio for name in RATED if (ratio := _ratio(name, rows, baseline, rng)) is not None},
+        values={name: _value([float(row[name]) for row in rows]) for name in names},
+        ratios={name: ratio for name in RATED if (ratio := _ratio(name, rows, baseline)) is not None},
         fixed={name: first[name] for name in FIXED},
     )  # fmt: skip
 
 
-def _value(values: Sequence[float], rng: np.random.Generator) -> Value:
-    return Value(median=median(values), interval=median_interval(values, rng))
+def _value(values: Sequence[float]) -> Value:
+    found = stats.median_interval(values)
+    interval, coverage = (None, None) if found is None else found
+    return Value(median=median(values), interval=interval, coverage=coverage)
 
 
-def _ratio(
-    name: str, rows: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], rng: np.random.Generator
-) -> Value | None:
+def _ratio(name: str, rows: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> Value | None:
     """Return the median over rounds of this case's value over the baseline's in the same round."""
     other = {row["repeat"]: row[name] for row in baseline}
     pairs = [(row[name], other.get(row["repeat"])) for row in rows]
     ratios = [own / base for own, base in pairs if own is not None and base]
-    return _value(ratios, rng) if ratios else None
+    return _value(ratios) if ratios else None
 
 
 def _baseline(row: Mapping[str, Any], groups: Mapping[str, Sequence[dict[str, Any]]]) -> Sequence[dict[str, Any]]:
