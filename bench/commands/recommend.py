@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
     from bench.recommend import Winner
     from bench.spec import Trial
-    from bench.summary import Score
+    from bench.summary import BestCell, Score
     from bench.text import TextData
 
 SAVE_HELP = "train the cell once and save it here: a PEFT adapter for LoRA and LoRA+, else a merged model"
-STUDY_FILE, FACTS_FILE = "study.toml", "lorasweep.json"
+STUDY_FILE, FACTS_FILE, CARD_FILE = "study.toml", "lorasweep.json", "README.md"
+BASE = "base"  # a classifier's adapter stands on it
+CHAT_TEMPLATE = "chat_template.jinja"
+FRESH = "fresh"  # results/<study>-fresh holds what a comparison ran with fresh seeds
 
 
 @study_command
@@ -36,27 +39,34 @@ def command(selection: Selection, save: Annotated[Path | None, typer.Option("--s
     winner, trials = _winner(resolved, table, selection)
     comment = _words(winner, resolved)
     print(comment)
-    print(f"\n{code_of(winner.cell.trial, resolved)}\n")
+    code = code_of(winner.cell.trial, resolved)
+    print(f"\n{code}\n")
     study = resolved.study
     text = recommend.study_toml(winner.cell.trial, study.seeds, task=study.task, model=study.model, comment=comment)
     print(text)
     if save is None:
         return 0
     chosen = min((t for t in trials if t.cell == winner.cell.trial.cell), key=lambda t: t.seed)
-    return _save(chosen, resolved.with_test(), save, {STUDY_FILE: text})
+    return _save(chosen, resolved.with_test(), save, {STUDY_FILE: text}, score=comment, code=code)
 
 
 def code_of(trial: Trial, resolved: Resolved) -> str:
     """Return the Python to paste for a cell."""
-    from bench import models, recommend
+    from bench import as_code, models
     from bench.engine.takeaway import ADAPTER_METHODS, modules_to_save
 
     if trial.method not in ADAPTER_METHODS:
-        return recommend.plain_code(trial)
-    if resolved.task.causal is not None:
-        return recommend.peft_code(trial, modules_to_save=())
-    loaded = models.load_model(resolved.located, resolved.task.n_labels)
-    return recommend.peft_code(trial, modules_to_save=modules_to_save(loaded))
+        return as_code.plain_code(trial)
+    if resolved.task.causal is not None and trial.layers_to_transform is None:
+        return as_code.peft_code(trial, modules_to_save=())
+    from bench import methods
+    from bench.engine.bank import adapted_layers
+
+    located, task = resolved.located, resolved.task
+    loaded = models.load_causal_lm(located) if task.causal else models.load_model(located, task.n_labels)
+    shapes = adapted_layers(loaded.model, methods.get(trial.method), trial, loaded.full_names)
+    paths = [shape.path for shape in shapes]
+    return as_code.peft_code(trial, modules_to_save=modules_to_save(loaded), paths=paths)
 
 
 def _read(resolved: Resolved, selection: Selection) -> tuple[Resolved, pa.Table]:
@@ -79,7 +89,7 @@ def _winner(resolved: Resolved, table: pa.Table, selection: Selection) -> tuple[
     Raises:
         BadInput: where no trial of the study is finished, or none has a score.
     """
-    from bench import recommend
+    from bench import recommend, store
     from bench.summary import SCORE_COLUMNS, Score
 
     trials = _trials(resolved, table)
@@ -92,7 +102,9 @@ def _winner(resolved: Resolved, table: pa.Table, selection: Selection) -> tuple[
         way_out = "run make sweep with the same options first"
         where = str(_directory(resolved, selection))
         raise BadInput(where, "there must be a trial with a score", got=got, way_out=way_out)
-    return winner, trials
+    directory = _directory(resolved, selection)
+    fresh = store.load(directory.with_name(f"{directory.name}-{FRESH}")).to_pylist()
+    return recommend.with_fresh(winner, fresh, higher_is_better=resolved.task.higher_is_better), trials
 
 
 def _trials(resolved: Resolved, table: pa.Table) -> tuple[Trial, ...]:
@@ -108,19 +120,27 @@ def _trials(resolved: Resolved, table: pa.Table) -> tuple[Trial, ...]:
 def _words(winner: Winner, resolved: Resolved) -> str:
     from bench.commands import _show
 
-    cell, metric = winner.cell, resolved.task.metric
+    metric, lead = resolved.task.metric, f"{resolved.study.name}: {_show.place_of(winner.cell.trial)}: "
+    how = (
+        f"{'chosen on held-out training examples' if winner.cell.chosen_by == 'select_metric' else ON_EVALUATION} "
+        f"({winner.objective:.4f} there), the best of {winner.n_cells} cells"
+    )
+    if winner.fresh is None:
+        return f"{lead}{metric} {_score(winner.cell, 'seed')}; {how}"
+    tuning = f"{winner.cell.mean:.4f} over {winner.cell.n} when tuned"
+    return f"{lead}{metric} {_score(winner.fresh, 'fresh seed')}; {tuning}; {how}"
+
+
+ON_EVALUATION = "chosen on the evaluation split"
+
+
+def _score(cell: BestCell, noun: str) -> str:
+    """Return a cell's mean with its spread, and over how many seeds."""
+    from bench.commands import _text
+
     spread = "" if cell.spread is None else f" +- {cell.spread:.4f} (standard error over {cell.spread_of})"
     lost = f", {cell.n_diverged} of them diverged" if cell.n_diverged else ""
-    chosen = (
-        "chosen on held-out training examples"
-        if cell.chosen_by == "select_metric"
-        else "chosen on the evaluation split"
-    )
-    return (
-        f"{resolved.study.name}: {_show.place_of(cell.trial)}: {metric} {cell.mean:.4f}{spread}, "
-        f"n = {cell.n} seed{'s' if cell.n != 1 else ''}{lost}; {chosen} ({winner.objective:.4f} there), "
-        f"the best of {winner.n_cells} cells"
-    )
+    return f"{cell.mean:.4f}{spread}, n = {_text.count(cell.n, noun)}{lost}"
 
 
 def _check_new(directory: Path) -> None:
@@ -128,7 +148,7 @@ def _check_new(directory: Path) -> None:
         raise BadInput("--save", "must be a new or empty directory", got=directory, way_out="name another one")
 
 
-def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, str]) -> int:
+def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, str], *, score: str, code: str) -> int:
     """Train a trial alone and write what it learnt; nothing is left behind where it diverges or the disk is full."""
     import shutil
     import tempfile
@@ -143,16 +163,17 @@ def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, st
     except OSError as error:
         raise BadInput("--save", "must be writable", got=error.strerror, way_out="name another directory") from error
     try:
-        outcome, kind = _train_into(made, trial, resolved, resolved.data)
+        outcome, kind = _train_into(made, trial, resolved, resolved.data, directory.absolute())
         if outcome.metric_value is None:
             print(f"seed {trial.seed} diverged ({outcome.reason}): nothing is saved")
             return 1
         facts = _facts(trial, resolved, outcome)
-        for name, text in {**texts, FACTS_FILE: facts}.items():
+        card = _card(trial, resolved, outcome, directory.name, score=score, code=code)
+        for name, text in {**texts, FACTS_FILE: facts, CARD_FILE: card}.items():
             (made / name).write_text(text, encoding="utf-8")
-        made.chmod(0o755)  # a temporary directory is its owner's alone, as are the files that safetensors writes
-        for path in made.iterdir():
-            path.chmod(0o644)
+        for path in (made, *made.rglob("*")):  # a temporary directory is its owner's alone, as are safetensors' files
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() else 0o644)
         if directory.exists():
             directory.rmdir()
         made.rename(directory)
@@ -168,27 +189,60 @@ def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, st
     return 0
 
 
-def _train_into(directory: Path, trial: Trial, resolved: Resolved, data: TextData) -> tuple[Any, str]:
-    """Train and write adapter or merged model into a directory; return the outcome and what was written, in words."""
+def _train_into(directory: Path, trial: Trial, resolved: Resolved, data: TextData, final: Path) -> tuple[Any, str]:
+    """Train and write adapter or merged model, and the tokenizer, into a directory that will be called `final`.
+
+    Returns the outcome and what was written, in words.
+    """
+    import shutil
+
     from bench import runtime
     from bench.engine import takeaway
-    from bench.models._locate import TOKENIZER_FILES
+    from bench.models._locate import TOKENIZER_FILES, weight_files
 
     located = resolved.located
     is_adapter = trial.method in takeaway.ADAPTER_METHODS
 
     def keep(bank: Any, loaded: Any) -> None:
-        if is_adapter:
-            base = located.name if located.revision is not None else str(located.directory)
-            takeaway.save_adapter(bank, loaded, directory, base_model=base)
+        if not is_adapter:
+            takeaway.save_merged(bank, loaded, directory)
+        elif resolved.task.causal is not None:
+            takeaway.save_adapter(bank, loaded, directory, base_model=_base_name(resolved)[0])
         else:
-            files = [path for name in TOKENIZER_FILES if (path := located.directory / name).is_file()]
-            takeaway.save_merged(bank, loaded, directory, tokenizer_files=files)
+            takeaway.save_base(loaded, directory / BASE, weights=weight_files(located.directory))
+            takeaway.save_adapter(bank, loaded, directory, base_model=str(final / BASE))
+        for name in (*TOKENIZER_FILES, CHAT_TEMPLATE):
+            if (located.directory / name).is_file():
+                shutil.copyfile(located.directory / name, directory / name)
 
     outcome = runtime.train_once(
         trial, task=resolved.task, data=data, located=located, device=resolved.study.device, keep=keep
     )
     return outcome, "PEFT adapter" if is_adapter else "merged model"
+
+
+def _base_name(resolved: Resolved) -> tuple[str, bool]:
+    """Return what the base model is found by, and whether that is a Hub id; else it is a directory."""
+    from bench import models
+
+    located = resolved.located
+    if located.revision is None:
+        return str(located.directory.absolute()), False
+    return (str(models.get(located.name).hub_id) if located.name in models.names() else located.name), True
+
+
+def _card(trial: Trial, resolved: Resolved, outcome: Any, title: str, *, score: str, code: str) -> str:
+    from bench import model_card
+    from bench.commands import _show
+    from bench.engine.takeaway import ADAPTER_METHODS
+
+    name, is_hub_id = _base_name(resolved)
+    return model_card.write(model_card.Card(
+        title=title, base_model=name if is_hub_id else resolved.located.name, is_hub_id=is_hub_id,
+        is_adapter=trial.method in ADAPTER_METHODS, is_causal=resolved.task.causal is not None,
+        task=resolved.task.name, labels=resolved.task.labels, cell=_show.place_of(trial), score=score, code=code,
+        trained=f"seed {trial.seed}, {outcome.metric_name} {outcome.metric_value:.4f} on the evaluation split",
+    ))  # fmt: skip
 
 
 def _facts(trial: Trial, resolved: Resolved, outcome: Any) -> str:

@@ -1,11 +1,14 @@
-"""What a trained bank leaves with: a PEFT adapter (LoRA, LoRA+), or the whole model with every update merged in."""
+"""What a trained bank leaves with: a PEFT adapter (LoRA, LoRA+), or the whole model with every update merged in.
+
+PEFT's AutoPeftModel builds the base from what adapter_config.json names, and knows nothing of the task's classes. So a
+classifier's adapter brings a directory `base` along: config.json with the task's classes, and links to the weights.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.j
 def save_adapter(bank: Bank, loaded: LoadedModel, directory: Path, *, base_model: str) -> None:
     """Write adapter_config.json and adapter_model.safetensors of a bank of one trial, as PEFT's save_pretrained does.
 
-    `base_model` is the Hub id or directory of the base: PEFT does not need it, people do.
+    `base_model` is the Hub id or directory from which PEFT's AutoPeftModel takes the base.
 
     Raises:
         ValueError: for a bank of several trials.
@@ -38,21 +41,40 @@ def save_adapter(bank: Bank, loaded: LoadedModel, directory: Path, *, base_model
     (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def save_merged(bank: Bank, loaded: LoadedModel, directory: Path, *, tokenizer_files: Iterable[Path]) -> None:
-    """Write the merged model as transformers' save_pretrained does, and the tokenizer's files beside it.
+def save_base(loaded: LoadedModel, directory: Path, *, weights: Sequence[Path]) -> None:
+    """Write what an adapter stands on: config.json with the task's classes, and links to the checkpoint's `weights`.
+
+    Where the checkpoint's head is of another shape than the task's, the weights are written anew: transformers would
+    refuse them.
+    """
+    directory.mkdir()
+    if not loaded.fits_checkpoint:
+        _save(loaded.model, directory)
+        return
+    config = copy.deepcopy(loaded.model.config)
+    config.architectures = [type(loaded.model).__name__]
+    config.save_pretrained(directory)
+    for path in weights:
+        (directory / path.name).symlink_to(path.resolve())
+
+
+def save_merged(bank: Bank, loaded: LoadedModel, directory: Path) -> None:
+    """Write the merged model as transformers' save_pretrained does.
 
     Raises:
         ValueError: for a bank of several trials.
     """
+    _save(merged_model(bank, loaded), directory)
+
+
+def _save(model: PreTrainedModel, directory: Path) -> None:
     shown = chatter.is_progress_bar_enabled()
     chatter.disable_progress_bar()  # one file is written in no time
     try:
-        merged_model(bank, loaded).save_pretrained(directory)
+        model.save_pretrained(directory)
     finally:
         if shown:
             chatter.enable_progress_bar()
-    for path in tokenizer_files:
-        shutil.copyfile(path, directory / path.name)
 
 
 def adapter_state(bank: Bank, loaded: LoadedModel) -> dict[str, Tensor]:
@@ -128,11 +150,22 @@ def _merge(model: PreTrainedModel, shape: LayerShape, bank: Bank) -> None:
     own = {name: weight[None].cpu() for name, weight in bank.adapters(0)[shape.path].items()}
     constants = bank.method.constants(bank.trials, shape)
     module: Any = model.get_submodule(shape.path)
+    _untie(model, module)
     delta = bank.method.weight_delta(own, constants, shape)[0]
     module.weight += (delta.T if shape.kind == "conv1d" else delta).to(module.weight)
     bias_delta = bank.method.bias_delta(own, constants)
     if bias_delta is not None:
         module.bias += bias_delta[0].to(module.bias)
+
+
+def _untie(model: PreTrainedModel, module: Any) -> None:
+    """Give a module that shares its weight with another, as tied embeddings do, a weight of its own to merge into."""
+    sharing = [other for other in model.modules() if getattr(other, "weight", None) is module.weight]
+    if len(sharing) < 2:
+        return
+    module.weight = torch.nn.Parameter(module.weight.detach().clone())
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
 
 
 def _put(model: PreTrainedModel, values: Mapping[str, Tensor]) -> None:

@@ -81,6 +81,7 @@ class LoadedModel:
     model: PreTrainedModel
     head_names: tuple[str, ...]
     kept_names: tuple[str, ...] = ()
+    fits_checkpoint: bool = True  # the checkpoint holds nothing in another shape than the model's
 
     @property
     def full_names(self) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ def load_model(located: Located, n_labels: int, dtype: Any, labels: Sequence[str
         model=model,
         head_names=tuple(name for name in head if name in new),
         kept_names=tuple(name for name in head if name not in new),
+        fits_checkpoint=not info["mismatched_keys"],
     )
 
 
