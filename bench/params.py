@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import methods
 from bench.errors import BadInput, one_line
+from bench.methods._base import require_fit
 from bench.spec import Trial
 
 if TYPE_CHECKING:
@@ -171,11 +172,7 @@ def _adapter(method: Method, trial: Trial, shape: LayerShape) -> list[tuple[str,
     """Return name and shape of each parameter that the method adds to one layer."""
     import torch
 
-    problem = method.problem(trial, shape)
-    if problem is not None:
-        raise BadInput(f"method {method.name}", problem, way_out="choose a smaller rank or other target_modules")
-    if shape.kind == "embedding" and not method.adapts_embeddings:
-        raise BadInput("target_modules", f"{method.name} adapts Linears only", got=shape.path, way_out="leave it out")
+    require_fit(method, trial, (shape,))
     made = method.init(trial, shape, torch.Generator().manual_seed(0))
     return [(name, tuple(value.shape)) for name, value in made.items()]
 

@@ -124,8 +124,33 @@ def _trials(subject: Subject) -> str:
 
 
 def _modules(subject: Subject) -> str:
-    models.check_targets(subject.located, subject.trials)
-    return "modules to adapt found"
+    models.check_targets(subject.located, subject.trials, causal=subject.task.causal is not None)
+    return "modules to adapt found, ranks fit them"
+
+
+def _shapes(subject: Subject) -> str:
+    if subject.task.kind == toy.KIND:
+        return "no layers"
+    return models.check_shapes(subject.located, subject.trials, n_labels=subject.task.n_labels)
+
+
+def _shapes_rest_on(subject: Subject) -> object:
+    adapted = [[t.method, t.target_modules, t.layers_to_transform, t.rank, t.init, t.mora_type, t.mora_rounding]
+               for t in models.distinct(subject.trials)]  # fmt: skip
+    return [subject.located.model_hash, subject.located.name, subject.task.n_labels, adapted]
+
+
+def _vocabulary(subject: Subject) -> str:
+    data = subject.data
+    if not isinstance(data, TextData):
+        return "no texts"
+    texts = [*data.train.texts, *(data.train.pairs or ())]
+    return models.check_vocabulary(subject.located, texts[:: max(1, len(texts) // SAMPLE)])
+
+
+def _vocabulary_rests_on(subject: Subject) -> object:
+    located = subject.located
+    return [subject.data.data_hash, located.tokenizer_hash, located.config.get("vocab_size"), located.model_hash]
 
 
 def _architecture(subject: Subject) -> str:
@@ -183,10 +208,12 @@ CHECKS = (
     Check(name="model", look=_model),
     Check(name="trials", look=_trials, needs=("data", "model")),
     Check(name="modules", look=_modules, needs=("trials",)),
-    Check(name="logits", look=_architecture, needs=("modules",), kept_by=_architecture_rests_on),
+    Check(name="shapes", look=_shapes, needs=("modules",), kept_by=_shapes_rest_on),
+    Check(name="logits", look=_architecture, needs=("shapes",), kept_by=_architecture_rests_on),
     Check(name="precision", look=_precision, needs=("trials",)),
     Check(name="length", look=_length, needs=("trials",)),
-    Check(name="tokens", look=_tokens, needs=("length",), kept_by=_tokens_rest_on),
+    Check(name="vocabulary", look=_vocabulary, needs=("trials",), kept_by=_vocabulary_rests_on),
+    Check(name="tokens", look=_tokens, needs=("length", "vocabulary"), kept_by=_tokens_rest_on),
 )
 RESOLVED = ("data", "model", "trials", "modules")  # what reading a study's rows takes, too
 

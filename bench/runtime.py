@@ -160,6 +160,7 @@ def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tupl
         tokens = causal.encode(
             data, located, task.causal, metric=task.metric, max_length=budget.max_length, n_select=budget.n_select
         )
+        _check_ids(tokens, located)
         return replace(tokens, other_metrics=task.other_metrics), models.load_causal_lm(located, DTYPES[precision])
     encoded = text.encode(
         data,
@@ -170,7 +171,15 @@ def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tupl
         n_select=budget.n_select,
     )
     encoded = replace(encoded, other_metrics=task.other_metrics, classes=task.labels)
+    _check_ids(encoded, located)
     return encoded, models.load_model(located, task.n_labels, DTYPES[precision], task.labels)
+
+
+def _check_ids(data: EncodedData, located: Located) -> None:
+    from bench import models
+
+    for split in (data.train, data.eval):
+        models.check_ids(located, split.ids)
 
 
 def _train(

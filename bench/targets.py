@@ -58,6 +58,8 @@ class Candidate:
     kind: Kind
     head: bool = False  # newly initialised and trained in full: never adapted
     output: bool = False  # the output embedding of a language model: adapted only where it is named
+    in_features: int = 0  # rows of the table, for an embedding; 0: not known
+    out_features: int = 0
 
     @property
     def layer(self) -> int | None:
@@ -81,10 +83,13 @@ def candidates(model: nn.Module, head_names: Iterable[str] = ()) -> list[Candida
     owners = {name.rpartition(".")[0] for name in head_names}
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     return [
-        Candidate(name=name, kind=kind, head=name in owners, output=module is output)
+        Candidate(
+            name=name, kind=kind, head=name in owners, output=module is output,
+            in_features=module.weight.shape[kind == "Linear"], out_features=module.weight.shape[kind != "Linear"],
+        )
         for name, module in model.named_modules()
         if (kind := _kind(module)) is not None
-    ]
+    ]  # fmt: skip
 
 
 def match_targets(

@@ -90,6 +90,18 @@ def test_the_modules_that_gpt2_is_adapted_at_in_the_lora_plus_paper() -> None:
     assert_same_course(packed, make_alone(loaded, data, trials, train_peft_alone), atol=1e-10)
 
 
+def test_a_rank_above_a_layer_s_width_trains_as_peft_alone() -> None:
+    """Grouped-query attention: v_proj gives 8 features of 16. A and B are as large as asked, and one pack holds all."""
+    loaded, data = decoder("llama"), random_data()
+    ranks = (4, 12, 20)  # below both sides of v_proj, between them, above both
+    trials = [trial(budget=budget(**PACK), target_modules=("q_proj", "v_proj"), rank=r, eta_A=4e-3) for r in ranks]
+    packed = train_pack(loaded, data, trials, n_chunks=2)
+    assert_same_course(packed, make_alone(loaded, data, trials, train_peft_alone), atol=1e-10)
+    shapes = {shape.path.rpartition(".")[2]: (shape.in_features, shape.out_features) for shape in packed.bank.shapes}
+    assert shapes == {"q_proj": (16, 16), "v_proj": (16, 8)}
+    assert packed.bank.n_trainable(trials[2]) == 2 * 20 * (32 + 24) + 32
+
+
 @pytest.mark.parametrize("model_type", DECODERS)
 def test_with_dropout_a_pack_trains_as_peft_alone_with_the_same_masks(model_type: str) -> None:
     """OPT drops by function calls, which are keyed as well; the others by modules and in attention."""

@@ -203,7 +203,6 @@ def test_initial_values_are_keyed_by_seed_and_place_and_paired_across_cells() ->
 @pytest.mark.parametrize(
     ("name", "changes", "n_in", "n_out", "found"),
     [
-        ("lora", {"rank": 17}, 16, 30, "rank=17"),
         ("lora", {"init": "nonzero"}, 16, 16, "nonzero"),
         ("mora", {"rank": 8, "mora_type": 1}, 768, 2, "r_hat=78"),
         ("mora", {"rank": 8, "mora_type": 1}, 8, 64, "r_hat=24"),
@@ -217,7 +216,7 @@ def test_a_bad_setting_is_named(name: str, changes: dict[str, Any], n_in: int, n
 
 
 def test_bad_settings_stop_a_pack_before_it_trains() -> None:
-    for bad in (member("lora", rank=17), member("mora", rank=16), member("mora", target_modules=("word_embeddings",))):
+    for bad in (member("mora", rank=16), member("mora", target_modules=("word_embeddings",))):
         with pytest.raises(BadInput):
             make_bank(tiny_model(), [bad])
 

@@ -158,7 +158,7 @@ def test_a_directory_needs_nothing_but_its_config(tmp_path: Path, capsys: pytest
         (["--model", "roberta-base", "--method", "bitfit", "--rank", "4"], "--rank: must be read by the method"),
         (["--model", "roberta-base", "--rank", "4,8"], "--rank: must be one value, but got 4, 8"),
         (["--model", "roberta-base", "--rank", "0"], "must be a whole number >= 1"),
-        (["--model", "roberta-base", "--rank", "9999"], "rank <= 768 must hold"),
+        (["--model", "roberta-base", "--method", "mora", "--rank", "9999"], "1 <= r_hat <= 768 and"),
         (["--model", "roberta-base", "--target-modules", "qery"], "target_modules: must name modules of the model"),
         (["--model", "llama-7b", "--method", "bitfit"], "method bitfit: the model must have biases"),
         (["--model", "roberta-base", "--method", "mora", "--target-modules", "word_embeddings"], "adapts Linears only"),

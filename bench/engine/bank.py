@@ -22,7 +22,7 @@ from bench.engine.params import ParamBank, Slot
 from bench.engine.relative import separate_positions, table_bias
 from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
 from bench.errors import BadInput
-from bench.methods._base import LayerShape, Method, Role
+from bench.methods._base import LayerShape, Method, Role, require_fit
 from bench.models import targets
 from bench.models._base import LoadedModel
 from bench.seeds import derive
@@ -267,16 +267,7 @@ def _check(trials: Sequence[Trial], method: Method, shapes: Sequence[LayerShape]
     if len({(trial.seed, trial.budget, method.pack_key(trial)) for trial in trials}) > 1:
         raise ValueError("the trials of a pack share seed, budget and their method's pack_key")
     for trial in trials:
-        for shape in shapes:
-            if shape.kind == "embedding" and not method.adapts_embeddings:
-                raise BadInput(
-                    "target_modules", f"{method.name} adapts Linears only", got=shape.path, way_out="leave it out"
-                )
-            problem = method.problem(trial, shape)
-            if problem is not None:
-                raise BadInput(
-                    f"method {trial.method}", problem, way_out="choose a smaller rank or other target_modules"
-                )
+        require_fit(method, trial, shapes)
 
 
 def _copy(model: PreTrainedModel, *, share: bool) -> PreTrainedModel:

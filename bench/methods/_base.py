@@ -7,11 +7,12 @@ cannot disagree. Parameters of K trials are stacked along a leading axis, shape 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from bench.errors import BadInput
 from bench.spec import Precision, Trial
 
 if TYPE_CHECKING:
@@ -128,6 +129,22 @@ class Method:
     def bias_delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> Tensor | None:
         """Return what merging adds to the bias, `delta` of zero: [K, O]; None: nothing, the map is linear."""
         return None
+
+
+def require_fit(method: Method, trial: Trial, shapes: Iterable[LayerShape]) -> None:
+    """Refuse a trial that its method cannot put into layers of these shapes.
+
+    Raises:
+        BadInput: naming the first layer and the rule.
+    """
+    for shape in shapes:
+        if shape.kind == "embedding" and not method.adapts_embeddings:
+            rule = f"{method.name} adapts Linears only"
+            raise BadInput("target_modules", rule, got=shape.path, way_out="leave it out")
+        problem = method.problem(trial, shape)
+        if problem is not None:
+            way_out = "choose a smaller rank or other target_modules"
+            raise BadInput(f"method {trial.method}", problem, way_out=way_out)
 
 
 def base_precision(precision: Precision, method: Method) -> Precision:

@@ -29,12 +29,9 @@ class LoRA(Method):
     adapts_embeddings = True
 
     def problem(self, trial: Trial, shape: LayerShape) -> str | None:
-        """A rank above both sides of a layer adds parameters and no freedom."""
+        """Any rank fits any layer, as in PEFT: above its smaller side it adds parameters and no freedom."""
         if trial.init == "nonzero":
             return 'init must be zero_B or zero_A, but got "nonzero", which moves the model before it is trained'
-        largest = min(shape.in_features, shape.out_features)
-        if _rank(trial) > largest:
-            return f"rank <= {largest} must hold for {shape.path}, but got rank={trial.rank}"
         return None
 
     def n_trainable(self, trial: Trial, shape: LayerShape) -> int:

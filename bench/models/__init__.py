@@ -13,13 +13,19 @@ from typing import Any
 from bench import registry, targets
 from bench.models._base import LoadedModel, Located, Model
 from bench.models._locate import locate
-from bench.models._outline import check_targets
+from bench.models._outline import check_targets, distinct
+from bench.models._shapes import check_shapes
+from bench.models._vocabulary import check_ids, check_vocabulary
 
 __all__ = [
     "LoadedModel",
     "Located",
     "Model",
+    "check_ids",
+    "check_shapes",
     "check_targets",
+    "check_vocabulary",
+    "distinct",
     "get",
     "load_causal_lm",
     "load_model",

@@ -1,13 +1,15 @@
-"""The modules of a base model read off its safetensors headers: enough to check target_modules without torch."""
+"""The modules of a base model read off its safetensors headers: enough to check targets and ranks without torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from bench import methods
 from bench.errors import BadInput
+from bench.methods._base import LayerShape, require_fit
 from bench.models._base import Located
 from bench.models._locate import weight_files
 from bench.spec import Trial
@@ -23,6 +25,8 @@ PREFIXES = {
     "electra": "electra",
     "gpt2": "transformer",
 }
+_POSITION_TABLES = (".position_embeddings.weight", "wpe.weight", "embed_positions.weight")
+_INPUTS, _OUTPUT = ("embed_tokens", "wte"), "lm_head"  # of the language models among them
 _EMBEDDINGS = frozenset(
     (
         "word_embeddings",
@@ -37,8 +41,8 @@ _EMBEDDINGS = frozenset(
 )
 
 
-def outline(located: Located) -> tuple[Candidate, ...] | None:
-    """Return the modules of the base model that can be adapted, named as in the classifier; None: not known.
+def outline(located: Located, *, causal: bool = False) -> tuple[Candidate, ...] | None:
+    """Return the modules that can be adapted, named and shaped as in the classifier or language model; None: not known.
 
     Raises:
         BadInput: where a weight file is cut short.
@@ -46,27 +50,76 @@ def outline(located: Located) -> tuple[Candidate, ...] | None:
     prefix = PREFIXES.get(located.model_type)
     if prefix is None:
         return None
+    shapes = tensors(located)
+    inside = {name for name in shapes if name.startswith(f"{prefix}.")}
+    named = {name if inside else f"{prefix}.{name}": shapes[name] for name in inside or shapes}
+    found = tuple(_candidates(named, f"{prefix}.", located.model_type))
+    table = next((m for m in found if causal and m.name.rpartition(".")[2] in _INPUTS), None)
+    if table is None:
+        return found
+    # Tied to the table of the input embeddings or not, it is a layer of its own that can be adapted, as in PEFT.
+    output = Candidate(
+        name=_OUTPUT, kind="Linear", output=True, in_features=table.out_features, out_features=table.in_features
+    )
+    return (*found, output)
+
+
+def tensors(located: Located) -> dict[str, list[int]]:
+    """Return name -> shape of every tensor of the checkpoint."""
     shapes: dict[str, list[int]] = {}
     for path in weight_files(located.directory):
         shapes |= _shapes(path, f"model {located.name}")
-    inside = {name for name in shapes if name.startswith(f"{prefix}.")}
-    named = {name if inside else f"{prefix}.{name}": shapes[name] for name in inside or shapes}
-    return tuple(_candidates(named, f"{prefix}.", located.model_type))
+    return shapes
 
 
-def check_targets(located: Located, trials: Iterable[Trial], *, where: str = "target_modules") -> None:
-    """Refuse target_modules and layers_to_transform that the model does not have, before anything is built.
+def position_rows(located: Located) -> int | None:
+    """Return how many rows the checkpoint's table of absolute positions has; None where it has none, or is not here."""
+    if not located.directory.is_dir():
+        return None
+    for name, shape in tensors(located).items():
+        if len(shape) == 2 and name.endswith(_POSITION_TABLES):
+            return shape[0]
+    return None
+
+
+def check_targets(
+    located: Located, trials: Iterable[Trial], *, where: str = "target_modules", causal: bool = False
+) -> None:
+    """Refuse modules, layers and ranks that do not fit the model, before anything is built.
+
+    `causal` says that it is trained as a language model, whose output layer can be adapted too. Of an architecture
+    that is not known here nothing is said: `check_shapes` builds it.
 
     Raises:
-        BadInput: as `targets.match_targets` does.
+        BadInput: as `targets.match_targets` and `methods.require_fit` do.
     """
-    modules = outline(located)
-    wanted = dict.fromkeys((t.target_modules, t.layers_to_transform) for t in trials if t.target_modules is not None)
+    modules = outline(located, causal=causal)
     if modules is None:
         return
-    for target_modules, layers in wanted:
-        if target_modules is not None:
-            match_targets(modules, target_modules, layers, where=where)
+    by_name = {module.name: module for module in modules}
+    for trial in distinct(trials):
+        if trial.target_modules is None:
+            continue
+        chosen = match_targets(modules, trial.target_modules, trial.layers_to_transform, where=where)
+        require_fit(methods.get(trial.method), trial, (_layer_shape(by_name[name]) for name in chosen))
+
+
+def distinct(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """Return one trial for each set of settings that says which layers are adapted, and with what."""
+    names = ("method", "target_modules", "layers_to_transform", "rank", "init", "mora_type", "mora_rounding")
+    found: dict[tuple[object, ...], Trial] = {}
+    for trial in trials:
+        found.setdefault(tuple(getattr(trial, name) for name in names), trial)
+    return tuple(found.values())
+
+
+def _layer_shape(module: Candidate) -> LayerShape:
+    kinds: dict[Kind, Literal["linear", "conv1d", "embedding"]] = {
+        "Linear": "linear", "Conv1D": "conv1d", "Embedding": "embedding",
+    }  # fmt: skip
+    return LayerShape(
+        path=module.name, in_features=module.in_features, out_features=module.out_features, kind=kinds[module.kind]
+    )
 
 
 def _candidates(shapes: dict[str, list[int]], prefix: str, model_type: str) -> Iterable[Candidate]:
@@ -77,7 +130,9 @@ def _candidates(shapes: dict[str, list[int]], prefix: str, model_type: str) -> I
         # Among these only BERT's classifier has the pooler of the pretraining checkpoint.
         if module.startswith(f"{prefix}pooler.") and model_type != "bert":
             continue
-        yield Candidate(name=module, kind=_kind(module, model_type))
+        kind, (first, second) = _kind(module, model_type), shapes[name]
+        n_in, n_out = (second, first) if kind == "Linear" else (first, second)
+        yield Candidate(name=module, kind=kind, in_features=n_in, out_features=n_out)
 
 
 def _kind(module: str, model_type: str) -> Kind:
