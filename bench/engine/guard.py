@@ -282,7 +282,7 @@ def _texts(model: PreTrainedModel, kind: twin.Kind, lengths: Sequence[int]) -> B
     ids = rng.choice(usual, n).astype(np.int32)
     ends = getattr(config.get_text_config(), "eos_token_id", None)
     end = next(iter(ends), None) if isinstance(ends, list) else ends
-    if end is not None and end != BankPath.pad_id(config):
+    if end is not None and end < vocab and end != BankPath.pad_id(config):
         ids[offsets[1:] - 1] = end  # BART and its like classify by the end token
     encoded = Encoded(
         ids=ids, offsets=offsets, labels=np.zeros(len(lengths), dtype=np.int64), index=np.arange(len(lengths)),
