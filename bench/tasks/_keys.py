@@ -140,7 +140,7 @@ KEYS: tuple[Key, ...] = (
         default=(),
         default_words="none",
         meaning="scored beside it at the last step; recall is one number for each class",
-        example='["accuracy", "recall"]',
+        example='["balanced_accuracy", "recall"]',
     ),
     Key(
         name="default_model",
