@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -117,10 +117,10 @@ class Trial:
         if self.spec_version == 1:
             return _digest({"spec_version": 1, **_named(self, _TRIAL_1), "budget": _named(self.budget, _BUDGET_1)})
         # As asdict, which copies deeply and takes four times as long.
-        settings = _named(self, (f.name for f in fields(Trial)))
-        settings["budget"] = _named(self.budget, TrainBudget.__slots__)
-        settings["meaning"] = _named(self.meaning, Meaning.__slots__)
-        return _digest(settings)
+        settings = _told(self, _TRIAL_1)
+        settings["budget"] = _told(self.budget, _BUDGET_1)
+        settings["meaning"] = _told(self.meaning, ())
+        return _digest({**settings, "spec_version": self.spec_version})
 
     def as_version_1(self, n_select: int) -> Trial:
         """Return the trial as version 1 had it: its id knew no meaning, and held the `n_select` that was asked for."""
@@ -205,6 +205,15 @@ class Study:
 
 def _named(source: object, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(source, name) for name in names}
+
+
+def _told(source: Any, always: Collection[str]) -> dict[str, Any]:
+    """Return the fields named in `always`, and of the others those that differ from their default.
+
+    So a setting that is added later leaves the ids of trials that do without it as they are.
+    """
+    values = ((f, getattr(source, f.name)) for f in fields(source))
+    return {f.name: value for f, value in values if f.name in always or value != f.default}
 
 
 def _digest(value: object) -> str:
