@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats as distributions
@@ -49,9 +50,14 @@ def inversion(d: Floats, rng: np.random.Generator) -> tuple[float, float]:
     return found.low, found.high
 
 
+@lru_cache
+def _quantile(n: int) -> float:
+    return float(distributions.t(n - 1).ppf(0.975))
+
+
 def student_t(d: Floats, rng: np.random.Generator) -> tuple[float, float]:
     """Return Student's interval."""
-    half = distributions.t(len(d) - 1).ppf(0.975) * d.std(ddof=1) / math.sqrt(len(d))
+    half = _quantile(len(d)) * d.std(ddof=1) / math.sqrt(len(d))
     return d.mean() - half, d.mean() + half
 
 
@@ -149,32 +155,32 @@ def falls(n: int, *, n_pool: int, gain: float = GAIN, rate: float = RATE, times:
     return hits / times, alone / times
 
 
-def tables() -> str:
-    """Return every table as text."""
-    lines = ["coverage (n: inversion, Student-t, bootstrap-t with 2,000)"]
+def tables() -> Iterator[str]:
+    """Yield every table, line by line."""
+    yield "coverage (n: inversion, Student-t, bootstrap-t with 2,000)"
     for case in CASES:
         each = [
             (coverage(case, n), coverage(case, n, student_t), coverage(case, n, bootstrap_t, times=2000)) for n in SIZES
         ]
-        lines.append(f"| {case} | " + " | ".join(" ".join(f"{v:.3f}" for v in three) for three in each) + " |")
-    lines.append("false claims over the family of four, power at the detectable gap of the first of four")
+        yield f"| {case} | " + " | ".join(" ".join(f"{v:.3f}" for v in three) for three in each) + " |"
+    yield "false claims over the family of four, power at the detectable gap of the first of four"
     for n in (8, 10):
         for n_eval in (None, 872):
             gap = stats.detectable_difference(SD * math.sqrt(2), n, n_claims=4) or 0.0
             false, _ = claimed(n, (0, 0, 0, 0), n_eval=n_eval)
             beside, power = claimed(n, (gap, 0, 0, 0), n_eval=n_eval)
-            lines.append(f"n {n}, n_eval {n_eval}: {false:.3f}; gap {gap:.4f}: power {power:.3f}, false {beside:.3f}")
-        lines.append(f"n {n}: speed-ups claimed {speed_claimed(n, 4):.3f}")
-    lines.append("gains a point, collapses in 20 %: rule, without further runs, test alone; never collapses: rule")
+            yield f"n {n}, n_eval {n_eval}: {false:.3f}; gap {gap:.4f}: power {power:.3f}, false {beside:.3f}"
+        yield f"n {n}: speed-ups claimed {speed_claimed(n, 4):.3f}"
+    yield "gains a point, collapses in 20 %: rule, without further runs, test alone; never collapses: rule"
     for n in (6, 8, 10):
         (with_pool, alone), (without, _) = falls(n, n_pool=14 - n), falls(n, n_pool=0)
-        lines.append(f"n {n}: {with_pool:.3f} {without:.3f} {alone:.3f}; {falls(n, n_pool=14 - n, rate=0)[0]:.3f}")
-    lines.append("detectable difference in sd, by n and claims")
+        yield f"n {n}: {with_pool:.3f} {without:.3f} {alone:.3f}; {falls(n, n_pool=14 - n, rate=0)[0]:.3f}"
+    yield "detectable difference in sd, by n and claims"
     for n in (6, 7, 8, 9, 10, 12):
         found = [stats.detectable_difference(1.0, n, n_claims=m) for m in (1, 2, 3, 4)]
-        lines.append(f"| {n} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in found) + " |")
-    return "\n".join(lines)
+        yield f"| {n} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in found) + " |"
 
 
 if __name__ == "__main__":
-    print(tables())
+    for line in tables():
+        print(line, flush=True)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.comparison import calibrate, rule
+from bench.comparison import arms, calibrate, calibrate_methods, rule
 from bench.comparison.calibrate import Calibration
+from bench.comparison.calibrate_methods import MethodCalibration
+from bench.comparison.numbers import Top
+from tests.plot_rows import lora_grid
+from tests.test_compare import row
 
 
 def pool(n: int = 64, sd: float = 0.004, seed: int = 0) -> list[float]:
@@ -82,3 +86,55 @@ def test_what_is_too_little_to_calibrate_on(scores: list[float], more: dict[str,
 def test_equal_scores_are_never_different() -> None:
     found = calibrated([0.9] * 64)
     assert (found.false_positive_rate, found.interval.low, found.passed) == (0.0, 0.0, True)
+
+
+# --- two tunings of one method --------------------------------------------------------------------------------------
+
+
+def cells_of(means: list[float], luck: float, n_seeds: int, seed: int = 0) -> tuple[arms.Cell, ...]:
+    """Return cells whose select and metric are their mean and a seed's luck."""
+    rng = np.random.default_rng(seed)
+    etas = [1e-4 * 2**i for i in range(len(means))]
+    trials = lora_grid(etas, (1,), range(n_seeds))
+    found = {}
+    for t in trials:
+        score = means[etas.index(t.eta_A)] + float(rng.normal(0, luck))
+        found[t.trial_id] = {**row(t, score), "metric_value": means[etas.index(t.eta_A)]}
+    return arms.cells(arms.Arm(name="lora", trials=trials), found, higher_is_better=True)
+
+
+def of_methods(cells: tuple[arms.Cell, ...], **more: object) -> MethodCalibration:
+    settings: dict[str, object] = {"n_tuning_seeds": 1, "top": None, "n_seeds": 8, "higher_is_better": True}
+    return calibrate_methods.calibrate(cells, pool(), np.random.default_rng(2), **{**settings, **more})  # type: ignore[arg-type]
+
+
+def test_one_clear_best_cell_is_found_by_both_tunings() -> None:
+    found = of_methods(cells_of([0.8, 0.9, 0.8], 0.002, 3))
+    assert (found.different_cells, found.claimed) == (0.0, 0.0)
+
+
+def test_near_cells_and_one_seed_make_two_methods_of_one_and_more_seeds_mend_it() -> None:
+    """Six cells on a slope, half a point apart each, chosen with a luck of half a point."""
+    cells = cells_of([0.84, 0.845, 0.85, 0.85, 0.845, 0.84], 0.005, 4)
+    one = of_methods(cells)
+    assert one.different_cells > 0.5
+    assert one.claimed > 0.05
+    four = of_methods(cells, n_tuning_seeds=4)
+    again = of_methods(cells, top=Top(n_cells=3, seeds=(500, 501, 502)))
+    assert four.claimed < one.claimed
+    assert again.claimed < one.claimed
+    told = calibrate_methods.sentence(again)
+    assert "(1 a cell, the best 3 again with 3 more), simulated from its 6 cells, 6 of them with several seeds" in told
+
+
+def test_equal_cells_are_different_and_seldom_told_apart() -> None:
+    found = of_methods(cells_of([0.85] * 6, 0.005, 3))
+    assert found.different_cells > 0.6
+    assert found.claimed <= 0.05
+
+
+def test_one_seed_a_cell_is_too_few() -> None:
+    cells = cells_of([0.8, 0.9], 0.002, 1)
+    assert not calibrate_methods.is_enough(cells)
+    with pytest.raises(ValueError, match="2 cells with 2 seeds"):
+        of_methods(cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -235,9 +236,25 @@ def test_calibrate_runs_the_pool_once_and_keeps_what_it_found(
     out = capsys.readouterr().out
     assert "64 of 64 trials finished" in out
     assert "A/A: the same cell on both sides, 64 runs" in out
+    assert "A/A of methods: 2 of LoRA's cells or more must have 2 seeds; sweep the study with SEEDS=0,1,2" in out
     assert (tmp_path / "tiny" / "calibration.json").is_file()
     table = store.load(tmp_path / "tiny-pool")
     assert sorted(table.column("seed").to_pylist()) == list(range(2000, 2064))
     assert set(table.column("eta_A").to_pylist()) == {1e-3}  # the best cell
     assert cli.main(["verify", "--calibrate", *swept]) == 0
     assert "this run: 0 in" in capsys.readouterr().out
+
+
+def test_calibrate_compares_two_tunings_where_cells_have_several_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], swept: list[str]
+) -> None:
+    assert cli.main(["sweep", *swept, "--seeds", "0,1,2"]) == 0
+    capsys.readouterr()
+    assert cli.main(["verify", "--calibrate", *swept, "--seeds", "0,1,2", "--parallel", "9"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "A/A of methods: LoRA tuned twice with disjoint seeds (3 a cell), simulated from its 3 cells, 3 of them" in out
+    )
+    kept = json.loads((tmp_path / "tiny" / "calibration.json").read_text())
+    assert kept["methods"]["n_comparisons"] == 2000
+    assert kept["verdict"][-1] in out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -14,8 +15,10 @@ from bench.errors import BadInput
 
 if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
+    from bench.comparison.arms import Cell
     from bench.comparison.calibrate import Calibration
-    from bench.spec import Trial
+    from bench.comparison.calibrate_methods import MethodCalibration
+    from bench.comparison.numbers import Top
 
 FILE_NAME = "calibration.json"
 
@@ -24,7 +27,8 @@ FILE_NAME = "calibration.json"
 def command(
     selection: Selection,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="A/A: run LoRA's best cell with 64 seeds and compare it with itself")
+        bool,
+        typer.Option("--calibrate", help="A/A: LoRA's best cell, 64 seeds, against itself; two tunings too"),
     ] = False,
     parallel: Annotated[
         int, typer.Option("--parallel", help="sweeps that were at work at the same time, rows put together", min=1)
@@ -66,10 +70,13 @@ def _calibrate(resolved: Resolved, selection: Selection) -> int:
     from bench import store
     from bench.commands import _run
     from bench.commands.compare import POOL, fresh_of
-    from bench.comparison import arms, calibrate
+    from bench.comparison import arms, calibrate, calibrate_methods
     from bench.comparison.verdict import AS_POINTS
 
-    pool = fresh_of(resolved, pool_trials(resolved, selection.directory(resolved.study)), POOL)
+    cells, top = _lora(resolved, selection)
+    best = cells[0].trial  # the one that a comparison would take
+    trials = arms.pool_trials(best, calibrate.MIN_POOL, resolved.study.seeds)
+    pool = fresh_of(resolved, trials, POOL)
     print()
     code = _run.unfinished(_run.run(pool, selection.results_dir))
     if code is not None:
@@ -83,39 +90,65 @@ def _calibrate(resolved: Resolved, selection: Selection) -> int:
             "--calibrate", "every run of the pool must end", got=got, way_out="the best cell diverges: widen the grid"
         )
     found = calibrate.calibrate(scores, np.random.default_rng(0))
+    methods = _of_methods(cells, top, scores, resolved)
     points = resolved.task.metric in AS_POINTS
     told = calibrate.sentences(found, scale=100 if points else 1, unit="points" if points else resolved.task.metric)
+    told = (*told, calibrate_methods.sentence(methods))
     print("\n".join(told))
-    print(write(found, told, selection.directory(resolved.study)))
+    print(write(found, methods, told, selection.directory(resolved.study)))
     return 0 if found.passed else 1
 
 
-def pool_trials(resolved: Resolved, directory: Path) -> tuple[Trial, ...]:
-    """Return LoRA's best cell with the seeds of the pool, evaluated at the end only.
+def _lora(resolved: Resolved, selection: Selection) -> tuple[tuple[Cell, ...], Top | None]:
+    """Return LoRA's finished cells, over both stages of tuning where the second was run, and that stage.
 
     Raises:
         BadInput: where the study holds no finished LoRA trial.
     """
     from bench import store
     from bench.commands import _run
-    from bench.comparison import arms, calibrate
+    from bench.commands.compare import TOP
+    from bench.comparison import arms
     from bench.comparison.compare import ROW_COLUMNS
 
     better = resolved.task.higher_is_better
-    rows = _run.rows(store.load(directory), ROW_COLUMNS)
+    rows = _run.rows(store.load(selection.directory(resolved.study)), ROW_COLUMNS)
     lora = arms.Arm(name=arms.BASELINE, trials=tuple(t for t in resolved.trials if t.method == arms.BASELINE))
-    found = arms.cells(lora, rows, higher_is_better=better)
-    if not found:
+    if not arms.cells(lora, rows, higher_is_better=better):
         raise BadInput("--calibrate", "the study must have finished lora trials", way_out="sweep them first")
-    best = arms.choose(found, higher_is_better=better).trial
-    return arms.pool_trials(best, calibrate.MIN_POOL, resolved.study.seeds)
+    again = selection.results_dir / f"{resolved.study.name}-{TOP}"
+    rows |= _run.rows(store.load(again), ROW_COLUMNS) if again.is_dir() else {}
+    top = arms.top_for(resolved.study, None, None)
+    second = arms.top_trials((lora,), rows, top, higher_is_better=better)
+    if not second or any(t.trial_id not in rows for t in second):
+        top, second = None, ()
+    every = arms.cells(replace(lora, trials=(*lora.trials, *second)), rows, higher_is_better=better)
+    best = arms.tuned(lora, rows, top, higher_is_better=better)
+    return (best, *(cell for cell in every if cell.trial.cell != best.trial.cell)), top
 
 
-def write(found: Calibration, told: tuple[str, ...], directory: Path) -> Path:
+def _of_methods(
+    cells: Sequence[Cell], top: Top | None, pool: Sequence[float], resolved: Resolved
+) -> MethodCalibration | None:
+    """Return the A/A of methods, None where too few seeds of the cells are known."""
+    import numpy as np
+
+    from bench.comparison import arms, calibrate_methods
+
+    if not calibrate_methods.is_enough(cells):
+        return None
+    return calibrate_methods.calibrate(
+        cells, pool, np.random.default_rng(1), n_tuning_seeds=len(resolved.study.seeds), top=top,
+        n_seeds=arms.MIN_FRESH_SEEDS, higher_is_better=resolved.task.higher_is_better,
+    )  # fmt: skip
+
+
+def write(found: Calibration, methods: MethodCalibration | None, told: tuple[str, ...], directory: Path) -> Path:
     """Write calibration.json into the study's directory and return its path."""
     from bench.cache import write_atomic
 
-    document = {**asdict(found), "passed": found.passed, "verdict": list(told)}
+    of_methods = None if methods is None else asdict(methods)
+    document = {**asdict(found), "methods": of_methods, "passed": found.passed, "verdict": list(told)}
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
 
     def put(stream: BinaryIO) -> None:
