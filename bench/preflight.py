@@ -160,7 +160,7 @@ def _architecture(subject: Subject) -> str:
 
     kind: Literal["causal", "classification"] = "causal" if subject.task.kind == causal.KIND else "classification"
     for trial in _kinds_of_trial(subject).values():
-        guard.require_config(subject.located.config, trial, kind)
+        guard.require_config(subject.located.config, trial, kind, writes=subject.task.metric in causal.GENERATED)
     return f"{subject.located.model_type} trains as transformers computes it"
 
 
@@ -170,7 +170,8 @@ def _kinds_of_trial(subject: Subject) -> dict[tuple[object, ...], Trial]:
 
 
 def _architecture_rests_on(subject: Subject) -> object:
-    return [subject.located.config, subject.task.kind, sorted(str(kind) for kind in _kinds_of_trial(subject))]
+    task = subject.task
+    return [subject.located.config, task.kind, task.metric, sorted(str(kind) for kind in _kinds_of_trial(subject))]
 
 
 def _precision(subject: Subject) -> str:

@@ -134,6 +134,8 @@ def _dropout(architecture: str, head: Head, target_modules: Any, path: str, **ch
 
 def _why(error: BadInput) -> str:
     """Return what a refusal says: the finding of the guard, or rule and finding of any other check."""
+    if error.got is None:
+        return _short(error.rule)
     by_guard = "must compute what transformers computes" in error.rule
     return _short(str(error.got) if by_guard else f"{error.rule}, but got {error.got}")
 

@@ -221,6 +221,19 @@ def test_a_config_says_what_its_model_will(tmp_path: Path) -> None:
         guard.require_config({"model_type": "no-such"}, single, "causal")
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss", "gptj"])
+def test_what_is_kept_while_generating_changes_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    single = trial(target_modules="all-linear")
+    guard.require_config(CONFIGS[name]().to_dict(), single, "causal", writes=True)
+    monkeypatch.setattr(guard, "DynamicCache", lambda config: None)  # a model that keeps nothing
+    guard._KNOWN.clear()
+    monkeypatch.setenv("LORASWEEP_CACHE", str(tmp_path / "another"))
+    with pytest.raises(BadInput, match="keys and values kept that generating takes"):
+        guard.require_config(CONFIGS[name]().to_dict(), single, "causal", writes=True)
+
+
 def test_large_models_have_small_twins() -> None:
     large = LlamaConfig(num_hidden_layers=80, hidden_size=8192, num_attention_heads=64, intermediate_size=28672)
     (small, *_) = twin.configs(large)

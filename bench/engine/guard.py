@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from bench import cache, methods, provenance
 from bench.engine import twin, unpadded
@@ -44,20 +44,22 @@ TOLERANCE_FP32 = 1e-3  # where the model computes in float32 only
 CPU = torch.device("cpu")
 
 
-def require(loaded: LoadedModel, trial: Trial, shapes: Sequence[LayerShape], kind: twin.Kind, path: str) -> None:
+def require(
+    loaded: LoadedModel, trial: Trial, shapes: Sequence[LayerShape], kind: twin.Kind, path: str, *, writes: bool = False
+) -> None:
     """Refuse a model of an architecture that does not train as itself under this trial's method and targets.
 
-    `shapes` are the layers adapted in `loaded`, `path` is "bank" or "unpadded". Seconds the first time, then a read of
-    a file.
+    `shapes` are the layers adapted in `loaded`, `path` is "bank" or "unpadded"; with `writes` texts are generated, with
+    kept keys and values. Seconds the first time, then a read of a file.
 
     Raises:
         BadInput: where the pack's logits differ from the plain model's beyond float order, or cannot be had.
     """
     paths = [shape.path for shape in shapes]
-    _require(loaded.model, kind, trial, paths, loaded.full_names, path)
+    _require(loaded.model, kind, trial, paths, loaded.full_names, path, writes)
 
 
-def require_config(values: Mapping[str, Any], trial: Trial, kind: twin.Kind) -> None:
+def require_config(values: Mapping[str, Any], trial: Trial, kind: twin.Kind, *, writes: bool = False) -> None:
     """Refuse what `require` refuses, off a config.json alone: before any weights are read.
 
     Raises:
@@ -72,16 +74,17 @@ def require_config(values: Mapping[str, Any], trial: Trial, kind: twin.Kind) -> 
     names = [name for name, _ in model.named_parameters() if kind == "classification" and not name.startswith(base)]
     shapes = () if method.trains_base else adapted_layers(model, method, trial, names)
     is_stream = kind == "classification" and unpadded.problem(model.config) is None
-    _require(model, kind, trial, [s.path for s in shapes], names, "unpadded" if is_stream else "bank")
+    _require(model, kind, trial, [s.path for s in shapes], names, "unpadded" if is_stream else "bank", writes)
 
 
 def _require(
-    model: PreTrainedModel, kind: twin.Kind, trial: Trial, paths: Sequence[str], names: Sequence[str], path: str
-) -> None:
+    model: PreTrainedModel, kind: twin.Kind, trial: Trial, paths: Sequence[str], names: Sequence[str], path: str,
+    writes: bool,
+) -> None:  # fmt: skip
     shown, head = {_pattern(name) for name in paths}, {_pattern(name) for name in names}
     config = model.config
-    key = _key(next(twin.configs(config)), kind, trial, shown, head, path)
-    problem = _recall(key, lambda: _look(model, kind, trial, shown, head, path))
+    key = _key(next(twin.configs(config)), kind, trial, shown, head, f"{path}, written" if writes else path)
+    problem = _recall(key, lambda: _look(model, kind, trial, shown, head, path, writes))
     if problem is not None:
         rule = f"{config.model_type}: a pack must compute what transformers computes"
         way_out = "use another model or other target_modules"
@@ -89,7 +92,7 @@ def _require(
 
 
 def _look(
-    model: PreTrainedModel, kind: twin.Kind, trial: Trial, shown: set[str], head: set[str], path: str
+    model: PreTrainedModel, kind: twin.Kind, trial: Trial, shown: set[str], head: set[str], path: str, writes: bool
 ) -> str | None:
     """Return what is wrong, or None. The smallest model that transformers itself can build and run is looked at."""
     failure = ""
@@ -107,7 +110,7 @@ def _look(
             if not sound:
                 failure = "transformers' own logits are not finite with random weights"
                 continue
-            return padding or _compare(plain, chunks, kind, trial, shown, head, path)
+            return padding or _compare(plain, chunks, kind, trial, shown, head, path, writes)
     return failure
 
 
@@ -133,7 +136,7 @@ def _limit(model: PreTrainedModel) -> float:
 
 def _compare(
     plain: PreTrainedModel, chunks: Sequence[Chunk], kind: twin.Kind, trial: Trial,
-    shown: set[str], head: set[str], path: str,
+    shown: set[str], head: set[str], path: str, writes: bool,
 ) -> str | None:  # fmt: skip
     names = tuple(name for name, _ in plain.named_parameters() if _pattern(name) in head)
     loaded = LoadedModel(model=plain, head_names=names)
@@ -145,6 +148,8 @@ def _compare(
                 bank = _bank(loaded, _small(trial, loaded, shown, method), method, n_trials)
                 way: Path = unpadded.UnpaddedPath(bank) if path == "unpadded" else BankPath(bank)
                 problem = _differs(bank, way, loaded, chunks, kind)
+                if problem is None and writes:
+                    problem = _cache_differs(bank, way, chunks[1])
                 if problem is None and n_trials > 1:
                     problem = _masks_differ(bank, way, loaded, chunks[0])
         except Exception as error:  # a shape that does not fit, a cache that is missing: nothing that may train
@@ -191,6 +196,21 @@ def _differs(bank: Bank, way: Path, loaded: LoadedModel, chunks: Sequence[Chunk]
                 if not off <= limit * scale:
                     return f"logits that differ by {off:.1e} where the largest is {scale:.1e}"
     return None
+
+
+def _cache_differs(bank: Bank, way: Path, chunk: Chunk) -> str | None:
+    """Return by how much logits differ with kept keys and values, token by token as texts are generated, or None."""
+    ids_bxT = chunk.padded(chunk.ids_N, 0)
+    kept = DynamicCache(config=bank.model.config)
+    with torch.no_grad():
+        wanted = way.logits(chunk)[:, :, -1].flatten(0, 1)
+        for step in (ids_bxT[:, :-2], ids_bxT[:, -2:-1], ids_bxT[:, -1:]):
+            rows = step.repeat(bank.n_trials, 1)
+            found = bank.model(input_ids=rows, past_key_values=kept, use_cache=True).logits[:, -1]
+    off, scale = _distance(found, wanted)
+    if off <= _limit(bank.model) * scale:
+        return None
+    return f"logits that differ by {off:.1e} with the keys and values kept that generating takes"
 
 
 def _masks_differ(bank: Bank, way: Path, loaded: LoadedModel, chunk: Chunk) -> str | None:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from bench import methods, metrics, predictions, provenance
+from bench import causal, methods, metrics, predictions, provenance
 from bench.clock import Clock
 from bench.engine import guard, state, unpadded
 from bench.engine.bank import Bank
@@ -81,7 +81,9 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
     dtype = DTYPES[trial.budget.precision]
     bank = Bank(loaded, pack.trials, methods.get(trial.method), device=device, dtype=dtype)
     path = choose_path(bank, "bank" if data.reading else options.path)
-    guard.require(loaded, trial, bank.shapes, "causal" if data.reading else "classification", path.name)
+    kind: Literal["causal", "classification"] = "causal" if data.reading else "classification"
+    writes = data.reading is not None and data.metric in causal.GENERATED
+    guard.require(loaded, trial, bank.shapes, kind, path.name, writes=writes)
     train = Batches(data.train, device=device)
     settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
     width = int(loaded.model.config.get_text_config().hidden_size)  # transformers maps n_embd, d_model and dim to it

@@ -62,10 +62,15 @@ def configs(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
     seen: list[dict[str, Any]] = []
     for factor in (_factor(own), 1):
         small = _shrink(own, factor, _few_layers(own))
-        if small not in seen:
-            seen.append(small)
-            yield _of(config, small)
-    yield _of(config, own)
+        if small in seen:
+            continue
+        seen.append(small)
+        try:
+            made = type(config)(**{key: value for key, value in copy.deepcopy(small).items() if key != "model_type"})
+        except Exception:  # sizes that do not go together, by the checks of the config's class
+            continue
+        yield _settled(made)
+    yield _settled(copy.deepcopy(config))
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,9 +106,8 @@ def _draw(model: nn.Module) -> None:
                 parameter.normal_(0, GAIN / math.sqrt(max(1, fan_in)))
 
 
-def _of(config: PretrainedConfig, values: Mapping[str, Any]) -> PretrainedConfig:
-    own = {key: value for key, value in values.items() if key != "model_type"}
-    made: PretrainedConfig = type(config)(**copy.deepcopy(own))
+def _settled(made: PretrainedConfig) -> PretrainedConfig:
+    """Set what does not belong to an architecture alike for all its models."""
     made.num_labels = 3
     for part in (made, made.get_text_config()):
         if getattr(part, "pad_token_id", None) is None:  # as models.load_model sees to it
