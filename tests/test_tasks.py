@@ -199,7 +199,8 @@ def test_parquet_is_named_by_row(tmp_path: Path) -> None:
     _sst2(tmp_path)
     (tmp_path / "sst2" / "train.tsv").unlink()
     pq.write_table(pa.table({"sentence": ["a", "b"], "label": [1, -1]}), tmp_path / "sst2" / "train.parquet")
-    with pytest.raises(BadInput, match=r"train\.parquet row 2: label must be one of .*, but got -1"):
+    secret = r"train\.parquet row 2: label must be one of .*, but got -1; use a split with labels: -1 stands for"
+    with pytest.raises(BadInput, match=secret):
         tasks.get("sst2").load(tmp_path)
 
 

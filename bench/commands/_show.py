@@ -23,6 +23,8 @@ def heading(resolved: Resolved, directory: Path, device: str) -> str:
     """Return what is run, in a few lines: study, data, budget, profile, place."""
     study, budget = resolved.study, resolved.study.budget
     data = f"{len(resolved.data.train):,} / {len(resolved.data.eval):,} examples"
+    if resolved.test is not None:
+        data += f" + {len(resolved.test):,} to test chosen cells"
     clip = "no clipping" if budget.max_grad_norm is None else f"clipped at {budget.max_grad_norm:g}"
     lines = [
         f"{study.name}: {resolved.task.name} ({data}, {resolved.task.metric}) on {resolved.located.name}",
