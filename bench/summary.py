@@ -215,12 +215,12 @@ def _cell(members: list[tuple[Trial, Score]]) -> BestCell:
         spread=spread,
         spread_of=spread_of,
         train_seconds=fmean(seconds) if seconds else None,
-        others=_others([s.other_metrics for s in good]),
+        others=others_of([s.other_metrics for s in good]),
     )
 
 
-def _others(columns: Sequence[str | None]) -> dict[str, float]:
-    """Return the mean of each metric that every row has a value of."""
+def others_of(columns: Sequence[str | None]) -> dict[str, float]:
+    """Return the mean of each of the other metrics that every row has a value of; `columns` are the rows' JSON."""
     rows = [json.loads(column) for column in columns if column is not None]
     names = rows[0] if len(rows) == len(columns) and rows else ()
     values = {name: [row.get(name) for row in rows] for name in names}

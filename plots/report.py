@@ -93,11 +93,13 @@ def _verdict(report: Report) -> Html:
 
 
 def _best(report: Report) -> Html:
-    columns = (
+    columns: tuple[tuple[str, bool], ...] = (
         ("method", False), (unit(report), True), ("± s.e.", True), ("rank", True), ("η_A", True), ("λ", True),
         ("seeds", True), ("cells tried", True), ("trained parameters", True), ("train s", True),
     )  # fmt: skip
-    rows = [_best_row(best, report) for best in report.best]
+    others = tuple(dict.fromkeys(name for best in report.best for name in best.others))
+    columns = (*columns[:3], *((name, True) for name in others), *columns[3:])
+    rows = [_best_row(best, report, others) for best in report.best]
     kinds = sorted({best.cell.stderr_kind for best in report.best if best.cell.stderr_kind})
     by = {best.chosen_by for best in report.best}
     chosen = "held-out training examples" if by == {"select_metric"} else "the evaluation split itself, which flatters"
@@ -107,12 +109,13 @@ def _best(report: Report) -> Html:
     return join(el("p", note + timing, class_="note"), table(columns, rows)) if rows else Html("")
 
 
-def _best_row(best: Best, report: Report) -> list[Value]:
+def _best_row(best: Best, report: Report, others: tuple[str, ...]) -> list[Value]:
     cell = best.cell
     name = style.label(cell.series) + (f" ({best.panel})" if best.panel else "")
     return [
         (name, name), (score(cell.mean, report, digits=2), cell.mean),
         (score(cell.stderr, report, digits=2), cell.stderr),
+        *((f"{best.others[name]:.4f}" if name in best.others else "–", best.others.get(name)) for name in others),
         whole(cell.rank), (style.rate(cell.eta_A), cell.eta_A),
         ("–" if cell.lr_ratio is None else style.ratio(cell.lr_ratio), cell.lr_ratio),
         (seeds(cell).removesuffix(" seeds").removesuffix(" seed"), cell.n_ok), whole(best.n_choices),

@@ -33,7 +33,17 @@ def _arms(c: Comparison, report: Report) -> Html:
         ("λ", True), ("collapsed or diverged", True), ("cells tuned", True), ("octaves of η_A within 1 %", True),
         ("median steps to target", True), ("missed", True),
     )  # fmt: skip
-    return table(columns, [_arm(arm, report) for arm in c.arms])
+    if all(arm.tested is None for arm in c.arms):
+        return table(columns, [_arm(arm, report) for arm in c.arms])
+    more = (("on the test split", True), ("± over seeds", True))
+    rows = [[*row[:3], *_tested(arm, report), *row[3:]] for arm in c.arms for row in [_arm(arm, report)]]
+    return table((*columns[:3], *more, *columns[3:]), rows)
+
+
+def _tested(arm: ArmResult, report: Report) -> list[Value]:
+    """Return the score on the test split, by which nothing was chosen, and its standard error."""
+    mean, stderr = (None, None) if arm.tested is None else (arm.tested.mean, arm.tested.stderr_seeds)
+    return [(score(mean, report, digits=2), mean), (score(stderr, report, digits=2), stderr)]
 
 
 def _arm(arm: ArmResult, report: Report) -> list[Value]:

@@ -195,10 +195,15 @@ def test_four_classes_with_spaces_in_their_names_from_end_to_end(
     for arm in document["arms"]:
         assert arm["tested"]["n_test"] == 16
         assert set(arm["tested"]["scores"]) <= {row["test_metric"] for row in fresh}
+    assert cli.main(["report", *options]) == 0
+    page = (tmp_path / "r" / "tiny" / "report.html").read_text(encoding="utf-8")
+    assert "on the test split" in page
+    assert "recall[very bad]" in page
     # another test file: the fresh rows stand, and their test scores are not told as its
     (tmp_path / "test.csv").write_text("id,review,verdict\n0,another,good\n")
     assert cli.main(["compare", *options, "--fresh-seeds", "6"]) == 0
     out = capsys.readouterr().out
+    assert "48 / 24 examples + 1 to test chosen cells" in out
     assert "12 fresh runs are older than the test split as it is now" in out
     assert "test macro_f1" not in out
 

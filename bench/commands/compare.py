@@ -151,9 +151,7 @@ def chosen_study(selection: Selection) -> Study:
     return replace(selection, overrides={**selection.overrides, "study": f"{task}-{SUFFIX}"}).study()
 
 
-def _chain(
-    resolved: Resolved, arms: Sequence[Arm], seeds: Sequence[int], top: Top | None, results_dir: Path
-) -> str:
+def _chain(resolved: Resolved, arms: Sequence[Arm], seeds: Sequence[int], top: Top | None, results_dir: Path) -> str:
     """Return what all stages of a comparison take, before the first one begins; what a cell takes is told by any."""
     from bench import price, store
     from bench.commands import _show, _text

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from bench.commands._resolve import Resolved
     from bench.comparison.numbers import Comparison
-    from bench.spec import Study
 
 PAGE = "report.html"
 
@@ -75,18 +74,19 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
         borders=borders,
     )
     attempts = store.load_attempts(rows_in).to_pandas()
-    comparison, speed = comparison_of(study, selection.results_dir), speed_of(directory)
+    comparison, speed = comparison_of(resolved, selection.results_dir), speed_of(directory)
     found = report.build(rows, attempts, study, info, source=source, comparison=comparison, speed=speed)
     return page.page(found)
 
 
-def comparison_of(study: Study, results_dir: Path) -> Comparison | None:
+def comparison_of(resolved: Resolved, results_dir: Path) -> Comparison | None:
     """Return the tuned comparison of the study, else that of its task's comparison study on the same model."""
     from bench.comparison import as_json as comparison_json
 
-    for name in (study.name, f"{study.task}-compare"):
+    task, model = resolved.task.name, resolved.located.name  # not as the study has them: they may be paths
+    for name in (resolved.study.name, f"{task}-compare"):
         found = comparison_json.read(results_dir / name)
-        if found is not None and (found.setup.task, found.setup.model) == (study.task, study.model):
+        if found is not None and (found.setup.task, found.setup.model) == (task, model):
             return found
     return None
 

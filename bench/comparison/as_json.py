@@ -6,7 +6,7 @@ import json
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -67,10 +67,11 @@ def parse(kind: Any, value: Any, where: str) -> Any:
 
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
     names = {field.name for field in fields(kind)}
-    if not isinstance(value, dict) or set(value) != names:
-        raise ValueError(f"{where} must have the fields {', '.join(sorted(names))}")
+    needed = {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
+    if not isinstance(value, dict) or not needed <= set(value) <= names:
+        raise ValueError(f"{where} must have the fields {', '.join(sorted(needed))}")
     hints = get_type_hints(kind)
-    return kind(**{name: parse(hints[name], value[name], f"{where}.{name}") for name in names})
+    return kind(**{name: parse(hints[name], value[name], f"{where}.{name}") for name in value})
 
 
 def _plain(kind: Any, value: Any, where: str) -> Any:

@@ -33,6 +33,7 @@ from bench.report.data import (
 )
 from bench.spec import Study
 from bench.speed import summary
+from bench.summary import others_of
 from plots import heatmap, tidy
 from plots.figures import is_grid
 from plots.grid import Grid, View, grid_of, limits
@@ -129,7 +130,16 @@ def _best(panel: str, cell: pd.Series[Any], chosen_by: str, n_choices: int, rows
         n_trainable=_integer(own["n_trainable"].max()),
         train_seconds=_number(own["train_seconds"].mean()),
         timing_mode=str(modes[0]) if len(modes) == 1 else None,
+        others=others_of(_texts(own)),
     )
+
+
+def _texts(own: pd.DataFrame) -> list[str | None]:
+    """Return the column other_metrics of the rows that are ok; rows of older files have none."""
+    if "other_metrics" not in own:
+        return []
+    ok = own.loc[own["status"] == Status.OK, "other_metrics"]
+    return [value if isinstance(value, str) else None for value in ok]
 
 
 def numbers_of(cell: pd.Series[Any]) -> CellNumbers:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from bench.comparison.numbers import Comparison
 from bench.report.charts import Chart
@@ -58,6 +59,7 @@ class Best:
     n_trainable: int | None
     train_seconds: float | None  # mean over seeds
     timing_mode: str | None  # None: mixed
+    others: Mapping[str, float] = field(default_factory=dict)  # the task's other metrics, means over the seeds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
