@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from bench import special_tokens, text
 from bench.errors import BadInput
+from bench.held_out import hold_out
 from bench.spec import Trial
 from bench.text import Encoded, EncodedData, Split, TextData
 
@@ -78,6 +79,17 @@ def data_of(train: Split, evaluation: Split, layout: Layout, metric: str) -> Tex
     return TextData(train=train, eval=evaluation, data_hash=digest)
 
 
+def joined(data: TextData, layout: Layout) -> TextData:
+    """Return the data as it is held out: by its prompts without the template, or by its texts where there are none."""
+    before, after = layout.template.split("{prompt}")
+
+    def bare(split: Split) -> Split:
+        prompts = (prompt.removeprefix(before).removesuffix(after) for prompt in split.texts)
+        return replace(split, texts=tuple(prompts) if layout.prompt else split.pairs or (), pairs=None)
+
+    return replace(data, train=bare(data.train), eval=bare(data.eval))
+
+
 def split_of(rows: Iterable[tuple[str, str]], layout: Layout) -> Split:
     """Return (prompt column, target column) rows as a split: `texts` are whole prompts, `pairs` the targets."""
     found = list(rows)
@@ -124,7 +136,7 @@ def encode(
         rule = "must have an end token: it is what stops a generated text"
         raise BadInput(f"tokenizer of {located.name}", rule, way_out="add eos_token to its tokenizer_config.json")
     train = _encode_split(data.train, tokenizer, layout, max_length, "train", whole=False)
-    held_out = text.hold_out(data, n_select, prompts=layout.prompt is not None)
+    held_out = hold_out(joined(data, layout), n_select)
     return EncodedData(
         train=text.take(train, held_out.train),
         select=text.take(train, held_out.select) if len(held_out.select) else None,

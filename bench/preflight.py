@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
-from bench import cache, causal, methods, models, provenance, runtime, study, targets, tasks, text, toy
+from bench import cache, causal, held_out, methods, models, provenance, runtime, study, targets, tasks, text, toy
 from bench.errors import BadInput
-from bench.text import HeldOut, Split, TextData
+from bench.held_out import HeldOut
+from bench.text import Split, TextData
 
 if TYPE_CHECKING:
     from bench.models import Located
@@ -75,9 +76,8 @@ class Subject:
         if not isinstance(self.data, TextData):
             return None
         layout = self.task.causal
-        return text.hold_out(
-            self.data, self.study.budget.n_select, prompts=layout is not None and layout.prompt is not None
-        )
+        data = self.data if layout is None else causal.joined(self.data, layout)
+        return held_out.hold_out(data, self.study.budget.n_select)
 
     @functools.cached_property
     def sample(self) -> EncodedData | None:

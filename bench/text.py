@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from bench import cache, special_tokens
 from bench.errors import BadInput
+from bench.held_out import hold_out
 
 if TYPE_CHECKING:
     from bench.causal import Reading
@@ -74,7 +75,7 @@ class EncodedData:
     """What the engine trains and evaluates on."""
 
     train: Encoded
-    select: Encoded | None  # held out of train by content hash; None: nothing is held out
+    select: Encoded | None  # held out of train, see bench/held_out.py; None: nothing is held out
     eval: Encoded
     n_labels: int
     metric: str  # a name in bench/metrics.py
@@ -94,47 +95,6 @@ def hash_data(*splits: Split) -> str:
         kind = "<f8" if split.labels.dtype.kind == "f" else "<i8"
         digest.update(np.ascontiguousarray(split.labels, dtype=kind).tobytes())
     return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeldOut:
-    """What of the training split is trained on, and what is held out for choosing: places in it, sorted."""
-
-    train: npt.NDArray[np.int64]  # [n_train]
-    select: npt.NDArray[np.int64]  # [n_select]
-    n_left_out: int  # examples in neither: they have texts in common with those held out
-    by: str | None  # how those were chosen; None: none are held out
-
-
-def hold_out(data: TextData, n_select: int, *, prompts: bool = False) -> HeldOut:
-    """Return which training examples are held out: `n_select` of them, or as many as can be.
-
-    `prompts`: what joins two examples is their first text, a prompt, and not the second, its target.
-    """
-    kept, held = split_off_select(data.train, n_select)
-    return HeldOut(train=kept, select=held, n_left_out=0, by="hash of the texts" if len(held) else None)
-
-
-def split_off_select(train: Split, n_select: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the places in `train` of the examples to train on and of those held out for choosing, both sorted.
-
-    Held out are the `n_select` examples (10 % of train, rounded down, if that is fewer) whose texts have the smallest
-    hashes: neither the order of the file nor a seed matters. Examples with the same texts stay on one side, so that
-    none is seen in training; where the last group does not fit, fewer are held out.
-    """
-    wanted = min(n_select, len(train) // 10)
-    groups: dict[bytes, list[int]] = {}
-    for place, texts in enumerate(_pairs(train)):
-        key = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).digest()
-        groups.setdefault(key, []).append(place)
-    held: list[int] = []
-    for key in sorted(groups):
-        if len(held) == wanted:
-            break
-        if len(held) + len(groups[key]) <= wanted:
-            held += groups[key]
-    select = np.array(sorted(held), dtype=np.int64)
-    return np.setdiff1d(np.arange(len(train), dtype=np.int64), select), select
 
 
 def encode(
@@ -162,7 +122,7 @@ def encode(
     )
     assert train is not None
     assert evaluation is not None
-    held_out = hold_out(data, n_select)
+    held_out = hold_out(data, n_select, cache_dir=cache_dir)
     return EncodedData(
         train=take(train, held_out.train),
         select=take(train, held_out.select) if len(held_out.select) else None,
@@ -262,12 +222,6 @@ def _read_arrays(path: Path, n: int) -> dict[str, npt.NDArray[Any]] | None:
 def _write_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
     with contextlib.suppress(OSError):  # a cache that cannot be written costs the next sweep the tokenising, no more
         cache.write_atomic(path, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
-
-
-def _pairs(split: Split) -> Sequence[tuple[str, ...]]:
-    if split.pairs is None:
-        return [(text,) for text in split.texts]
-    return list(zip(split.texts, split.pairs, strict=True))
 
 
 def _update_texts(digest: Any, split: Split) -> None:

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bench import models, text
 from bench.errors import BadInput
-from bench.text import Split, TextData, encode, hash_data, split_off_select, take
+from bench.text import Split, TextData, encode, hash_data, take
 from tests.tiny_models import save_tiny
 
 
@@ -131,33 +129,6 @@ def test_the_held_out_part_leaves_training_and_nothing_is_lost(bert: models.Loca
             tokens = part.ids[part.offsets[i] : part.offsets[i + 1]]
             np.testing.assert_array_equal(tokens, whole.train.ids[slice(*whole.train.offsets[place : place + 2])])
             assert part.labels[i] == whole.train.labels[place]
-
-
-def test_holding_out_looks_at_content_not_at_order() -> None:
-    texts = [f"text {i}" for i in range(200)]
-    chosen = {texts[i] for i in split_off_select(_split(texts), 15)[1]}
-    turned = {texts[::-1][i] for i in split_off_select(_split(texts[::-1]), 15)[1]}
-    assert chosen == turned
-    assert len(chosen) == 15
-    # More examples move few: what was held out of 200 is still among the smallest hashes of 210.
-    longer = [*texts, *(f"new {i}" for i in range(10))]
-    kept = {longer[i] for i in split_off_select(_split(longer), 15)[1]} & chosen
-    assert len(kept) >= 12
-
-
-@settings(max_examples=50)
-@given(st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=80), st.integers(0, 30))
-def test_the_same_text_is_never_on_both_sides(texts: list[str], n_select: int) -> None:
-    kept, held = split_off_select(_split(texts), n_select)
-    assert not {texts[i] for i in kept} & {texts[i] for i in held}
-    assert len(held) <= min(n_select, len(texts) // 10)
-    assert sorted([*kept, *held]) == list(range(len(texts)))
-
-
-def test_pairs_are_told_apart_in_holding_out() -> None:
-    one, two = _split(["a"] * 20, [str(i) for i in range(20)]), _split(["a"] * 20)
-    assert len(split_off_select(one, 2)[1]) == 2
-    assert len(split_off_select(two, 2)[1]) == 0  # one text, twenty times: it cannot be held out in part
 
 
 def test_take_keeps_examples_whole_in_any_order(bert: models.Located, tmp_path: Path) -> None:
