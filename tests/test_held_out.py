@@ -141,7 +141,7 @@ def test_of_phrases_and_sentences_whole_ones_are_held_out_as_long_as_those_evalu
     lengths = [
         np.array([len(normal(t).split()) for t in some]) for some in (sentences, [texts[i] for i in part.select])
     ]
-    assert distance(*lengths) < 0.08
+    assert distance(*lengths) < 0.12
     assert distance(lengths[0], np.array([len(normal(t).split()) for t in texts])) > 0.4, "phrases are shorter"
     whole = {normal(texts[i]) for i in range(6, len(texts), 7)}
     assert np.mean([normal(texts[i]) in whole for i in part.select]) > 0.97, "whole sentences"

@@ -31,9 +31,20 @@ def heading(resolved: Resolved, directory: Path, device: str) -> str:
         f"profile {study.profile}; device {device}, {budget.precision}; seeds {', '.join(map(str, study.seeds))}",
         f"{budget.max_steps} steps of {budget.batch_size}, {budget.optimizer}, {budget.lr_scheduler_type} schedule, "
         f"{_text.count(budget.warmup_steps, 'warm-up step')}, {clip}, evaluated {_text.every(budget.eval_steps)}",
+        *([held_out(resolved)] if resolved.n_select_asked else []),
         f"results in {directory}",
     ]
     return "\n".join(lines)
+
+
+def held_out(resolved: Resolved) -> str:
+    """Return how many training examples are held out for choosing, and how many are left out for them."""
+    n, asked, meaning = resolved.study.budget.n_select, resolved.n_select_asked, resolved.trials[0].meaning
+    if not n:
+        return f"no training example can be held out (n_select = {asked:,}): cells are chosen on the evaluation split"
+    wish = "" if n == asked else f" (n_select = {asked:,}: no more can be)"
+    left = f", {meaning.n_left_out:,} left out that overlap with them" if meaning.n_left_out else ""
+    return f"{n:,} training examples held out for choosing{wish}{left}"
 
 
 def plan(study: Study, preview: Preview) -> str:
