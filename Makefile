@@ -21,7 +21,7 @@ OPTIONS = $(strip \
   $(call pass,WEIGHT_DECAY,weight-decay) $(call pass,MAX_GRAD_NORM,max-grad-norm) $(call pass,N_SELECT,n-select) \
   $(call pass,INIT,init) $(call pass,LORA_ALPHA,lora-alpha) $(call pass,USE_RSLORA,use-rslora) \
   $(call pass,LORA_DROPOUT,lora-dropout) $(call pass,TARGET_MODULES,target-modules) \
-  $(call pass,LAYERS_TO_TRANSFORM,layers-to-transform) $(call pass,HEAD_POLICY,head-policy) \
+  $(call pass,LAYERS_TO_TRANSFORM,layers-to-transform) $(call pass,HEAD_POLICY,head-policy) $(call pass,REINIT_HEAD,reinit-head) \
   $(call pass,LORAPLUS_LR_EMBEDDING,loraplus-lr-embedding) $(call pass,MORA_TYPES,mora-types) \
   $(call pass,MORA_ROUNDING,mora-rounding) $(call pass,SAMPLER,sampler) $(call pass,N_TRIALS,n-trials) \
   $(call pass,PACK_SIZE,pack-size) $(call pass,PROFILE,profile) $(call pass,DEVICE,device) $(call pass,FORM,form) \

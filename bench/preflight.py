@@ -131,13 +131,12 @@ def _modules(subject: Subject) -> str:
 def _shapes(subject: Subject) -> str:
     if subject.task.kind == toy.KIND:
         return "no layers"
-    return models.check_shapes(subject.located, subject.trials, n_labels=subject.task.n_labels)
+    return models.check_shapes(subject.located, subject.trials, labels=subject.task.labels)
 
 
 def _shapes_rest_on(subject: Subject) -> object:
-    adapted = [[t.method, t.target_modules, t.layers_to_transform, t.rank, t.init, t.mora_type, t.mora_rounding]
-               for t in models.distinct(subject.trials)]  # fmt: skip
-    return [subject.located.model_hash, subject.located.name, subject.task.n_labels, adapted]
+    adapted = [[getattr(trial, name) for name in models.LAYER_SETTINGS] for trial in models.distinct(subject.trials)]
+    return [subject.located.model_hash, subject.located.name, subject.task.labels, adapted]
 
 
 def _vocabulary(subject: Subject) -> str:
@@ -228,15 +227,13 @@ class Finding:
     error: Exception | None = None
 
 
-def require(subject: Subject, *, only: tuple[str, ...] | None = None) -> None:
-    """Do the checks in order (`only`: those of these names).
+def require(subject: Subject, *, only: tuple[str, ...] | None = None) -> dict[str, str]:
+    """Do the checks in order (`only`: those of these names); return what each found, by name.
 
     Raises:
         BadInput: the first one that is found.
     """
-    for check in CHECKS:
-        if only is None or check.name in only:
-            passed(check, subject)
+    return {check.name: passed(check, subject) for check in CHECKS if only is None or check.name in only}
 
 
 def look(subject: Subject) -> Iterator[Finding]:

@@ -88,7 +88,7 @@ def study_toml(trial: Trial, seeds: Sequence[int], *, task: str, model: str, com
     return "\n".join(lines) + "\n"
 
 
-_ALWAYS = ("eta_A", "head_policy")
+_ALWAYS = ("eta_A", *study_fields.EVERY_METHOD)
 
 
 def _objective(

@@ -74,6 +74,7 @@ class Outcome:
     diverged_step: int | None = None
     mora_r_hat: int | None = None
     n_trainable: int | None = None
+    head_new: str | None = None
     n_total: int | None = None
     setup_seconds: float | None = None
     compile_seconds: float | None = None
@@ -145,6 +146,10 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="target_modules", type=_S, meaning="JSON: PEFT's target_modules, resolved"),
     Column(name="layers_to_transform", type=_S, meaning="JSON: the layers that are adapted; null: all"),
     Column(name="head_policy", type=_S, meaning="rate of newly initialised modules: eta_A, a number, peft or paper"),
+    Column(
+        name="reinit_head", type=_B, meaning="draw anew a head that the checkpoint has; null: a row older than this"
+    ),
+    Column(name="head_new", type=_S, meaning="JSON: the head's parameters drawn for the seed; the others are kept"),
     Column(name="head_learning_rate", type=_F, meaning="the rate of the head's weight matrices"),
     Column(name="loraplus_lr_embedding", type=_F, meaning="LoRA+: the rate of embedding adapters"),
     Column(name="mora_type", type=_I, meaning="MoRA's operator: 1, 2, 3, 4 or 6, as in the official code"),

@@ -107,6 +107,7 @@ class Trial:
     mora_type: int | None = None
     mora_rounding: Literal["floor", "nearest"] | None = None
     head_policy: str | float = "eta_A"
+    reinit_head: bool = False  # draw anew what the checkpoint has of a head that fits the task, too
     budget: TrainBudget
     meaning: Meaning = NO_MEANING
     spec_version: int = SPEC_VERSION  # 1: of a stored row of that version, never of a new run

@@ -132,8 +132,8 @@ def make_trial(
     if layer.has_free_eta_B(method) and values["eta_B"] == cell["eta_A"] and not _adapts_embedding(values):
         method = "lora"
         values["loraplus_lr_embedding"] = None
-    policy = cell.get("head_policy", fields.METHOD_DEFAULTS["head_policy"])
-    return Trial(**shared, **values, method=method, seed=cell["seed"], eta_A=cell["eta_A"], head_policy=policy)
+    values |= {key: cell.get(key, fields.METHOD_DEFAULTS[key]) for key in fields.EVERY_METHOD}
+    return Trial(**shared, **values, method=method, seed=cell["seed"], eta_A=cell["eta_A"])
 
 
 def _is_wanted(trial: Trial, min_lr_ratio: float | None) -> bool:

@@ -157,7 +157,7 @@ def test_an_architecture_without_a_classifier_is_refused_before_it_is_loaded(tmp
     config = {"model_type": "blip_2_qformer", "vocab_size": 32}
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(BadInput, match="model m: must load as a sequence classifier, but got blip_2_qformer"):
-        models.check_shapes(models.locate(str(directory)), [], n_labels=2)
+        models.check_shapes(models.locate(str(directory)), [], labels=("a", "b"))
 
 
 DECODERS: dict[str, dict[str, Any]] = {
@@ -206,4 +206,4 @@ def test_a_pooler_that_the_checkpoint_lacks_is_head_in_the_model_without_weights
         model = _shapes._on_meta(located, 2)
         assert isinstance(model, AutoModelForSequenceClassification._model_mapping[type(model.config)])
         loaded = models.load_model(located, 2)
-        assert set(_shapes._head(located, model)) == set(loaded.full_names)
+        assert set(_shapes._head(model, _outline.tensors(located))) == set(loaded.full_names)

@@ -144,6 +144,39 @@ def test_a_kept_head_trains_as_peft_on_the_same_checkpoint(name: str, tmp_path: 
     assert_same_course(packed, alone, atol=1e-10)
 
 
+def test_reinit_head_draws_for_each_seed_what_the_checkpoint_has(tmp_path: Path) -> None:
+    loaded = models.load_model(saved(tmp_path, "roberta", AutoModelForSequenceClassification), 2)
+    for names, members in ((set(loaded.full_names), {"reinit_head": True}), (set(), {})):
+        banks = [make_bank(loaded, [trial(seed=seed, **members)]) for seed in (0, 1)]
+        assert all(set(bank.new_names[0]) == names for bank in banks)
+        for name in loaded.full_names:
+            first, second = (bank.params[name][0].detach() for bank in banks)
+            own = loaded.model.get_parameter(name)
+            assert torch.equal(first, own) is (not names)
+            assert torch.equal(first, second) is (not names or first.ndim == 1)
+    mixed = make_bank(loaded, [trial(reinit_head=True), trial()])
+    alone = make_bank(loaded, [trial(reinit_head=True)])
+    for name in loaded.full_names:
+        assert torch.equal(mixed.params[name][0], alone.params[name][0])
+        assert torch.equal(mixed.params[name][1], loaded.model.get_parameter(name))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_plan_tells_what_loading_finds(name: str, tmp_path: Path) -> None:
+    model_type, kind, n_labels, _ = CASES[name]
+    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24} if model_type == "distilbert" else {}
+    located = saved(tmp_path, model_type, kind, **sizes)
+    loaded = models.load_model(located, n_labels)
+    labels = tuple("abcdef"[:n_labels])
+    found = models.check_shapes(located, [trial(target_modules="all-linear")], labels=labels)
+    _, _, head = found.partition("; head new: ")
+    told, _, kept = head.partition("; kept: ")
+    assert told == (", ".join(loaded.head_names) or "nothing")
+    assert kept == ", ".join(loaded.kept_names)
+    again = models.check_shapes(located, [trial(target_modules="all-linear", reinit_head=True)], labels=labels)
+    assert again.endswith(f"; head new: {', '.join(loaded.full_names)}")
+
+
 def _alone(loaded: LoadedModel, data: Any, member: Any, start: Start) -> Alone:
     return train_peft_alone(loaded, data.train, member, start)
 

@@ -149,6 +149,7 @@ _FIXED = (
     "init",
     "use_rslora",
     "head_policy",
+    "reinit_head",
     "target_modules",
     "layers_to_transform",
     "budget",

@@ -27,6 +27,7 @@ class Resolved:
     data: TextData | ToyData
     located: Located
     trials: tuple[Trial, ...]
+    layers: str = ""  # what is adapted and which part of the head is new, in words; after every check only
     test: Split | None = None  # the test split, kept apart: only `with_test` hands it to what trains and scores
 
     @classmethod
@@ -131,8 +132,8 @@ def resolve_to_train(chosen: Study) -> Resolved:
         BadInput: whatever a sweep refuses, by the first check that finds it.
     """
     subject = preflight.Subject(chosen)
-    preflight.require(subject)
-    return Resolved.of(subject)
+    found = preflight.require(subject)
+    return replace(Resolved.of(subject), layers=found["shapes"])
 
 
 def _meaning(subject: preflight.Subject) -> Meaning:

@@ -170,7 +170,7 @@ def tested(runs: Sequence[Row]) -> Tested | None:
 def settings_of(trial: Trial) -> dict[str, Any]:
     """Return the settings of a cell that a reader needs to repeat it; what the method does not read is left out."""
     names = ("method", "rank", "mora_type", "eta_A", "lr_ratio", "eta_B", "lora_alpha", "lora_dropout", "init",
-             "target_modules", "head_policy")  # fmt: skip
+             "target_modules", "head_policy", "reinit_head")  # fmt: skip
     return {name: value for name in names if (value := getattr(trial, name)) is not None}
 
 

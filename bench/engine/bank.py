@@ -44,6 +44,7 @@ class Bank:
         self.n_base = sum(p.numel() for p in self.model.parameters())
         self.shapes = () if method.trains_base else adapted_layers(self.model, method, trials[0], loaded.full_names)
         _check(trials, method, self.shapes)
+        self.new_names = [loaded.new_names(reinit_head=trial.reinit_head) for trial in trials]
         head = {name: self.model.get_parameter(name) for name in loaded.full_names}
         adapter_slots = _adapter_slots(self.shapes, method, trials)
         self._adapter_names = frozenset(slot.name for slot in adapter_slots)
@@ -288,14 +289,14 @@ def _head_slots(head: Mapping[str, nn.Parameter], loaded: LoadedModel, trials: S
     config = loaded.model.config
     std = getattr(config, "initializer_range", None)
     std = float(getattr(config.get_text_config(), "initializer_range", 0.02) if std is None else std)
-    new = set(loaded.new_names())
+    new_K = [set(loaded.new_names(reinit_head=trial.reinit_head)) for trial in trials]
     slots = []
     for name, parameter in head.items():
         role = _head_role(name, parameter, trials[0])
         module = loaded.model.get_submodule(name.rpartition(".")[0])
         values = [
             _head_value(t.seed, name, role, parameter, module, std) if name in new else parameter.detach().cpu()
-            for t in trials
+            for t, new in zip(trials, new_K, strict=True)
         ]
         slots.append(Slot(name=name, role=role, values=torch.stack(values)))
     return slots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -219,6 +220,7 @@ def _outcome(k: int, pack: _Shared) -> Outcome:
         diverged_step=diverged,
         mora_r_hat=_r_hat(trial, bank),
         n_trainable=bank.n_trainable(trial),
+        head_new=json.dumps(bank.new_names[k]),
         n_total=bank.n_total(trial),
         setup_seconds=_divide(setup_seconds, share),
         compile_seconds=_divide(pack.clock.seconds("compile"), share),

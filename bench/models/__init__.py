@@ -13,11 +13,12 @@ from typing import Any
 from bench import registry, targets
 from bench.models._base import LoadedModel, Located, Model
 from bench.models._locate import locate
-from bench.models._outline import check_targets, distinct
+from bench.models._outline import LAYER_SETTINGS, check_targets, distinct
 from bench.models._shapes import check_shapes
 from bench.models._vocabulary import check_ids, check_vocabulary
 
 __all__ = [
+    "LAYER_SETTINGS",
     "LoadedModel",
     "Located",
     "Model",

@@ -34,7 +34,7 @@ def load_model(located: Located, n_labels: int, dtype: Any, labels: Sequence[str
     _settle(located, model.config)
     lacking = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
     head = _head(located, model, lacking)
-    new = lacking if names_agree(located.config, labels) else lacking | _sized_by_labels(model)
+    new = lacking if names_agree(located.config, labels) else lacking | sized_by_labels(model)
     _name_labels(model.config, labels)
     return LoadedModel(
         model=model,
@@ -173,7 +173,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
-def _sized_by_labels(model: Any) -> set[str]:
+def sized_by_labels(model: Any) -> set[str]:
     """Return the parameters whose shape follows the number of classes: transformers is asked for one class more."""
     import torch
 

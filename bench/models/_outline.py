@@ -104,12 +104,17 @@ def check_targets(
         require_fit(methods.get(trial.method), trial, (_layer_shape(by_name[name]) for name in chosen))
 
 
+# The settings of a trial that say which layers are adapted and with what, and what of the head is new.
+LAYER_SETTINGS = (
+    "method", "target_modules", "layers_to_transform", "rank", "init", "mora_type", "mora_rounding", "reinit_head",
+)  # fmt: skip
+
+
 def distinct(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """Return one trial for each set of settings that says which layers are adapted, and with what."""
-    names = ("method", "target_modules", "layers_to_transform", "rank", "init", "mora_type", "mora_rounding")
+    """Return one trial for each set of LAYER_SETTINGS."""
     found: dict[tuple[object, ...], Trial] = {}
     for trial in trials:
-        found.setdefault(tuple(getattr(trial, name) for name in names), trial)
+        found.setdefault(tuple(getattr(trial, name) for name in LAYER_SETTINGS), trial)
     return tuple(found.values())
 
 

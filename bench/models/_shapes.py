@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from bench import methods
@@ -19,25 +19,52 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def check_shapes(located: Located, trials: Iterable[Trial], *, n_labels: int) -> str:
-    """Return what was found in words; `n_labels` 0: it is trained as a language model.
+def check_shapes(located: Located, trials: Iterable[Trial], *, labels: Sequence[str]) -> str:
+    """Return in words how many layers are adapted and what of the head is new; no `labels`: a language model.
 
     Raises:
         BadInput: where transformers has no such model for the architecture, or a trial does not fit its layers.
     """
     from bench.engine.bank import adapted_layers
 
-    model = _on_meta(located, n_labels)
+    model = _on_meta(located, len(labels))
     if model is None:
-        return "not known before the model is loaded"
-    head = _head(located, model) if n_labels else []
-    n_layers = 0
-    for trial in distinct(trials):
+        return "layers not known before the model is loaded"
+    stored = tensors(located)
+    head = _head(model, stored) if labels else []
+    n_layers, some = 0, distinct(trials)
+    for trial in some:
         method = methods.get(trial.method)
         shapes = () if method.trains_base else adapted_layers(model, method, trial, head)
         require_fit(method, trial, shapes)
         n_layers = max(n_layers, len(shapes))
-    return f"up to {n_layers:,} layers adapted"
+    found = f"up to {n_layers:,} layers adapted"
+    if not labels:
+        return found
+    again = sorted({trial.reinit_head for trial in some})
+    return f"{found}; {_head_in_words(model, head, _kept(located, model, head, stored, labels), again)}"
+
+
+def _head_in_words(model: PreTrainedModel, head: Sequence[str], kept: Set[str], again: Sequence[bool]) -> str:
+    new = [name for name in head if name not in kept]
+    if not kept or again == [True]:
+        return f"head new: {', '.join(head)}"
+    words = f"head new: {', '.join(new) or 'nothing'}; kept: {', '.join(name for name in head if name in kept)}"
+    return words if again != [False, True] else f"{words} (with reinit_head all is new)"
+
+
+def _kept(
+    located: Located,
+    model: PreTrainedModel,
+    head: Sequence[str],
+    stored: Mapping[str, list[int]],
+    labels: Sequence[str],
+) -> Set[str]:
+    """Return the parameters of the head that the checkpoint gives, as `_load.load_model` keeps them."""
+    from bench.models import _load
+
+    kept = {name for name in head if stored.get(name) == list(model.get_parameter(name).shape)}
+    return kept if not kept or _load.names_agree(located.config, labels) else kept - _load.sized_by_labels(model)
 
 
 def _on_meta(located: Located, n_labels: int) -> PreTrainedModel | None:
@@ -64,12 +91,12 @@ def _on_meta(located: Located, n_labels: int) -> PreTrainedModel | None:
     return model
 
 
-def _head(located: Located, model: PreTrainedModel) -> list[str]:
+def _head(model: PreTrainedModel, stored: Mapping[str, list[int]]) -> list[str]:
     """Return the parameters trained in full: outside the base model, and a pooler that the checkpoint lacks."""
-    base, stored = f"{model.base_model_prefix}.", set(tensors(located))
+    base = f"{model.base_model_prefix}."
     return [
         name
         for name, _ in model.named_parameters()
         if not name.startswith(base)
-        or (name.startswith(f"{base}pooler.") and not {name, name.removeprefix(base)} & stored)
+        or (name.startswith(f"{base}pooler.") and not {name, name.removeprefix(base)} & stored.keys())
     ]

@@ -74,7 +74,7 @@ def _grid(grid: MethodGrid, merged: Layer) -> Iterator[Line]:
             own = f"grid.{grid.method}.{key}"
             name = own if key in merged.grids[grid.method] else f"adapter.{key}"
             yield f"{key} = {_wrapped(_axis(key, values))}", _source(merged, name)
-        elif key in fields.METHOD_DEFAULTS and (key in reads or key == "head_policy"):
+        elif key in fields.METHOD_DEFAULTS and (key in reads or key in fields.EVERY_METHOD):
             default = fields.METHOD_DEFAULTS[key]
             yield f"# {key} = {UNSET[key] if default is None else value(default)}", DEFAULT
 

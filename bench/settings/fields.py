@@ -143,6 +143,7 @@ GRID_KEYS: Mapping[str, Check] = {
     "target_modules": target_modules,
     "layers_to_transform": layers,
     "head_policy": head_policy,
+    "reinit_head": flag,
     "loraplus_lr_embedding": rate,
     "eta_A": rate,
     "eta_B": rate,
@@ -160,7 +161,9 @@ METHOD_DEFAULTS: Mapping[str, Any] = {  # what a grid does not name
     "mora_type": 6,
     "mora_rounding": "floor",
     "head_policy": "eta_A",
+    "reinit_head": False,
 }
+EVERY_METHOD = ("head_policy", "reinit_head")  # what a grid may hold whatever its method reads
 LISTS = ("target_modules", "layers_to_transform")  # one value is itself a list; several are a list of lists
 RATE_AXES = ("eta_A", "eta_B", "lr_ratio")
 ADAPTER_KEYS: Mapping[str, Check] = {key: GRID_KEYS[key] for key in GRID_KEYS if key not in (*RATE_AXES, "rank")}

@@ -112,7 +112,7 @@ def grid_keys(method: str, where: str) -> tuple[str, ...]:
     """Return the keys that a grid of this method may have: what the method reads, and its free learning rates."""
     reads = methods.get(method, where=where).reads
     rates = ("eta_A", "eta_B", "lr_ratio") if has_free_eta_B(method) else ("eta_A",)
-    always = ("head_policy", *rates)
+    always = (*fields.EVERY_METHOD, *rates)
     return tuple(key for key in fields.GRID_KEYS if key in always or (key in reads and key != "eta_B"))
 
 

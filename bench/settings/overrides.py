@@ -73,6 +73,7 @@ OPTIONS: tuple[Option, ...] = (
     _option(
         "head_policy", "grid", "--head-policy", "rate of new modules: eta_A, peft, paper or a number", several=True
     ),
+    _option("reinit_head", "grid", "--reinit-head", "draw anew a head that the checkpoint has", several=True),
     _option("loraplus_lr_embedding", "grid", "--loraplus-lr-embedding", "LoRA+: rate of embeddings", several=True),
     _option("mora_type", "grid", "--mora-types --mora-type", "MoRA: 1, 2, 3, 4 or 6", several=True),
     _option("mora_rounding", "grid", "--mora-rounding", "MoRA: floor or nearest", several=True),
