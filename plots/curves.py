@@ -11,12 +11,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from bench.summary import MIN_SEEDS_FOR_SPREAD
-from plots import levels, lines, rank, style
+from plots import levels, lines, page, rank, style
 from plots import tidy as cells_of
 from plots.levels import Trivial
-from plots.settings import fixed_text
+from plots.lines import Line
+from plots.settings import Panel, fixed_text
 from plots.tidy import CellTable, StudyInfo
 
 _WIDE = 10.0  # losses over more than this factor get a logarithmic axis
@@ -35,7 +37,7 @@ class CurveTable:
     best: CellTable
     points: pd.DataFrame
     trivial: Trivial | None = None  # the trivial predictor's loss, where there is one
-    within: tuple[str, ...] = rank.WITHIN  # what may differ between the curves of one panel
+    by_rank: bool = False  # a panel for each rank; else ranks were chosen among
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, by_rank: bool = False) -> CurveTable:
@@ -43,13 +45,12 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, by_rank: bool = Fa
 
     `by_rank`: of the best cell at each rank, a panel for each of them, so that methods of one size are compared.
     """
-    best = rank.best_of(cells_of.tidy(df, study), by=("series", "rank") if by_rank else ("series",))
+    best = rank.best_of(cells_of.tidy(df, study), over=() if by_rank else rank.RANK)
     curves = dict(zip(df["trial_id"], df["curve"], strict=True))
     points = [point for ids in best.cells["trial_ids"] for point in _points([(i, curves.get(i)) for i in ids])]
     columns = ["cell", "step", "mean", "low", "high", "n_seeds"]
-    within = tuple(name for name in rank.WITHIN if name != "rank") if by_rank else rank.WITHIN
     return CurveTable(
-        best=best, points=pd.DataFrame(points, columns=columns), trivial=levels.trivial(df), within=within
+        best=best, points=pd.DataFrame(points, columns=columns), trivial=levels.trivial(df), by_rank=by_rank
     )
 
 
@@ -68,10 +69,18 @@ def draw(table: CurveTable, ax: Axes | None = None) -> Figure:
         if table.trivial is not None:
             ax.axhline(table.trivial.of(best.metric_name), gid="trivial", **_TRIVIAL)
 
-    entries = legend(best.cells)
+    panels = arranged(table)
+    entries = legend(panels)
     if table.trivial is not None:
         entries.append(Line2D([], [], label="predicting 0 everywhere", **_TRIVIAL))
-    return lines.draw_panels(best, ax, panel, within=table.within, text=text, legend=entries)
+    return lines.draw_panels(panels, ax, panel, text=text, legend=entries)
+
+
+def arranged(table: CurveTable) -> list[Panel]:
+    """Return the panels of the best cells and their lines."""
+    if table.by_rank:
+        return lines.arrange(table.best, apart=rank.RANK)
+    return lines.arrange(table.best, free=rank.RANK)
 
 
 def _points(curves: Sequence[tuple[str, Any]]) -> list[dict[str, float | str]]:
@@ -93,17 +102,20 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - stderr, "high": mean + stderr, "n_seeds": n}
 
 
-def legend(cells: pd.DataFrame) -> list[Line2D]:
-    """Return one entry per series; where it has one cell on the whole figure, with that cell's rank and rates."""
-    entries = []
-    for series in lines.series_in(cells):
-        own = cells[cells["series"] == series]
-        entries.append(lines.handle(series, f"{style.label(series)}{_settings(own.iloc[0]) if len(own) == 1 else ''}"))
-    return entries
+def legend(panels: Sequence[Panel]) -> list[Line2D]:
+    """Return one entry per line; where it has one cell on the whole figure, with that cell's rank and rates."""
+    cells = pd.concat([panel.cells for _, panel in panels]).drop_duplicates("trial_ids")
+
+    def named(line: Line) -> str:
+        own = cells[(cells["series"] == line.series) & (cells["variant"] == line.variant)]
+        return f"{line.label}{_settings(own.iloc[0], line.words) if len(own) == 1 else ''}"
+
+    return lines.handles(panels, named)
 
 
-def _settings(cell: pd.Series[Any]) -> str:
-    rank_text = "" if pd.isna(cell["rank"]) else f"rank {cell['rank']:g}, "
+def _settings(cell: pd.Series[Any], words: str) -> str:
+    told = pd.isna(cell["rank"]) or "rank " in words
+    rank_text = "" if told else f"rank {cell['rank']:g}, "
     ratio = "" if pd.isna(cell["lr_ratio"]) else f", λ {style.ratio(cell['lr_ratio'])}"
     seeds = "" if cell["n_ok"] == cell["n_expected"] else f", {cell['n_ok']}/{cell['n_expected']} seeds"
     return f" ({rank_text}{style.ETA_A} {style.rate(cell['eta_A'])}{ratio}{seeds})"
@@ -111,15 +123,19 @@ def _settings(cell: pd.Series[Any]) -> str:
 
 def draw_panel(ax: Axes, panel: CellTable, points: pd.DataFrame) -> None:
     """Draw the curves and bands of one panel's cells."""
-    for series in lines.series_in(panel.cells):
-        for ids in panel.cells.loc[panel.cells["series"] == series, "trial_ids"]:
-            curve, look = points[points["cell"] == ids[0]], style.look(series)
+    for line in lines.lines_in(panel.cells):
+        for ids in line.cells["trial_ids"]:
+            curve, look = points[points["cell"] == ids[0]], line.look
             step, mean, low, high = (curve[name].to_numpy(float) for name in ("step", "mean", "low", "high"))
-            ax.plot(step, mean, color=look.color, marker=look.marker, markersize=4, gid=f"line {series}")
+            ax.plot(
+                step, mean, color=look.color, marker=look.marker, linestyle=look.dash, markersize=page.pt(4.0) * 0.8,
+                gid=f"line {line.gid}",
+            )  # fmt: skip
             ax.fill_between(
-                step, low, high, color=look.color, alpha=0.2, linewidth=0, gid=f"band {series}",
+                step, low, high, color=look.color, alpha=0.2, linewidth=0, gid=f"band {line.gid}",
             )  # fmt: skip
     ax.set_xlabel("training step")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     drawn = points[points["cell"].isin([ids[0] for ids in panel.cells["trial_ids"]])]["mean"]
     if not panel.higher_is_better and len(drawn) and 0 < _WIDE * drawn.min() < drawn.max():
         ax.set_yscale("log")

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plots import lines, rank, style
+from plots import lines, page, rank, style
 from plots import tidy as cells_of
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, StudyInfo
@@ -47,8 +47,8 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> DimensionTable:
     """Return the best cells of the three methods, chosen as in `plots.rank`, and d90 of each panel."""
     cells = cells_of.tidy(df, study)
     three = cells.where(cells.cells["series"].isin((SUBSPACE, FULL, HEAD)))
-    best = rank.best_of(three, by=("series", "rank"))
-    found = {title: read(panel.cells) for title, panel in split(best, within=rank.WITHIN)}
+    best = rank.best_of(three)
+    found = {title: read(panel.cells) for title, panel in split(best, within=rank.RANK)}
     readings = {title: reading for title, reading in found.items() if reading is not None}
     return DimensionTable(best=best, readings=readings if best.higher_is_better else {})
 
@@ -80,8 +80,7 @@ def draw(table: DimensionTable, ax: Axes | None = None) -> Figure:
         best.facts, fixed_text(best), rank.choice_text(best.cells), lines.stderr_text(best.cells, "bars and bands"),
         *(words(reading, title) for title, reading in table.readings.items()),
     )  # fmt: skip
-    legend = [lines.handle(name, level=name != SUBSPACE) for name in lines.series_in(best.cells)]
-    legend += lines.mark_handles(best.cells)
+    panels = lines.arrange(best, free=rank.RANK, apart=[name for name in best.varying if name != "rank"])
 
     def panel(panel_ax: Axes, one: CellTable) -> None:
         rank.draw_panel(panel_ax, one)
@@ -92,7 +91,7 @@ def draw(table: DimensionTable, ax: Axes | None = None) -> Figure:
         if reading is not None:
             _read_off(panel_ax, one.cells, reading)
 
-    return lines.draw_panels(best, ax, panel, within=rank.WITHIN, text=text, legend=legend)
+    return lines.draw_panels(panels, ax, panel, text=text, legend=rank.legend(panels, best.cells), marked=True)
 
 
 def words(reading: Reading, title: str) -> str:
@@ -112,4 +111,6 @@ def _read_off(ax: Axes, cells: pd.DataFrame, reading: Reading) -> None:
     if reading.d in dimensions:
         ax.axvline(dimensions.index(reading.d), color=style.GREY, linewidth=1.0, linestyle=":", gid="d90")
     said = "d90 not reached" if reading.d is None else f"d90 = {reading.d:,}"
-    ax.annotate(said, (0.98, 0.04), xycoords="axes fraction", ha="right", fontsize=9, weight="bold", gid="reading")
+    ax.annotate(
+        said, (0.98, 0.04), xycoords="axes fraction", ha="right", fontsize=page.pt(9), weight="bold", gid="reading"
+    )

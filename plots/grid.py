@@ -102,7 +102,7 @@ def grid_of(panel: CellTable, view: View) -> Grid:
         best_equal=_place(equal, view, xs, ys),
         best_cell=best,
         best_equal_cell=equal,
-        best_at_edge=best is not None and _at_edge(best, cells),
+        best_at_edge=best is not None and at_edge(best, cells),
     )
 
 
@@ -155,7 +155,7 @@ def _position(rates: Floats, ascending: Floats) -> Floats:
     return result
 
 
-def _at_edge(best: pd.Series[Any], cells: pd.DataFrame) -> bool:
+def at_edge(best: pd.Series[Any], cells: pd.DataFrame) -> bool:
     """Return whether the best cell has an extreme eta_A, or an extreme eta_B for its eta_A.
 
     lambda = 1 is the end of LoRA+'s grid by definition, and no reason to widen it.

@@ -19,7 +19,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from plots import marks, style
+from bench.varying import SETTINGS
+from plots import marks, page, style
 from plots import tidy as cells_of
 from plots.grid import EQUAL_BAND, Grid, View, equal_line, grid_of, limits
 from plots.settings import fixed_text, split
@@ -27,6 +28,7 @@ from plots.tidy import CellTable, Measure, StudyInfo
 
 FAMILY = ("lora", "lora+")
 MOST_COLUMNS, MOST_ROWS = 14, 18  # of a panel whose cells are large enough for numbers
+MOST_COLUMNS_OF_A_COLUMN = 8  # the same in one column of a paper
 TICK_INCHES = 0.56  # a rate such as 4.0e-03 with some space around it
 
 
@@ -55,7 +57,7 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, measure: Measure =
     """
     table = cells_of.tidy(df, study, measure=measure)
     table = table.where(table.cells["method"].isin(FAMILY))
-    place = [name for name in cells_of.SETTINGS if name != "method"]
+    place = [name for name in SETTINGS if name != "method"]
     both = table.cells.duplicated(place, keep=False) & table.cells["method"].eq("lora")
     return table.where(~both)
 
@@ -67,34 +69,36 @@ def draw(
     view: View = "eta_B",
     form: Form = FULL,
     clip: float | None = None,
+    titled: bool = True,
 ) -> Figure:
-    """Draw one panel for each rank (and other varying setting), or the table's only panel on `ax`.
+    """Draw one panel for each rank (and other varying setting), or the table's only panel on `ax`, `titled` or not.
 
     `clip`: cells worse than it have its colour (their values stay as they are in the table). None: see `grid.limits`.
     """
     panels = split(table)
     grids = [grid_of(panel, view) for _, panel in panels]
-    scale = _scale(table, clip)
+    scale = scale_of(table, clip)
     with style.settings():
         if ax is not None:
             if len(panels) != 1:
                 raise ValueError(f"one axes holds one panel, but the table has {len(panels)}")
-            _panel(ax, grids[0], panels[0][1], title=panels[0][0], form=form, scale=scale)
+            _panel(ax, grids[0], panels[0][1], title=panels[0][0] if titled else None, form=form, scale=scale)
             return style.figure_of(ax)
-        sizes = [size_of(grid, form) for grid in grids]
         entries = marks.legend_entries(grids, form, roomy=any(_roomy(grid) for grid in grids))
-        lines = style.legend_lines([str(e.get_label()) for e in entries], sum(w + 1.1 for w, _ in sizes[:3]) + 0.75)
-        text, margins = _caption(table, grids, scale, form), margins_of(grids, form)
-        figure, axes = style.panels(sizes, text=text, margins=margins, legend_lines=lines, far_right=0.75)
-        for panel_ax, grid, (title, panel) in zip(axes, grids, panels, strict=True):
-            _panel(panel_ax, grid, panel, title=title, form=form, scale=scale)
+        titles = [_title(title, grid, one, form) for grid, (title, one) in zip(grids, panels, strict=True)]
+        figure, axes = page.panels(
+            [size_of(grid, form) for grid in grids], text=_caption(table, grids, scale, form), titles=titles,
+            legend=entries, margins=margins_of(grids, form), far_right=0.75,
+            least=[least_of(grid, form) for grid in grids],
+        )  # fmt: skip
+        for panel_ax, grid, (_, panel) in zip(axes, grids, panels, strict=True):
+            _panel(panel_ax, grid, panel, title=None, form=form, scale=scale)
         _colour_bar(figure, axes, table, scale)
-        style.legend(figure, entries, lines=lines)
         return figure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Scale:
+class Scale:
     """The colours of all panels: `norm` from value to [0, 1], and what lies beyond its ends."""
 
     norm: Normalize
@@ -102,23 +106,26 @@ class _Scale:
     extend: Literal["neither", "min", "max"]
 
 
-def _scale(table: CellTable, clip: float | None) -> _Scale:
+def scale_of(table: CellTable, clip: float | None = None) -> Scale:
+    """Return the colours of all panels of a table; cells worse than `clip` share its colour."""
     low, high = limits(table) or (0.0, 1.0)
     if clip is not None:
         low, high = (clip, max(high, clip)) if table.higher_is_better else (min(low, clip), clip)
     cmap = mpl.colormaps[style.CMAP if table.higher_is_better else f"{style.CMAP}_r"]
     beyond = table.cells["mean"].lt(low).any() or table.cells["mean"].gt(high).any()
     extend: Literal["min", "max"] = "min" if table.higher_is_better else "max"
-    return _Scale(norm=Normalize(low, high), cmap=cmap, extend=extend if beyond else "neither")
+    return Scale(norm=Normalize(low, high), cmap=cmap, extend=extend if beyond else "neither")
 
 
 def is_roomy(table: CellTable) -> bool:
-    """Return whether the panels' cells are large enough for numbers."""
-    return all(_roomy(grid_of(panel, "eta_B")) for _, panel in split(table))
+    """Return whether the panels' cells are large enough for numbers on a page as wide as they need."""
+    grids = [grid_of(panel, "eta_B") for _, panel in split(table)]
+    return all(len(grid.xs) <= MOST_COLUMNS and len(grid.ys) <= MOST_ROWS for grid in grids)
 
 
 def _roomy(grid: Grid) -> bool:
-    return len(grid.xs) <= MOST_COLUMNS and len(grid.ys) <= MOST_ROWS
+    most = MOST_COLUMNS if page.current().width is None else MOST_COLUMNS_OF_A_COLUMN
+    return len(grid.xs) <= most and len(grid.ys) <= MOST_ROWS
 
 
 def size_of(grid: Grid, form: Form) -> tuple[float, float]:
@@ -130,19 +137,25 @@ def size_of(grid: Grid, form: Form) -> tuple[float, float]:
     return max(3.6 if form.numbers == "all" else 2.2, width * nx), height * ny
 
 
-def margins_of(grids: Sequence[Grid], form: Form) -> style.Margins:
-    """Return the space that titles and rates need around the panels."""
-    top = 0.72 if form.numbers == "all" else 0.42
-    turned = any(_turned(grid, size_of(grid, form)[0]) for grid in grids)
-    return style.Margins(left=0.85, right=0.25, top=top, bottom=0.82 if turned else 0.52)
+def least_of(grid: Grid, form: Form) -> float:
+    """Return the least height of a panel in inches, on a page that is narrower than it wants to be."""
+    if _roomy(grid) and form.numbers == "all":
+        return 0.29 * len(grid.ys)  # a mark above and below a number
+    return min(size_of(grid, form)[1], 1.5)
+
+
+def margins_of(grids: Sequence[Grid], form: Form) -> page.Margins:
+    """Return the space that rates need around the panels."""
+    turned = page.current().width is not None or any(_turned(grid, size_of(grid, form)[0]) for grid in grids)
+    return page.Margins(left=0.85, right=0.25, bottom=0.82 if turned else 0.52)
 
 
 def _turned(grid: Grid, width: float) -> bool:
     """Whether the rates on the x axis need to be turned to fit in `width` inches."""
-    return width / len(grid.xs) < TICK_INCHES
+    return width / len(grid.xs) < TICK_INCHES * page.pt(8) / 8
 
 
-def _panel(ax: Axes, grid: Grid, panel: CellTable, *, title: str, form: Form, scale: _Scale) -> None:
+def _panel(ax: Axes, grid: Grid, panel: CellTable, *, title: str | None, form: Form, scale: Scale) -> None:
     ny, nx = grid.mean.shape
     ax.grid(False)
     for side in ax.spines.values():
@@ -157,7 +170,10 @@ def _panel(ax: Axes, grid: Grid, panel: CellTable, *, title: str, form: Form, sc
     if form.equal_line is not None and (line := equal_line(grid)) is not None:
         marks.draw_equal_line(ax, *line, form)
     _ticks(ax, grid, form.tick_every)
-    ax.set_title(_title(title, grid, panel, form), loc="left", fontsize=9, linespacing=1.25)
+    if title is not None:
+        ax.set_title(
+            _title(title, grid, panel, form), loc="left", fontsize=page.pt(page.TITLE_POINTS), linespacing=1.25
+        )
 
 
 def _ticks(ax: Axes, grid: Grid, at_least: int) -> None:
@@ -182,7 +198,8 @@ def _ticks(ax: Axes, grid: Grid, at_least: int) -> None:
 def _title(title: str, grid: Grid, panel: CellTable, form: Form) -> str:
     """Return the panel's name, its best cell and how far the best cell with equal rates is from it."""
     edge = " (best cell at the grid's edge)" if grid.best_at_edge else ""
-    named = f"{' / '.join(style.label(name) for name in sorted(panel.cells['series'].unique()))}, {title}"
+    series = " / ".join(style.label(name) for name in sorted(panel.cells["series"].unique()))
+    named = f"{series}, {title}" if title else series
     if form.numbers != "all":
         return named
     if grid.best_cell is None:
@@ -207,30 +224,31 @@ def _value(panel: CellTable, cell: pd.Series[Any]) -> str:
 
 
 def _rates(cell: pd.Series[Any]) -> str:
-    rates = f"{style.ETA_A} {style.rate(cell['eta_A'])}, {style.ETA_B} {style.rate(cell['eta_B'])}"
-    return f"{rates} (λ = {style.ratio(cell['lr_ratio'])})"
+    rates = f"{style.ETA_A}\u00a0{style.rate(cell['eta_A'])}, {style.ETA_B}\u00a0{style.rate(cell['eta_B'])}"
+    return f"{rates} (λ\u00a0{style.ratio(cell['lr_ratio'])})"
 
 
 def colour_bar(
     figure: Figure, ax: Axes, table: CellTable, *, clip: float | None = None, level: float | None = None
 ) -> None:
     """Add the colour bar of a panel that `draw` made on `ax`, to its right; `level` is drawn as a line across it."""
-    scale = _scale(table, clip)
-    bar_ax = _add_bar(figure, ax, ax, table, scale)
+    scale = scale_of(table, clip)
+    bar_ax = add_bar(figure, ax, ax, table, scale)
     if level is not None and (scale.norm.vmin or 0.0) <= level <= (scale.norm.vmax or 0.0):
         bar_ax.axhline(level, color=style.EQUAL_LINE, linewidth=2.0, gid="level")
 
 
-def _colour_bar(figure: Figure, axes: Sequence[Axes], table: CellTable, scale: _Scale) -> None:
-    _add_bar(figure, axes[0], axes[min(len(axes), 3) - 1], table, scale)
+def _colour_bar(figure: Figure, axes: Sequence[Axes], table: CellTable, scale: Scale) -> None:
+    add_bar(figure, axes[0], axes[0 if page.current().width else min(len(axes), 3) - 1], table, scale)
 
 
-def _add_bar(figure: Figure, first_ax: Axes, last_ax: Axes, table: CellTable, scale: _Scale) -> Axes:
+def add_bar(figure: Figure, first_ax: Axes, last_ax: Axes, table: CellTable, scale: Scale) -> Axes:
     """Add a colour bar beside `last_ax`, as tall as `first_ax`."""
     first, last = first_ax.get_position(), last_ax.get_position()
     width, height = figure.get_size_inches()
     tall = max(first.height, 1.6 / height)
-    bar_ax = figure.add_axes((last.x1 + 0.18 / width, first.y1 - tall, 0.14 / width, tall))
+    k = page.current().scale
+    bar_ax = figure.add_axes((last.x1 + 0.18 * k / width, first.y1 - tall, 0.14 * k / width, tall))
     bar = figure.colorbar(ScalarMappable(scale.norm, scale.cmap), cax=bar_ax, extend=scale.extend, extendfrac=0.06)
     bar.set_label(style.metric_label(table))
     bar.outline.set_visible(False)
@@ -239,7 +257,7 @@ def _add_bar(figure: Figure, first_ax: Axes, last_ax: Axes, table: CellTable, sc
     return bar_ax
 
 
-def _caption(table: CellTable, grids: Sequence[Grid], scale: _Scale, form: Form) -> str:
+def _caption(table: CellTable, grids: Sequence[Grid], scale: Scale, form: Form) -> str:
     counts = {
         "not run": sum(int(g.missing.sum()) for g in grids),
         "with a diverged seed": sum(int(g.diverged.sum()) for g in grids),

@@ -12,12 +12,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from plots import style
+from plots import page, style
 from plots.grid import EQUAL_BAND, Bools, Floats, Grid, Place
 from plots.tidy import CellTable
 
 if TYPE_CHECKING:
-    from plots.heatmap import Form, _Scale
+    from plots.heatmap import Form, Scale
 
 HATCH = "////"
 RED = "#c00000"
@@ -30,7 +30,7 @@ _CHOSEN_AT = (-0.34, 0.29)
 _CENTRE, _RIGHT, _LEFT = (0.0, 0.0), (0.2, 0.0), (-0.2, 0.0)
 
 
-def draw(ax: Axes, grid: Grid, panel: CellTable, *, form: Form, scale: _Scale, roomy: bool) -> None:
+def draw(ax: Axes, grid: Grid, panel: CellTable, *, form: Form, scale: Scale, roomy: bool) -> None:
     """Draw every mark of one panel; `roomy`: the cells are large enough for numbers and marks side by side."""
     _cells(ax, grid.missing, gid="missing", facecolor="white", edgecolor="#999999", linestyle=":", linewidth=0.9)
     _hatches(ax, grid, roomy)
@@ -70,7 +70,7 @@ def legend_entries(grids: Sequence[Grid], form: Form, *, roomy: bool) -> list[Pa
     apart = any(g.best_equal not in (None, g.best) for g in grids)
     exact = all(g.best_equal_cell is None or g.best_equal_cell["lr_ratio"] == 1 for g in grids)
     band = f"best with λ in [{EQUAL_BAND[0]:g}, {EQUAL_BAND[1]:g}]"
-    seeds = Line2D([], [], linestyle="", marker="$1/2$", markersize=13, markeredgewidth=0, color=style.INK)
+    seeds = Line2D([], [], linestyle="", marker="$1/2$", markersize=page.pt(13), markeredgewidth=0, color=style.INK)
     seeds.set_label("mean of fewer seeds")
     diverged = Patch(facecolor=style.PALE, edgecolor="white", hatch=HATCH, hatchcolor=style.GREY)
     diverged.set_label("diverged (a seed or all)")
@@ -130,7 +130,7 @@ def _runs(where: Bools, kind: Bools) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _numbers(ax: Axes, grid: Grid, panel: CellTable, form: Form, scale: _Scale, roomy: bool) -> None:
+def _numbers(ax: Axes, grid: Grid, panel: CellTable, form: Form, scale: Scale, roomy: bool) -> None:
     if form.numbers == "none":
         return
     chosen = {grid.best, grid.best_equal} - {None}
@@ -152,8 +152,8 @@ def _text(
     i, j = place
     box = None if ground is None else {"boxstyle": "square,pad=0.12", "facecolor": ground, "edgecolor": "none"}
     ax.text(
-        j + 0.5 + at[0], i + 0.5 + at[1], text, ha="center", va="center", fontsize=size, color=color, weight=weight,
-        gid=gid, bbox=box, path_effects=_halo() if ground is None else None, zorder=5,
+        j + 0.5 + at[0], i + 0.5 + at[1], text, ha="center", va="center", fontsize=page.pt(size), color=color,
+        weight=weight, gid=gid, bbox=box, path_effects=_halo() if ground is None else None, zorder=5,
     )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def _scale_in(ax: Axes) -> float:
     box, (width, height) = ax.get_position(), style.figure_of(ax).get_size_inches()
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     wide, tall = box.width * width / abs(right - left), box.height * height / abs(high - low)
-    return float(min(1.0, 72 * min(wide, tall) / 10.0))
+    return float(min(page.current().scale, 72 * min(wide, tall) / 10.0))
 
 
 def _look(marker: str, scale: float = 1.0) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,12 @@ from matplotlib.figure import Figure
 
 from plots import lines, style
 from plots import tidy as cells_of
-from plots.settings import fixed_text, split
+from plots.lines import Line
+from plots.settings import Panel, fixed_text, keys_of
 from plots.tidy import CellTable, StudyInfo, choose, has_select
 
-WITHIN = ("rank", "lora_alpha")  # what may differ between the points of one panel
+RANK = ("rank",)
+_WIDE = 0.5  # share of a category that the marks of one rank spread over, at most
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> CellTable:
@@ -24,24 +27,26 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> CellTable:
     It is chosen by mean select_metric (by mean metric_value, on the very split that is shown, where the cells of
     the method and rank have none) and shown by mean metric_value.
     """
-    return best_of(cells_of.tidy(df, study), by=("series", "rank"))
+    return best_of(cells_of.tidy(df, study))
 
 
-def best_of(table: CellTable, *, by: tuple[str, ...]) -> CellTable:
-    """Return the best cell of each group `by` in each panel, with `n_choices` and `chosen_by`."""
+def best_of(table: CellTable, *, over: Sequence[str] = ()) -> CellTable:
+    """Return the best cell of each method at each of its settings, over rates and the settings `over`.
+
+    Columns `n_choices` and `chosen_by` come to it.
+    """
+    names = [name for name in table.varying if name not in over]
+    keys = keys_of(table.cells, names).assign(series=table.cells["series"])
     chosen = []
-    for _, panel in split(table, within=WITHIN):
-        for _, members in panel.cells.groupby(list(by), dropna=False, sort=False):
-            group = replace(panel, cells=members)
-            best = choose(group, by="select")
-            if best is not None:
-                basis = "select_metric" if has_select(group.cells) else "metric_value"
-                chosen.append(best.to_frame().T.assign(n_choices=len(group.cells), chosen_by=basis))
+    for _, own in keys.groupby([*names, "series"], dropna=False, sort=False):
+        group = replace(table, cells=table.cells.loc[own.index])
+        best = choose(group, by="select")
+        if best is not None:
+            basis = "select_metric" if has_select(group.cells) else "metric_value"
+            chosen.append(best.to_frame().T.assign(n_choices=len(group.cells), chosen_by=basis))
     columns = [*table.cells.columns, "n_choices", "chosen_by"]
     cells = pd.concat(chosen) if chosen else pd.DataFrame(columns=columns)
-    # a cell of a method without a rank is in several panels' sets, yet it is one cell
-    cells = cells.drop_duplicates("trial_ids").infer_objects().reset_index(drop=True)
-    return replace(table, cells=cells)
+    return replace(table, cells=cells.infer_objects().reset_index(drop=True))
 
 
 def choice_text(cells: pd.DataFrame) -> str:
@@ -55,40 +60,56 @@ def choice_text(cells: pd.DataFrame) -> str:
 
 def draw(table: CellTable, ax: Axes | None = None) -> Figure:
     """Draw each method's best cells over the rank, with ± 1 standard error; methods without a rank as a level."""
-    cells = table.cells
-    text = style.caption(table.facts, fixed_text(table), choice_text(cells), lines.stderr_text(cells, "bars and bands"))
+    cells, panels = table.cells, lines.arrange(table, free=RANK)
+    text = style.caption(
+        table.facts, fixed_text(table), choice_text(cells), lines.stderr_text(cells, "bars and bands"),
+        "marks of one rank stand side by side in its column",
+    )  # fmt: skip
+    return lines.draw_panels(panels, ax, draw_panel, text=text, legend=legend(panels, cells), marked=True)
+
+
+def legend(panels: Sequence[Panel], cells: pd.DataFrame) -> list[Any]:
+    """Return the legend: a dashed line for what has no rank."""
     ranked = set(cells.loc[cells["rank"].notna(), "series"])
-    legend = [lines.handle(name, level=name not in ranked) for name in lines.series_in(cells)]
-    legend += lines.mark_handles(cells)
-    return lines.draw_panels(table, ax, draw_panel, within=WITHIN, text=text, legend=legend)
+    entries = lines.handles(panels)
+    found = {line.label: line for _, panel in panels for line in lines.lines_in(panel.cells)}
+    levels = [e for e in entries if found[str(e.get_label())].series not in ranked]
+    for entry in levels:
+        entry.set(linestyle="--", marker="")
+    return entries + lines.mark_handles(cells)
 
 
 def draw_panel(ax: Axes, panel: CellTable) -> None:
-    """Draw the cells of one panel: ranks side by side, as categories."""
+    """Draw the cells of one panel: a column for each rank, the marks of its methods side by side in it."""
     ranks = sorted(panel.cells["rank"].dropna().unique())
-    place = {rank: i for i, rank in enumerate(ranks)}
-    names = lines.series_in(panel.cells)
-    for k, series in enumerate(names):
-        cells = panel.cells[panel.cells["series"] == series].sort_values("rank")
-        look = style.look(series)
+    place = {rank: float(i) for i, rank in enumerate(ranks)}
+    drawn = list(lines.lines_in(panel.cells))
+    rows = lines.rows_of(panel)
+    apart = min(0.09, _WIDE / max(len(drawn), 1))
+    for k, line in enumerate(drawn):
+        cells, look = line.cells.sort_values("rank"), line.look
         if cells["rank"].isna().all():
-            _level(ax, cells.iloc[0], look)
+            _level(ax, cells.iloc[0], line)
             continue
-        x = cells["rank"].map(place) + 0.07 * (k - (len(names) - 1) / 2)  # side by side: bars do not cover each other
-        ax.plot(x, cells["mean"], color=look.color, gid=f"line {series}")
+        x = cells["rank"].map(place) + apart * (k - (len(drawn) - 1) / 2)  # side by side: bars do not cover each other
+        ax.plot(x, cells["mean"], color=look.color, linestyle=look.dash, gid=f"line {line.gid}")
         bars = cells["stderr"].fillna(0.0)
         ax.errorbar(x, cells["mean"], yerr=bars, fmt="none", ecolor=look.color, elinewidth=1.2, capsize=3)
-        lines.draw_points(ax, cells, x, series)
+        lines.draw_points(ax, replace(line, cells=cells), x, row=rows.get(line.gid, 0))
+    for i in range(0, len(ranks), 2):  # a ground for every other rank, so that a column is seen as one
+        ax.axvspan(i - 0.5, i + 0.5, color="#f3f3f3", zorder=0, gid="column")
+    ax.grid(visible=False, axis="x")
     ax.set_xticks(range(len(ranks)), [f"{rank:g}" for rank in ranks])
+    ax.tick_params(axis="x", length=0)
     ax.set_xlim(-0.5, max(len(ranks), 1) - 0.5)
     ax.set_xlabel("rank")
 
 
-def _level(ax: Axes, cell: pd.Series[Any], look: style.Look) -> None:
+def _level(ax: Axes, cell: pd.Series[Any], line: Line) -> None:
     mean, stderr = float(cell["mean"]), float(cell["stderr"])
-    ax.axhline(mean, color=look.color, linestyle="--", gid=f"line {cell['series']}")
+    ax.axhline(mean, color=line.look.color, linestyle="--", gid=f"line {line.gid}")
     if np.isfinite(stderr):
-        ax.axhspan(mean - stderr, mean + stderr, color=look.color, alpha=0.15, linewidth=0)
+        ax.axhspan(mean - stderr, mean + stderr, color=line.look.color, alpha=0.15, linewidth=0)
 
 
 def _span(counts: pd.Series[Any]) -> str:

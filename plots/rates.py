@@ -1,6 +1,8 @@
-"""The metric over one learning rate: methods that have only one (MoRA, full fine-tuning), and LoRA at eta_A = eta_B."""
+"""The metric over one learning rate: every method over eta_A, LoRA+ at the best eta_B for each."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -8,50 +10,62 @@ from matplotlib.figure import Figure
 
 from plots import lines, style
 from plots import tidy as cells_of
-from plots.settings import fixed_text
-from plots.tidy import CellTable, Measure, StudyInfo
+from plots.lines import Line
+from plots.settings import fixed_text, keys_of
+from plots.tidy import CellTable, Measure, StudyInfo, choose
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, measure: Measure = "metric_value") -> CellTable:
-    """Return the cells with one learning rate: those without eta_B, and those with eta_B = eta_A."""
+    """Return one cell for each eta_A of a method: LoRA's at eta_B = eta_A, of LoRA+'s the best over eta_B.
+
+    That one is chosen by mean select_metric where the cells of an eta_A have one, else by the mean shown.
+    """
     table = cells_of.tidy(df, study, measure=measure)
-    return table.where(table.cells["lr_ratio"].isna() | table.cells["lr_ratio"].eq(1.0))
+    keys = keys_of(table.cells, table.varying).assign(series=table.cells["series"], eta_A=table.cells["eta_A"])
+    kept = []
+    for _, own in keys.groupby(list(keys.columns), dropna=False, sort=False):
+        group = replace(table, cells=table.cells.loc[own.index])
+        best = choose(group, by="select") if len(own) > 1 else None
+        kept.append(own.index[0] if best is None else best.name)
+    return table.where(table.cells.index.isin(kept))  # type: ignore[arg-type]
 
 
 def draw(table: CellTable, ax: Axes | None = None) -> Figure:
-    """Draw one panel for each rank (and other varying setting); methods without a rank are in each of them."""
-    cells = table.cells
+    """Draw every method as a line over eta_A; settings that vary are lines too, or panels where they are many."""
+    cells, panels = table.cells, lines.arrange(table)
     text = style.caption(
         table.facts,
         fixed_text(table),
         lines.counts_text(cells),
         f"lines: mean {style.metric_label(table)} over seeds",
         lines.stderr_text(cells, "bands"),
+        f"LoRA+ at the best of its λ for each {style.ETA_A}, chosen as cells are"
+        if "lora+" in set(cells["series"])
+        else "",
     )
-    names = lines.series_in(cells)
-    legend = [lines.handle(name, _label(name)) for name in names] + lines.mark_handles(cells)
-    return lines.draw_panels(table, ax, _panel, text=text, legend=legend, bottom=0.85)
+    legend = lines.handles(panels, label) + lines.mark_handles(cells)
+    return lines.draw_panels(panels, ax, _panel, text=text, legend=legend, bottom=0.85, marked=True)
 
 
-def _label(series: str) -> str:
-    equal = f" ({style.ETA_A} = {style.ETA_B})" if series in ("lora", "lora+") else ""
-    return style.label(series) + equal
+def label(line: Line) -> str:
+    """Return the name of a line, with what holds for its eta_B."""
+    ratios = line.cells["lr_ratio"].dropna()
+    if not len(ratios):
+        return line.label
+    return f"{line.label} ({'λ = 1' if ratios.eq(1.0).all() else 'best λ'})"
 
 
 def _panel(ax: Axes, panel: CellTable) -> None:
-    for row, series in enumerate(lines.series_in(panel.cells)):
-        cells = panel.cells[panel.cells["series"] == series].sort_values("eta_A")
-        look = style.look(series)
+    rows = lines.rows_of(panel)
+    for line in lines.lines_in(panel.cells):
+        cells, look = line.cells.sort_values("eta_A"), line.look
         # a cell without a value breaks the line: nan is kept
-        ax.plot(cells["eta_A"], cells["mean"], color=look.color, gid=f"line {series}")
+        ax.plot(cells["eta_A"], cells["mean"], color=look.color, linestyle=look.dash, gid=f"line {line.gid}")
         ax.fill_between(
             cells["eta_A"].to_numpy(float), (cells["mean"] - cells["stderr"]).to_numpy(float),
-            (cells["mean"] + cells["stderr"]).to_numpy(float), color=look.color, alpha=0.2, linewidth=0,
-            gid=f"band {series}",
+            (cells["mean"] + cells["stderr"]).to_numpy(float), color=look.color, alpha=0.15, linewidth=0,
+            gid=f"band {line.gid}",
         )  # fmt: skip
-        lines.draw_points(ax, cells, cells["eta_A"], series, row=row)
+        lines.draw_points(ax, replace(line, cells=cells), cells["eta_A"], row=rows.get(line.gid, 0))
     style.rate_axis(ax, sorted(panel.cells["eta_A"].unique()))
     ax.set_xlabel(f"learning rate, {style.ETA_A}")
-    # room for the marks of cells without a value
-    low, high = ax.get_ylim()
-    ax.set_ylim(low - 0.06 * len(lines.series_in(panel.cells)) * (high - low), high)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from plots import heatmap, style
+from plots import heatmap, page, style
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, Measure, StudyInfo, complete, rows_of_study
 
@@ -52,9 +52,9 @@ def tidy(
     )  # fmt: skip
     pairs, columns = [], []
     for table in tables:
-        task = f"{', '.join(table.facts.tasks)}, " if len(tables) > 1 else ""
+        task = ", ".join(table.facts.tasks)
         for name, panel in split(table):
-            title = task + name
+            title = ", ".join(part for part in (task if len(tables) > 1 else "", name) if part) or task
             if (best := _top(panel, top)) is not None:
                 pairs.append(best.assign(column=title))
                 columns.append(_quartiles(title, best["lr_ratio"], len(panel.cells)))
@@ -76,15 +76,11 @@ def draw(table: RatioTable, ax: Axes | None = None) -> Figure:
             _panel(ax, table)
             ax.legend(handles=entries)
             return style.figure_of(ax)
-        width = max(4.2, WIDTH * len(table.columns))
-        lines = style.legend_lines([str(e.get_label()) for e in entries], width + 1.0)
-        margins = style.Margins(left=0.75, right=0.25, top=0.4, bottom=0.75)
-        figure, (panel_ax,) = style.panels(
-            [(width, HEIGHT)], text=_caption(table), margins=margins, legend_lines=lines
+        figure, (panel_ax,) = page.panels(
+            [(max(4.2, WIDTH * len(table.columns)), HEIGHT)], text=_caption(table), legend=entries,
+            titles=[f"ratio of the top {table.top} pairs"], margins=page.Margins(left=0.75, right=0.25, bottom=0.75),
         )  # fmt: skip
         _panel(panel_ax, table)
-        panel_ax.set_title(f"ratio of the top {table.top} pairs", loc="left")
-        style.legend(figure, entries, lines=lines)
         return figure
 
 

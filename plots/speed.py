@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from bench.speed.summary import Line, interval_words
-from plots import style
+from plots import page, style
 
 PARTS = (
     ("forward_seconds", "forward", style.PALETTE[0]),
@@ -33,14 +32,14 @@ def methods(df: pd.DataFrame, lines: Sequence[Line]) -> Figure:
     )
     with style.settings():
         height = _ROW * len(lines) + 0.2
-        margins = style.Margins(left=0.2, right=0.25, top=0.4, bottom=0.6)
-        wide = style.Margins(left=1.9, right=0.25, top=0.4, bottom=0.6)
-        figure, axes = style.panels(
+        names = 1.7  # inches, of the cases
+        figure, axes = page.panels(
             [(3.4, height), (2.4, height), (2.0, height), (2.0, height)], text=f"{_facts(df)}. {note}.",
-            margins=margins, far_right=wide.left - margins.left, per_row=4,
+            legend=[Patch(color=color, label=label) for _, label, color in PARTS], far_right=names, per_row=4,
+            margins=page.Margins(left=0.2, right=0.25, bottom=0.6),
         )  # fmt: skip
-        _shift(figure, axes, wide.left - margins.left)
-        handles = _parts(axes[0], lines)
+        _shift(figure, axes, names)
+        _parts(axes[0], lines)
         _ratio(axes[1], lines)
         _bytes(axes[2], lines, "peak_memory_bytes", "peak memory, MiB", 2**-20)
         _bytes(axes[3], lines, "kept_bytes", "kept for backward, kB/token", 1e-3)
@@ -48,26 +47,23 @@ def methods(df: pd.DataFrame, lines: Sequence[Line]) -> Figure:
             ax.set_yticks(range(len(lines)), [line.case for line in lines] if i == 0 else [""] * len(lines))
             ax.set_ylim(len(lines) - 0.4, -0.6)
             ax.grid(visible=False, axis="y")
-        style.legend(figure, handles)
         return figure
 
 
-def _parts(ax: Axes, lines: Sequence[Line]) -> list[Artist]:
-    """Draw the parts as shares of the timed step, so that the bar ends where the step does; return legend handles."""
-    starts, handles = [0.0] * len(lines), list[Artist]()
-    for column, label, color in PARTS:
+def _parts(ax: Axes, lines: Sequence[Line]) -> None:
+    """Draw the parts as shares of the timed step, so that the bar ends where the step does."""
+    starts = [0.0] * len(lines)
+    for column, _, color in PARTS:
         widths = []
         for line in lines:
             whole = sum(line.values[name].median for name, _, _ in PARTS)
             step = line.values["seconds_per_step"].median
             widths.append(1e3 * step * line.values[column].median / whole if whole > 0 else 0.0)
         ax.barh(range(len(lines)), widths, left=starts, color=color, height=0.7)
-        handles.append(Patch(color=color, label=label))
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     for place, line in enumerate(lines):
         _whisker(ax, line, "seconds_per_step", place, 1e3)
     ax.set_xlabel("ms per step")
-    return handles
 
 
 def _ratio(ax: Axes, lines: Sequence[Line]) -> None:

@@ -1,14 +1,16 @@
 """How many steps LoRA+ saves: both methods' curves, and the speed-up read off them horizontally.
 
 The form of figure 7 of the LoRA+ paper (Hayou et al. 2024, arXiv:2402.12354). Its "2X" is defined nowhere; here it is
-the steps that LoRA takes to its own final score over the steps that LoRA+ takes to the same score.
+the steps that LoRA takes to its own final score over the steps that LoRA+ takes to the same score. A factor needs equal
+tuning: both methods with as many cells, neither one's best cell on the border of its grid, and more than one seed. Else
+the curves are drawn and the figure says why there is no factor.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plots import curves, lines, rank, style
+from plots import curves, heatmap, lines, page, rank, style
 from plots.curves import CurveTable
-from plots.settings import fixed_text, split
+from plots.grid import at_edge
+from plots.settings import Panel, fixed_text, split
 from plots.tidy import CellTable, StudyInfo
 
 STANDARD, PLUS = "lora", "lora+"
@@ -59,36 +62,58 @@ class Reading:
 class SpeedupTable:
     """The curves of the best cell of LoRA and of LoRA+, and each panel's reading, by panel title.
 
-    `of_seeds`: the same reading off each seed's own pair of curves. `collapsed`: panels whose LoRA has a collapsed
-    seed, and with it no score worth reaching.
+    `of_seeds`: the same reading off each seed's own pair of curves. `unread`: why the other panels have no reading.
     """
 
     curves: CurveTable
     readings: dict[str, Reading]
     of_seeds: dict[str, tuple[Reading, ...]]
-    collapsed: tuple[str, ...] = ()
+    unread: dict[str, tuple[str, ...]]
+
+    @property
+    def panels(self) -> list[Panel]:
+        """A panel for each set of varying settings, with LoRA's best cell and LoRA+'s."""
+        best = self.curves.best
+        return lines.arrange(best, free=rank.RANK, apart=[name for name in best.varying if name != "rank"])
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> SpeedupTable:
     """Return the curves of the best cell of LoRA and of LoRA+ (see `plots.curves`), and the speed-up."""
-    both = curves.tidy(df[df["method"].isin((STANDARD, PLUS))], study)
-    both = CurveTable(
-        best=both.best.where(both.best.cells["series"].isin((STANDARD, PLUS))), points=both.points, trivial=both.trivial
-    )  # fmt: skip
+    both = curves.tidy(df, study)
+    pair = both.best.where(both.best.cells["series"].isin((STANDARD, PLUS)))
+    both = replace(both, best=pair)
     stored = dict(zip(df["trial_id"], df["curve"], strict=True))
     seeds = {trial_id: int(seed) for trial_id, seed in zip(df["trial_id"], df["seed"], strict=True)}
-    readings, of_seeds, collapsed = {}, {}, []
-    for title, panel in split(both.best, within=rank.WITHIN):
-        if (panel.cells.loc[panel.cells["series"] == STANDARD, "n_collapsed"] > 0).any():
-            collapsed.append(title)
-            continue
+    readings, of_seeds, unread = {}, {}, {}
+    grids = dict(split(heatmap.tidy(df, study), within=rank.RANK))
+    for title, panel in split(pair, within=rank.RANK):
         ids = {series: _ids(panel, series) for series in (STANDARD, PLUS)}
-        if all(ids.values()):
-            found = read(*(_mean_curve(both.points, ids[s][0]) for s in ids), higher=panel.higher_is_better)
-            if found is not None:
-                readings[title] = found
-                of_seeds[title] = _seed_readings(stored, seeds, ids, higher=panel.higher_is_better)
-    return SpeedupTable(curves=both, readings=readings, of_seeds=of_seeds, collapsed=tuple(collapsed))
+        if not all(ids.values()):
+            continue
+        found = read(*(_mean_curve(both.points, ids[s][0]) for s in ids), higher=panel.higher_is_better)
+        reasons = _reasons(panel, grids[title])
+        if reasons:
+            unread[title] = reasons
+        elif found is not None:
+            readings[title] = found
+            of_seeds[title] = _seed_readings(stored, seeds, ids, higher=panel.higher_is_better)
+    return SpeedupTable(curves=both, readings=readings, of_seeds=of_seeds, unread=unread)
+
+
+def _reasons(best: CellTable, grid: CellTable) -> tuple[str, ...]:
+    """Return why no factor may be read off the best cells of one panel, given the grid of both methods."""
+    cell = {str(one["series"]): one for _, one in best.cells.iterrows()}
+    standard, plus = cell[STANDARD], cell[PLUS]
+    found = ["LoRA collapsed"] if standard["n_collapsed"] > 0 else []
+    if standard["n_choices"] != plus["n_choices"]:
+        found.append(f"tuning was unequal ({standard['n_choices']} cells of LoRA, {plus['n_choices']} of LoRA+)")
+    for series, one in cell.items():
+        near = grid.cells[grid.cells["rank"] == one["rank"]]
+        own = near if series == PLUS else near[near["series"] == STANDARD]  # LoRA is LoRA+ at a ratio of 1
+        if at_edge(one, own):
+            found.append(f"the best cell of {style.label(series)} lies on its grid's border")
+    n_seeds = int(min(standard["n_ok"], plus["n_ok"]))
+    return (*found, *(["there is one seed only"] if n_seeds < 2 else []))
 
 
 def read(standard_2xP: Floats, plus_2xP: Floats, *, higher: bool) -> Reading | None:
@@ -130,18 +155,24 @@ def draw(table: SpeedupTable, ax: Axes | None = None) -> Figure:
         best.facts, fixed_text(best), rank.choice_text(best.cells),
         "speed-up: steps of LoRA to its own final score / steps of LoRA+ to the same, linear between points of the "
         "curves; first crossings", *(_words(table, title) for title in table.readings),
-        *(f"{title}: LoRA collapsed, nothing to read off" for title in table.collapsed),
+        *(f"{_named(title)}no speed-up is given: {', '.join(reasons)}" for title, reasons in table.unread.items()),
     )  # fmt: skip
+    panels = table.panels
+    titles = {tuple(panel.cells["trial_ids"]): title for title, panel in panels}
 
     def panel(panel_ax: Axes, one: CellTable) -> None:
         curves.draw_panel(panel_ax, one, table.curves.points)
-        titles = [title for title, other in split(best, within=rank.WITHIN) if other.cells.equals(one.cells)]
-        if titles and titles[0] in table.readings:
-            _read_off(panel_ax, table.readings[titles[0]])
-        elif titles and titles[0] in table.collapsed:
-            _say(panel_ax, "LoRA collapsed")
+        title = titles[tuple(one.cells["trial_ids"])]
+        if title in table.readings:
+            _read_off(panel_ax, table.readings[title])
+        elif title in table.unread:
+            _say(panel_ax, "no speed-up is given:\n" + "\n".join(table.unread[title]))
 
-    return lines.draw_panels(best, ax, panel, within=rank.WITHIN, text=text, legend=curves.legend(best.cells))
+    return lines.draw_panels(panels, ax, panel, text=text, legend=curves.legend(panels))
+
+
+def _named(title: str) -> str:
+    return f"{title}: " if title else ""
 
 
 def _read_off(ax: Axes, reading: Reading) -> None:
@@ -154,7 +185,7 @@ def _read_off(ax: Axes, reading: Reading) -> None:
     middle = (reading.steps_plus + reading.steps_standard) / 2
     ax.annotate(
         f"speed-up {reading.words}×", (middle, reading.target), (0, 4), textcoords="offset points", ha="center",
-        va="bottom", fontsize=9, weight="bold", gid="reading",
+        va="bottom", fontsize=page.pt(9), weight="bold", gid="reading",
     )  # fmt: skip
 
 
@@ -162,7 +193,14 @@ def _say(ax: Axes, text: str) -> None:
     """Write why there is no reading, in the middle of the panel's height, where no curve begins or ends."""
     ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}  # where a curve does pass
     ax.annotate(
-        text, (0.98, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=9, gid="reading", bbox=ground
+        page.wrap(text, 0.9 * style.width_of(ax), page.pt(8)),
+        (0.98, 0.5),
+        xycoords="axes fraction",
+        ha="right",
+        va="center",
+        fontsize=page.pt(8),
+        gid="reading",
+        bbox=ground,
     )
 
 
@@ -176,7 +214,7 @@ def _words(table: SpeedupTable, title: str) -> str:
         bound = reading.at_once_standard or reading.at_once_plus
         found = f"{reading.steps_standard:.0f} / {reading.steps_plus:.0f} steps {'' if bound else '= '}{reading.words}"
     each = ", ".join(one.words for one in seeds)
-    return f"{title}: {found}; seed by seed: {each or 'no pairs of seeds'}"
+    return f"{_named(title)}{found}; seed by seed: {each or 'no pairs of seeds'}"
 
 
 def _ids(panel: CellTable, series: str) -> tuple[str, ...]:

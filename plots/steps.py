@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.record import Status
-from plots import heatmap, levels, marks, style
+from plots import heatmap, levels, marks, page, style
 from plots.grid import grid_of
 from plots.heatmap import PAPER_TOY, Form
 from plots.levels import Trivial
@@ -63,17 +63,14 @@ def draw(table: StepTable, ax: Axes | None = None, *, form: Form = PAPER_TOY) ->
         cells = [one for _, one in table.panels]
         grids = [grid_of(one, "eta_B") for one in cells]
         entries = marks.legend_entries(grids, form, roomy=any(heatmap.is_roomy(one) for one in cells))
-        sizes = [heatmap.size_of(grid, form) for grid in grids]
-        margins = replace(heatmap.margins_of(grids, form), right=COLUMN)
-        per_row = max(1, len(table.panels) // len(_NAMES))
-        lines = style.legend_lines([str(e.get_label()) for e in entries], sum(w + 1.8 for w, _ in sizes[:per_row]))
-        text = _caption(table)
-        figure, axes = style.panels(sizes, text=text, margins=margins, legend_lines=lines, per_row=per_row)
-        for panel_ax, (title, one) in zip(axes, table.panels, strict=True):
-            heatmap.draw(one, panel_ax, form=form, clip=_clip(table, one))
-            panel_ax.set_title(title, loc="left")
+        figure, axes = page.panels(
+            [heatmap.size_of(grid, form) for grid in grids], text=_caption(table), legend=entries,
+            titles=[title for title, _ in table.panels], per_row=max(1, len(table.panels) // len(_NAMES)),
+            margins=replace(heatmap.margins_of(grids, form), right=COLUMN),
+        )  # fmt: skip
+        for panel_ax, (_, one) in zip(axes, table.panels, strict=True):
+            heatmap.draw(one, panel_ax, form=form, clip=_clip(table, one), titled=False)
             heatmap.colour_bar(figure, panel_ax, one, clip=_clip(table, one), level=_level(table, one))
-        style.legend(figure, entries, lines=lines)
         return figure
 
 

@@ -68,20 +68,32 @@ def legend(drawn: Chart) -> Html:
 
 
 def _swatch(line: Line) -> Html:
-    dash = "4 3" if line.level else None
-    inside = join(el("path", d="M0 7H26", class_="stroke", stroke_dasharray=dash), _marker(line.series, 13, 7))
+    dash = _dash(line)
+    inside = join(el("path", d="M0 7H26", class_="stroke", stroke_dasharray=dash), _marker(line, 13, 7))
     return el(
-        "svg", el("g", inside, style=_colour(line.series), class_="series"), width=26, height=14,
+        "svg", el("g", inside, style=_colour(line), class_="series"), width=26, height=14,
         viewBox="0 0 26 14", aria_hidden="true",
     )  # fmt: skip
 
 
-def _colour(series: str) -> str:
-    return f"--c:{style.look(series).color}"
+def _look(line: Line) -> style.Look:
+    return style.look(line.series, line.variant)
 
 
-def _marker(series: str, x: float, y: float) -> Html:
-    shape = _SHAPES.get(style.look(series).marker, _CIRCLE)
+def _colour(line: Line) -> str:
+    return f"--c:{_look(line).color}"
+
+
+def _dash(line: Line) -> str | None:
+    """Return SVG's dash pattern, in pixels; a level is always dashed."""
+    dash = _look(line).dash
+    if isinstance(dash, tuple):
+        return " ".join(f"{2 * length:g}" for length in dash[1])
+    return "5 4" if line.level else {"--": "6 3", ":": "1.5 2.5", "-.": "7 2.5 1.5 2.5"}.get(dash)
+
+
+def _marker(line: Line, x: float, y: float) -> Html:
+    shape = _SHAPES.get(str(_look(line).marker), _CIRCLE)
     return el("path", d=shape, transform=f"translate({x:.1f} {y:.1f})", class_="fill")
 
 
@@ -92,15 +104,15 @@ def _line(line: Line, drawn: Chart, axes: _Axes, *, as_percent: bool) -> Html:
         path, at = f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}", [(float(WIDTH - RIGHT - 8), y)]
     else:
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
-    dash = "5 4" if line.level else None
+    dash = _dash(line)
     tips = [_tip(line, p, drawn, as_percent=as_percent) for p in line.points]
     points = [
-        el("g", _marker(line.series, x, y), data_tip=tip, aria_label=tip, role="img", tabindex="-1", class_="point")
+        el("g", _marker(line, x, y), data_tip=tip, aria_label=tip, role="img", tabindex="-1", class_="point")
         for (x, y), tip in zip(at, tips, strict=True)
     ]
     return el(
         "g", _spread(line, drawn, axes), el("path", d=path, class_="stroke", stroke_dasharray=dash), points,
-        class_="series", style=_colour(line.series),
+        class_="series", style=_colour(line),
     )  # fmt: skip
 
 

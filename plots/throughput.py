@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from plots import style
+from plots import page, style
 
 PEER_LABELS = {
     "b0": "B0: padded to 128",
@@ -84,12 +84,13 @@ def bars(speeds: Speeds) -> Figure:
     note = "Bars: median over interleaved rounds; lines: lowest to highest round; hatched: bf16"
     with style.settings():
         sizes = [(4.6, _BAR * len(group) + 0.2) for group in groups]
-        margins = style.Margins(left=2.1, right=0.75, top=0.4, bottom=0.55)
-        figure, axes = style.panels(sizes, text=f"{speeds.facts}. {note}.", margins=margins, legend_lines=0, per_row=1)
         titles = {"train": "training", "eval": "evaluation", "sweep": "a whole sweep, start-up included"}
-        for ax, part, group in zip(axes, parts, groups, strict=True):
+        figure, axes = page.panels(
+            sizes, text=f"{speeds.facts}. {note}.", titles=[titles[part] for part in parts], per_row=1,
+            margins=page.Margins(left=2.1, right=0.75, bottom=0.55),
+        )  # fmt: skip
+        for ax, group in zip(axes, groups, strict=True):
             _bars(ax, group)
-            ax.set_title(titles[part], loc="left")
         return figure
 
 
@@ -102,12 +103,13 @@ def cost(speeds: Speeds, *, x: str, part: str, ax: Axes | None = None) -> Figure
             _cost(ax, cells, x)
             ax.legend()
             return style.figure_of(ax)
-        n_lines = -(-cells.groupby(["contender", "precision"]).ngroups // 2)
-        figure, axes = style.panels(
-            [(5.4, 3.0)], text=f"{speeds.facts}. {note}.", margins=style.Margins(bottom=0.6), legend_lines=n_lines
-        )
+        aside = Figure().add_subplot()  # what there is to draw is known when it is drawn
+        _cost(aside, cells, x)
+        figure, axes = page.panels(
+            [(5.4, 3.0)], text=f"{speeds.facts}. {note}.", legend=aside.get_legend_handles_labels()[0],
+            margins=page.Margins(bottom=0.6),
+        )  # fmt: skip
         _cost(axes[0], cells, x)
-        style.legend(figure, axes[0].get_legend_handles_labels()[0], lines=n_lines)
         return figure
 
 

@@ -7,7 +7,7 @@ is never silently over fewer seeds.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -18,14 +18,10 @@ import pandas as pd
 from bench import choice
 from bench.errors import BadInput
 from bench.record import Status
-from bench.spec import Study, TrainBudget, Trial, round_rate
+from bench.spec import Study, Trial, round_rate
 from bench.summary import MIN_SEEDS_FOR_SPREAD, right_bits, spread_of_mean
+from bench.varying import SETTINGS, settings_of, varying
 
-# What a cell is: every setting of a trial but its seed. Derived columns (lr_ratio, head_learning_rate) are left out.
-SETTINGS: tuple[str, ...] = (
-    *(f.name for f in fields(Trial) if f.name not in ("seed", "budget", "meaning", "spec_version")),
-    *(f.name for f in fields(TrainBudget) if f.name not in ("eval_steps", "n_select")),
-)
 _OTHERS = tuple(name for name in SETTINGS if name not in choice.AXES)
 LOSSES = frozenset({"eval_loss", "train_loss", "loss", "perplexity"})
 Measure = Literal["metric_value", "accuracy", "best_metric", "eval_loss", "train_loss"]
@@ -72,10 +68,12 @@ class CellTable:
 
     Columns of `cells`: SETTINGS, `lr_ratio`, `series` (see `series_of`), `mean`, `stderr`, `stderr_kind` ("seeds",
     "examples" or None), `select` (mean of select_metric), `n_expected`, `n_ok`, `n_diverged`, `n_collapsed`,
-    `n_missing`, `trial_ids`. `mean` is over the n_ok seeds that ended with a value.
+    `n_missing`, `trial_ids`. `mean` is over the n_ok seeds that ended with a value. `varying` names the settings other
+    than method and rates that have several values in the study (`bench.varying`), whichever of its cells are left here.
     """
 
     cells: pd.DataFrame
+    varying: tuple[str, ...]
     metric_name: str
     higher_is_better: bool
     facts: Facts
@@ -94,7 +92,13 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, measure: Measure =
     n_seeds = len(study.seeds) or int(rows["seed"].nunique())
     cells = _cells(_flag(rows, measure), n_seeds=None if study.trials is not None else n_seeds)
     facts = _facts(rows, study, n_seeds, n_other)
-    return CellTable(cells=cells, metric_name=metric_name, higher_is_better=better, facts=facts)
+    return CellTable(
+        cells=cells,
+        varying=varying(cells[list(SETTINGS)].to_dict("records")),  # type: ignore[arg-type]
+        metric_name=metric_name,
+        higher_is_better=better,
+        facts=facts,
+    )
 
 
 def rows_of_study(df: pd.DataFrame, study: StudyInfo) -> tuple[pd.DataFrame, int]:
@@ -169,7 +173,7 @@ def _planned(trials: tuple[Trial, ...]) -> pd.DataFrame:
 
 def _planned_row(trial: Trial) -> dict[str, Any]:
     """Return the settings of a trial, spelled as bench.record.to_row spells them."""
-    row = {name: getattr(trial.budget if hasattr(trial.budget, name) else trial, name) for name in SETTINGS}
+    row = settings_of(trial)
     for name in ("target_modules", "layers_to_transform"):
         row[name] = None if row[name] is None else json.dumps(row[name])
     return row | {"trial_id": trial.trial_id, "seed": trial.seed, "head_policy": str(trial.head_policy)}

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from bench.widths import SCALINGS, Scaling, Updates, exponents
-from plots import style
+from plots import page, style
 
 HALVES = (
     ("of_A", r"$|B\,\Delta A\,x|$, A's update", style.PALETTE[0], "o"),
@@ -28,7 +28,11 @@ def draw(found: Sequence[Updates]) -> Figure:
         "least squares on the medians, 95 % bootstrap intervals over seeds."
     )
     with style.settings():
-        figure, axes = style.panels([(2.9, 2.5)] * len(SCALINGS), text=text, margins=style.Margins(bottom=0.6))
+        figure, axes = page.panels(
+            [(2.9, 2.5)] * len(SCALINGS), text=text, titles=[title(scaling) for scaling in SCALINGS],
+            legend=[Line2D([], [], color=c, marker=m, label=label) for _, label, c, m in HALVES],
+            margins=page.Margins(bottom=0.6),
+        )  # fmt: skip
         for ax, scaling in zip(axes, SCALINGS, strict=True):
             _panel(ax, [one for one in found if one.scaling == scaling], scaling)
         low = min(ax.get_ylim()[0] for ax in axes)
@@ -36,7 +40,6 @@ def draw(found: Sequence[Updates]) -> Figure:
         for ax in axes:
             ax.set_ylim(low, 30 * high)  # room for the exponents
         axes[0].set_ylabel("change of the output in one step")
-        style.legend(figure, [Line2D([], [], color=c, marker=m, label=label) for _, label, c, m in HALVES])
         return figure
 
 
@@ -53,7 +56,7 @@ def _panel(ax: Axes, own: Sequence[Updates], scaling: Scaling) -> None:
         low, middle, high = np.quantile(values_WxS, (0.25, 0.5, 0.75), axis=1)
         ax.plot(widths, middle, color=color, marker=marker, gid=name)
         ax.fill_between(widths, low, high, color=color, alpha=0.2, linewidth=0)
-        ax.annotate(f"exponent {exponent}", (0.03, height), xycoords="axes fraction", color=color, fontsize=9)
+        ax.annotate(f"exponent {exponent}", (0.03, height), xycoords="axes fraction", color=color, fontsize=page.pt(9))
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.xaxis.set_major_locator(FixedLocator(widths))
@@ -61,4 +64,3 @@ def _panel(ax: Axes, own: Sequence[Updates], scaling: Scaling) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("width n")
-    ax.set_title(title(scaling), loc="left")

@@ -68,7 +68,13 @@ def test_a_metric_without_a_standard_error_is_drawn_and_said_to_have_none() -> N
 def test_scattered_rates_of_a_search_make_no_heatmap() -> None:
     rng = np.random.default_rng(0)
     trials = tuple(trial("lora+", 10 ** rng.uniform(-4, -2), ratio=10 ** rng.uniform(0, 2)) for _ in range(40))
-    assert list(figures.all_figures(frame(trials), info(trials, (0,)))) == ["curves"]
+    made = figures.figure_set(frame(trials), info(trials, (0,)))
+    assert list(made.drawn) == ["scatter_zero_B", "rates", "curves"]
+    assert made.left_out == {"heatmap_eta_B_zero_B": "the pairs of rates are no grid: scatter shows them"}
+    (ax,) = panel_axes(made.drawn["scatter_zero_B"])
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    (points,) = [c for c in ax.collections if c.get_gid() == "cells"]
+    assert len(points.get_offsets()) == sum(not np.isnan(score(t)) and True for t in trials if score(t) == score(t))
 
 
 def test_mixed_code_and_dirty_commits_are_in_the_caption() -> None:
@@ -78,6 +84,34 @@ def test_mixed_code_and_dirty_commits_are_in_the_caption() -> None:
     caption = style.figure_caption(heatmap.draw(heatmap.tidy(df, info(trials, (0,)))))
     assert "commit 0123456, fedcba9+" in caption
     assert "Rows of 2 versions of the harness are mixed" in caption
+
+
+def test_a_grid_of_both_rates_has_no_heatmap_over_the_ratio_and_one_evaluation_no_curves() -> None:
+    etas_A, etas_B = (1e-4, 2e-4, 5e-4, 1e-3), (2e-4, 4e-4, 1e-3, 2e-3)
+    trials = tuple(trial("lora" if a == b else "lora+", a, ratio=b / a, eta_B=b) for a in etas_A for b in etas_B)
+    df = frame(trials)
+    df["curve"] = [list(curve)[-1:] for curve in df["curve"]]
+    made = figures.figure_set(df, info(trials, (0,)))
+    assert list(made.drawn) == ["heatmap_eta_B_zero_B", "rates"]
+    assert "over lambda most positions would be empty" in made.left_out["heatmap_lr_ratio_zero_B"]
+    assert "evaluated once" in made.left_out["curves"]
+
+
+def test_the_form_for_a_column_is_240_pt_wide_readable_and_has_its_caption_beside_it(tmp_path: Path) -> None:
+    trials = mixed((0, 1))
+    wide, narrow = (figures.figure_set(frame(trials), info(trials), form=form).drawn for form in ("full", "column"))
+    assert list(narrow) == [f"column_{name}" for name in wide]
+    for name, figure in narrow.items():
+        assert 72 * figure.get_size_inches()[0] == pytest.approx(240)
+        png, pdf = style.save(figure, tmp_path, name)
+        written = (tmp_path / f"{name}.txt").read_text(encoding="utf-8").strip()
+        assert written == style.figure_caption(figure) == style.figure_caption(wide[name.removeprefix("column_")])
+        shown = [t for t in figure.findobj(lambda a: hasattr(a, "get_fontsize")) if t.get_visible() and t.get_text()]
+        assert min(text.get_fontsize() for text in shown) >= 6
+        assert not [text for text in shown if text.get_text().startswith("Study")]
+        assert (png.suffix, pdf.suffix) == (".png", ".pdf")
+    style.save(wide["rank"], tmp_path, "rank")
+    assert not (tmp_path / "rank.txt").exists()
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -107,6 +141,14 @@ def test_formats_and_looks() -> None:
 
 
 SERIES = [m for m in methods.names() if m != "mora"] + [f"mora-{kind}" for kind in (1, 2, 3, 4, 6)]
+
+
+def test_no_two_lines_look_alike_however_many_there_are() -> None:
+    known = [style.look(s, k) for s in (*SERIES, "of-another-version", "a-third") for k in range(200)]
+    assert len({(look.color, look.marker, look.dash) for look in known}) == len(known)
+    for series in SERIES:
+        mine = [style.look(series, k) for k in range(200)]
+        assert len({(look.color, look.marker) for look in mine}) == len({look.dash for look in mine}) == len(mine)
 
 
 def test_every_method_has_a_colour_and_a_marker_of_its_own() -> None:

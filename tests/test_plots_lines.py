@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from bench.spec import Trial
 from plots import curves, figures, rank, rates, style
 from tests.plot_helpers import ETAS, RATIOS, exact, gids, info, mixed, panel_axes
 from tests.plot_rows import frame, lora_grid, trial
@@ -18,10 +21,11 @@ def test_rates_show_each_single_rate_method_and_break_at_cells_without_value() -
         drop=lambda t: t.method == "full" and t.eta_A == 1e-3 / 40,
     )
     figure = rates.draw(rates.tidy(df, info(trials)))
-    first, second = panel_axes(figure)
+    first, second = panel_axes(figure)  # nine lines are too many for one
     labels = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert labels[:4] == [f"LoRA ({style.ETA_A} = {style.ETA_B})", "MoRA type 1", "MoRA type 6", "full fine-tuning"]
-    assert labels[4:] == ["mean of fewer seeds", "a seed diverged", "not run"]
+    expected = ["LoRA (λ = 1)", "LoRA+ (best λ)", "MoRA type 1", "MoRA type 6", "full fine-tuning"]
+    assert labels[:5] == expected
+    assert labels[5:] == ["mean of fewer seeds", "a seed diverged", "not run"]
     (line,) = gids(first, "line full")
     np.testing.assert_array_equal(np.isnan(line.get_ydata()), [False, True, False])  # type: ignore[attr-defined]
     assert [list(m.get_xdata()) for m in gids(first, "missing full")] == [[1e-3 / 40]]  # type: ignore[attr-defined]
@@ -30,6 +34,56 @@ def test_rates_show_each_single_rate_method_and_break_at_cells_without_value() -
     assert gids(second, "diverged mora-1") == []
     assert first.get_ylim() == second.get_ylim()
     assert "1 not run, 2 with a diverged seed" in style.figure_caption(figure)
+
+
+def test_rates_have_lora_plus_at_the_best_ratio_that_the_held_out_part_chose() -> None:
+    trials = lora_grid(ETAS, RATIOS, (0,))
+    df = exact(trials, {(e, 100.0, 0): 0.7 for e in ETAS} | {(e, 10.0, 0): 0.9 for e in ETAS})
+    df["select_metric"] = np.where(df["lr_ratio"].eq(100.0), 0.99, 0.5)
+    cells = rates.tidy(df, info(trials, (0,))).cells
+    assert cells.loc[cells["series"] == "lora+", "mean"].tolist() == [0.7] * 3
+    assert cells.loc[cells["series"] == "lora", "lr_ratio"].tolist() == [1.0] * 3
+
+
+def test_a_collapsed_seed_has_its_mark_below_the_points_where_no_tick_is() -> None:
+    trials = lora_grid(ETAS, (1,), (0,)) + lora_grid(ETAS, (1,), (0,), rank=2)
+    df = frame(trials, surface=lambda t: 0.5 if t.eta_A == 1e-4 else 0.8)
+    df["collapsed"] = df["eta_A"] == 1e-4
+    (ax,) = panel_axes(rates.draw(rates.tidy(df, info(trials, (0,)))))
+    marks = [gids(ax, f"collapsed lora rank {r}")[0] for r in (2, 8)]
+    assert [list(mark.get_xdata()) for mark in marks] == [[1e-4], [1e-4]]  # type: ignore[attr-defined]
+    low, high = (mark.get_ydata()[0] for mark in marks)  # type: ignore[attr-defined]
+    assert 0 < low < high, "one row for each line"
+    assert ax.get_ylim()[0] + high * np.ptp(ax.get_ylim()) < 0.5 <= min(ax.get_yticks())
+
+
+def test_every_setting_that_varies_tells_lines_apart_or_panels_where_they_are_many() -> None:
+    def swept(alphas: tuple[float, ...]) -> tuple[Trial, ...]:
+        return tuple(
+            replace(t, lora_alpha=alpha, target_modules=modules, lora_dropout=0.1)
+            for t in lora_grid(ETAS, (1,), (0, 1))
+            for alpha in alphas
+            for modules in (("query",), ("query", "value"))
+        )
+
+    trials = swept((8.0, 16.0))
+    for figure in (
+        rates.draw(rates.tidy(frame(trials), info(trials))),
+        curves.draw(curves.tidy(frame(trials), info(trials))),
+    ):
+        (ax,) = panel_axes(figure)
+        drawn = [a for a in ax.lines if str(a.get_gid()).startswith("line ")]
+        assert len({(a.get_color(), a.get_linestyle(), a.get_gid()) for a in drawn}) == len(drawn) == 4
+        assert len({a.get_color() for a in drawn}) == 4
+        labels = [t.get_text().split(" (")[0] for t in figure.legends[0].get_texts()]
+        assert labels[:4] == [
+            f"LoRA, lora_alpha {a}, target_modules {m}" for a in (8, 16) for m in ("query", "query, value")
+        ]
+        assert "lora_dropout 0.1" in style.figure_caption(figure)
+        assert "lora_alpha" not in style.figure_caption(figure)
+    many = swept((4.0, 8.0, 16.0, 32.0, 64.0))
+    titles = [ax.get_title(loc="left") for ax in panel_axes(rates.draw(rates.tidy(frame(many), info(many))))]
+    assert titles == [f"lora_alpha {a}" for a in (4, 8, 16, 32, 64)]
 
 
 def test_rank_chooses_on_select_and_shows_metric_value() -> None:
@@ -80,6 +134,7 @@ def test_curves_average_over_all_seeds_of_the_best_cell(n: int) -> None:
     np.testing.assert_array_equal(line.get_xdata(), points["step"])  # type: ignore[attr-defined]
     legend = [t.get_text() for t in figure.legends[0].get_texts()]
     assert any(text.startswith(f"LoRA+ (rank {plus['rank']:g}, ") and "λ" in text for text in legend)
+    assert all(tick == int(tick) for tick in panel_axes(figure)[0].get_xticks())
 
 
 def test_curves_by_rank_compare_methods_of_one_size() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
 
 
+FORM_HELP = "full; column: 240 pt wide, for a column of a paper; paper, paper-column: the LoRA+ paper's figures"
 ROWS_HELP = "draw all rows of a file that bench export wrote, as they are; several times: of several, together"
 
 
@@ -25,10 +27,10 @@ ROWS_HELP = "draw all rows of a file that bench export wrote, as they are; sever
 def command(
     selection: Selection,
     rows: Annotated[list[Path] | None, typer.Option("--rows", help=ROWS_HELP)] = None,
-    form: Annotated[str, typer.Option("--form", help="full, or paper: the LoRA+ paper's figures")] = "full",
+    form: Annotated[str, typer.Option("--form", help=FORM_HELP)] = "full",
 ) -> int:
     """Draw the figures of a study from its finished trials: PNG and PDF."""
-    fields.choice("full", "paper")(form, "--form")
+    fields.choice("full", "paper", "column", "paper-column")(form, "--form")
     paths = _of_files(rows, selection.results_dir, form) if rows else _of_study(selection, form)
     for path in paths:
         print(path)
@@ -94,11 +96,13 @@ def _save(
 
     try:
         figures_dir.mkdir(parents=True, exist_ok=True)
-        chosen: figures.FigureForm = "paper" if form == "paper" else "full"
-        drawn = figures.all_figures(table.to_pandas(), StudyInfo(**info), form=chosen, clip=clip)
-        for name, figure in drawn.items():
+        chosen = cast("figures.FigureForm", form)
+        made = figures.figure_set(table.to_pandas(), StudyInfo(**info), form=chosen, clip=clip)
+        for name, figure in made.drawn.items():
             png, _ = style.save(figure, figures_dir, name)
             yield png
+        for name, reason in made.left_out.items():
+            print(f"{name} is left out: {reason}", file=sys.stderr)
     except OSError as error:
         way_out = "free space or change its permissions"
         raise BadInput(str(figures_dir), "must be writable", got=error.strerror, way_out=way_out) from error

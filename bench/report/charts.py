@@ -13,7 +13,8 @@ from bench import landscape, stats
 from bench.comparison.numbers import Comparison
 from bench.methods import arm_label
 from plots import curves, heatmap, rank, rates, tidy
-from plots.lines import series_in
+from plots.lines import Line as Arranged
+from plots.lines import arrange, lines_in, series_in
 from plots.settings import split
 from plots.style import label, rate, ratio
 from plots.tidy import CellTable, StudyInfo, choose
@@ -38,6 +39,7 @@ class Line:
     label: str
     points: tuple[Point, ...]
     level: bool = False
+    variant: int = 0  # of the series: its settings, see plots.lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,13 +86,13 @@ def _ratio(df: pd.DataFrame, info: StudyInfo) -> Iterable[Chart]:
 
 def _rank(df: pd.DataFrame, info: StudyInfo) -> Iterable[Chart]:
     table = rank.tidy(df, info)
-    for title, panel in split(table, within=rank.WITHIN):
+    for title, panel in arrange(table, free=rank.RANK):
         lines = []
-        for series in series_in(panel.cells):
-            cells = panel.cells[panel.cells["series"] == series].sort_values("rank")
+        for one in lines_in(panel.cells):
+            cells = one.cells.sort_values("rank")
             level = bool(cells["rank"].isna().all())
             found = [_point(c, 0.0 if level else c["rank"], _rates_of(c)) for _, c in cells.iterrows()]
-            lines.append(Line(series=series, label=label(series), points=tuple(found), level=level))
+            lines.append(_line(one, one.label, found, level=level))
         yield Chart(
             kind="rank", title=title, x_label="rank", x_scale="category", lines=tuple(lines),
             note="the best cell of each method and rank; a method without ranks is a level",
@@ -100,19 +102,27 @@ def _rank(df: pd.DataFrame, info: StudyInfo) -> Iterable[Chart]:
 def _curves(df: pd.DataFrame, info: StudyInfo) -> Iterable[Chart]:
     table = curves.tidy(df, info)
     by_cell = dict(list(table.points.groupby("cell", sort=False)))
-    for title, panel in split(table.best, within=rank.WITHIN):
+    for title, panel in curves.arranged(table):
         lines = []
-        for series in series_in(panel.cells):
-            for _, cell in panel.cells[panel.cells["series"] == series].iterrows():
+        for one in lines_in(panel.cells):
+            for _, cell in one.cells.iterrows():
                 points = by_cell.get(cell["trial_ids"][0])
                 if points is not None:
-                    found = tuple(_curve_point(p) for _, p in points.iterrows())
-                    lines.append(Line(series=series, label=f"{label(series)}, {_rates_of(cell)}", points=found))
+                    found = [_curve_point(p) for _, p in points.iterrows()]
+                    lines.append(_line(one, f"{one.label}, {_rates_of(cell)}", found))
         yield Chart(
             kind="curves", title=title, x_label="training step", x_scale="linear", lines=tuple(lines),
             note="the best cell of each method, mean over seeds; bands: ± 1 standard error over seeds from 3 of them, "
             "else the lowest to the highest seed",
         )  # fmt: skip
+
+
+def _line(one: Arranged, label: str, points: Iterable[Point], *, level: bool = False) -> Line:
+    return Line(series=one.series, variant=one.variant, label=label, points=tuple(points), level=level)
+
+
+def _ratio_of(cell: pd.Series[Any]) -> str:
+    return "" if pd.isna(cell["lr_ratio"]) or cell["lr_ratio"] == 1 else f"λ {ratio(cell['lr_ratio'])}"
 
 
 def _curve_point(p: pd.Series[Any]) -> Point:
@@ -121,16 +131,17 @@ def _curve_point(p: pd.Series[Any]) -> Point:
 
 
 def _rates(df: pd.DataFrame, info: StudyInfo) -> Iterable[Chart]:
-    for title, panel in split(rates.tidy(df, info)):
+    for title, panel in arrange(rates.tidy(df, info)):
         lines = []
-        for series in series_in(panel.cells):
-            cells = panel.cells[panel.cells["series"] == series].sort_values("eta_A")
-            found = tuple(_point(c, c["eta_A"], "") for _, c in cells.iterrows() if np.isfinite(c["mean"]))
-            equal = " (η_A = η_B)" if series in ("lora", "lora+") else ""
-            lines.append(Line(series=series, label=f"{label(series)}{equal}", points=found))
+        for one in lines_in(panel.cells):
+            cells = one.cells.sort_values("eta_A")
+            found = [_point(c, c["eta_A"], _ratio_of(c)) for _, c in cells.iterrows() if np.isfinite(c["mean"])]
+            if found:
+                lines.append(_line(one, rates.label(one), found))
         yield Chart(
             kind="rates", title=title, x_label="learning rate η_A", x_scale="log", lines=tuple(lines),
-            note="every cell with one learning rate; cells without a score (diverged, not run) have no point",
+            note="every method over η_A, LoRA+ at the best of its λ for each; cells without a score (diverged, not run)"
+            " have no point",
         )  # fmt: skip
 
 
@@ -139,7 +150,7 @@ def _tuning(df: pd.DataFrame, info: StudyInfo) -> Iterable[Chart]:
     if info.trials is None:
         return
     table = tidy.tidy(df, info)
-    for title, panel in split(table, within=("rank", "lora_alpha", "init")):
+    for title, panel in split(table, within=table.varying):
         lines = [line for name in series_in(panel.cells) if (line := _tuning_line(name, panel)) is not None]
         yield Chart(
             kind="tuning", title=title, x_label="cells tried", x_scale="linear", lines=tuple(lines),

@@ -34,6 +34,7 @@ from bench.report.data import (
 from bench.spec import Study
 from bench.speed import summary
 from bench.summary import others_of
+from bench.varying import SETTINGS
 from plots import heatmap, tidy
 from plots.figures import is_grid
 from plots.grid import Grid, View, grid_of, limits
@@ -239,7 +240,7 @@ def _troubles(rows: pd.DataFrame, failed: pd.DataFrame) -> Iterable[Trouble]:
         "missing": rows[missing],
     }
     for kind, found in kinds.items():
-        keys = [name for name in tidy.SETTINGS if name in found.columns]
+        keys = [name for name in SETTINGS if name in found.columns]
         for _, group in found.groupby(keys, dropna=False, sort=False):
             yield _trouble(kind, group)
 
