@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_helpers import budget, random_data, trial
+from engine_helpers import budget, random_data, tiny_model, trial
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -147,6 +147,16 @@ def test_arguments_that_are_not_known_are_refused(heads: dict[str, Tensor]) -> N
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss", "gptj"])
 def test_what_transformers_computes_may_train(name: str) -> None:
     built(name)
+
+
+@pytest.mark.parametrize("changes", [{"head_policy": "paper"}, {"method": "full", "target_modules": None}])
+def test_whatever_is_trained_of_roberta_may_train(changes: dict[str, Any]) -> None:
+    """A head that is frozen in part, and every weight of several trials on the unpadded path."""
+    unread = dict.fromkeys(("rank", "lora_alpha", "use_rslora", "lora_dropout", "init", "eta_B"))
+    settings = {**unread, **changes} if "method" in changes else {**changes, "target_modules": ("query", "value")}
+    single = trial(budget=budget(precision="fp32"), **settings)
+    pack, options = Pack(trials=(single, single)), EngineOptions(device=torch.device("cpu"))
+    assert prepare(pack, random_data(), tiny_model(dtype=torch.float32), options).path.name == "unpadded"
 
 
 @pytest.fixture

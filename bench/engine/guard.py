@@ -232,7 +232,8 @@ def _masks_differ(bank: Bank, way: Path, loaded: LoadedModel, chunk: Chunk) -> s
 def _as_trial(plain: PreTrainedModel, bank: Bank, k: int) -> Iterator[None]:
     """Let the plain model compute with trial k's weights while inside: parameters in place, adapters by hooks."""
     own = dict(plain.named_parameters(remove_duplicate=False))
-    kept = {name: own[name].detach().clone() for name in bank.params.names() if name in own}
+    named = (*bank.params.names(), *bank.params.frozen)  # under head_policy "paper" a part of the head is not trained
+    kept = {name: own[name].detach().clone() for name in named if name in own}
     hooks = [_hook(plain, bank, shape, k) for shape in bank.shapes]
     try:
         with torch.no_grad():
