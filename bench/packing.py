@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from bench import pace, planner
+from bench import pace, planner, varying
 from bench.cache import write_atomic
 from bench.estimate import Place
 from bench.planner import Limits
@@ -86,7 +86,9 @@ def cost(pack: Pack) -> int:
 
 def lines(packs: Iterable[Pack], measured: Measured, place: Place) -> tuple[str, ...]:
     """Return a line for each kind of the packs, as they are planned: how many together, and what that rests on."""
-    return tuple(_line(pack, measured.get((place.device, kind))) for kind, pack in _largest_by_kind(packs).items())
+    found = _largest_by_kind(packs)
+    varied = varying.of_trials(trial for pack in found.values() for trial in pack.trials)
+    return tuple(_line(pack, measured.get((place.device, kind)), varied) for kind, pack in found.items())
 
 
 def settle(
@@ -187,8 +189,11 @@ def _steps_left(packs: Iterable[Pack], kind: str, finished: Collection[str]) -> 
     return sum(t.budget.max_steps for pack in of_kind for t in pack.trials if t.trial_id not in finished)
 
 
-def _line(pack: Pack, seconds: Mapping[int, float] | None) -> str:
-    text = f"packs of {pace.names(pack)}: {'one trial' if pack.size == 1 else f'up to {pack.size} trials'}"
+def _line(pack: Pack, seconds: Mapping[int, float] | None, varied: Sequence[str]) -> str:
+    own = varying.of_trials(pack.trials)
+    told = varying.words_of(pack.trials[0], [name for name in varied if name not in own])  # what tells kinds apart
+    named = ", ".join(part for part in (pace.names(pack), told) if part)
+    text = f"packs of {named}: {'one trial' if pack.size == 1 else f'up to {pack.size} trials'}"
     if not seconds or (pack.size > 1 and settled(seconds, pack.size) is None):
         return text if pack.size == 1 else f"{text}, as many as may fit into memory; their speed was not measured"
     tried = ", ".join(_tried(size, seconds[size]) for size in sorted(seconds))

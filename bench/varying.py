@@ -36,6 +36,18 @@ def settings_of(trial: Trial) -> dict[str, Any]:
     return {name: getattr(trial.budget if hasattr(trial.budget, name) else trial, name) for name in SETTINGS}
 
 
+def of_trials(trials: Iterable[Trial], *, but: Sequence[str] = (*SERIES, *RATES)) -> tuple[str, ...]:
+    """Return the settings, other than those of `but`, that have several values among the trials."""
+    return varying({trial.cell: settings_of(trial) for trial in trials}.values(), but=but)
+
+
+def words_of(trial: Trial, names: Sequence[str]) -> str:
+    """Return what a trial has of the settings `names`, as titles and legends have it."""
+    cell = settings_of(trial)
+    found = [(name, value(cell, name)) for name in names]
+    return ", ".join(named(name, one) for name, one in found if one is not None)
+
+
 def varying(cells: Iterable[Mapping[str, Any]], *, but: Sequence[str] = (*SERIES, *RATES)) -> tuple[str, ...]:
     """Return the settings, other than those of `but`, that have several values among the cells.
 

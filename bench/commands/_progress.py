@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from bench import varying
 from bench.commands import _show, _text
 from bench.record import Record
 from bench.spec import Trial
@@ -26,10 +27,10 @@ def reporter(trials: Sequence[Trial], *, n_steps: int) -> Iterator[Plain]:
         yield Bar(trials, progress, n_steps=n_steps)
 
 
-def best_so_far(trial: Trial, score: float) -> str:
+def best_so_far(trial: Trial, score: float, varied: Sequence[str] = ()) -> str:
     """Return the part of a line that names the best trial, and the split that its score was taken on."""
     split = " (held out)" if trial.budget.n_select else ""
-    return f"; best so far {score:.4f}{split}: {_show.place_of(trial)}"
+    return f"; best so far {score:.4f}{split}: {_show.place_of(trial, varied)}"
 
 
 class Plain:
@@ -37,6 +38,7 @@ class Plain:
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.trials = {trial.trial_id: trial for trial in trials}
+        self.varied = varying.of_trials(trials)
         self.n_packs = self.index = 0
         self.left = self.best = ""
 
@@ -55,7 +57,7 @@ class Plain:
                 self.index = event.index
                 self.left = "" if event.remaining is None else f", about {_text.duration(event.remaining.seconds)} left"
                 if event.best is not None and event.best[0] in self.trials:
-                    self.best = best_so_far(self.trials[event.best[0]], event.best[1])
+                    self.best = best_so_far(self.trials[event.best[0]], event.best[1], self.varied)
                 self.stored(event)
             case Warned():
                 self.say(f"warning: {event.text}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from bench import varying
 from bench.commands import _text
 from bench.commands._resolve import Resolved
 from bench.estimate import Estimate
@@ -53,9 +54,10 @@ def plan(study: Study, preview: Preview) -> str:
     if study.sampler == "tpe":
         names = ", ".join(grid.method for grid in study.grids)
         return f"sampler tpe: {study.n_trials} trials for each of {names}, chosen as the results come in"
-    header = ("method", "rank", "eta_A", "lambda", "trials", "packs")
-    methods = dict.fromkeys(trial.method for pack in preview.packs for trial in pack.trials)
-    rows = [_plan_row(method, preview) for method in methods]
+    trials = [trial for pack in preview.packs for trial in pack.trials]
+    varied = varying.of_trials(trials, but=("method", "rank", *varying.RATES))
+    header = ("method", "rank", "eta_A", "lambda", *varied, "trials", "packs")
+    rows = [_plan_row(method, preview, varied) for method in dict.fromkeys(trial.method for trial in trials)]
     left = sum(pack.size for pack in preview.pending)
     summary = f"{_text.count(preview.n_trials, 'trial')} in {_text.count(len(preview.packs), 'pack')}; "
     summary += f"{preview.n_finished:,} finished, {left:,} to run in {_text.count(len(preview.pending), 'pack')}"
@@ -63,7 +65,7 @@ def plan(study: Study, preview: Preview) -> str:
     return f"{_text.table(header, rows)}{sizes}\n{summary}{_time(preview.estimate, left)}"
 
 
-def _plan_row(method: str, preview: Preview) -> tuple[str, ...]:
+def _plan_row(method: str, preview: Preview, varied: Sequence[str]) -> tuple[str, ...]:
     trials = [trial for pack in preview.packs for trial in pack.trials if trial.method == method]
     n_packs = sum(any(trial.method == method for trial in pack.trials) for pack in preview.packs)
     ranks = sorted({trial.rank for trial in trials if trial.rank is not None})
@@ -74,9 +76,18 @@ def _plan_row(method: str, preview: Preview) -> tuple[str, ...]:
         ",".join(map(str, ranks)) or "-",
         _range([_text.rate(rate) for rate in rates]),
         _range([_text.ratio(ratio) for ratio in ratios]),
+        *(_values(trials, name) for name in varied),
         str(len(trials)),
         str(n_packs),
     )
+
+
+def _values(trials: Sequence[Trial], name: str) -> str:
+    """Return the values of a setting, each listed; a value that is a list itself is parted from the next by a bar."""
+    cells = {trial.cell: varying.settings_of(trial) for trial in trials}.values()
+    found = dict.fromkeys(varying.value(cell, name) for cell in cells)
+    shown = [varying.spelled(name, one) for one in found if one is not None]
+    return (" | " if any(", " in text for text in shown) else ",").join(shown) or "-"
 
 
 def _range(values: Sequence[str]) -> str:
@@ -138,17 +149,22 @@ def at_work(live: Live | None, n_finished: int, n_trials: int) -> str:
     return "; ".join(parts)
 
 
-def best_table(best: Sequence[BestCell], metric: str, n_seeds: int) -> str:
-    """Return the best cell of each method: where it lies, its mean over seeds, its spread, the task's other metrics."""
+def best_table(best: Sequence[BestCell], metric: str, n_seeds: int, trials: Iterable[Trial] = ()) -> str:
+    """Return the best cell of each method: where it lies, its mean over seeds, its spread, the task's other metrics.
+
+    It lies at a rank, at its rates, and at every setting that has several values among `trials`.
+    """
+    varied = [name for name in varying.of_trials(trials) if name != "rank"]
     others = list(dict.fromkeys(name for cell in best for name in cell.others))
     whole = [name for name in others if not name.endswith("]")]
-    header = ("method", "rank", "eta_A", "lambda", metric, "+-", *whole, "seeds")
+    header = ("method", "rank", "eta_A", "lambda", *varied, metric, "+-", *whole, "seeds")
     rows = [
         (
             name_of(cell.trial),
             "-" if cell.trial.rank is None else str(cell.trial.rank),
             _text.rate(cell.trial.eta_A),
             _text.ratio(cell.trial.lr_ratio),
+            *(_values([cell.trial], name) for name in varied),
             "diverged" if cell.mean is None else f"{cell.mean:.4f}",
             "-" if cell.spread is None else f"{cell.spread:.4f}",
             *_others(cell, whole),
@@ -180,11 +196,12 @@ def name_of(trial: Trial) -> str:
     return trial.method if trial.mora_type is None else f"{trial.method} type {trial.mora_type}"
 
 
-def place_of(trial: Trial) -> str:
-    """Return where a trial lies in its grid, in words."""
+def place_of(trial: Trial, varied: Sequence[str] = ()) -> str:
+    """Return where a trial lies in its grid, in words: its rank, its rates, and its settings `varied`."""
     rank = "" if trial.rank is None else f", rank {trial.rank}"
     ratio = "" if trial.lr_ratio in (None, 1) else f", lambda {_text.ratio(trial.lr_ratio)}"
-    return f"{name_of(trial)}{rank}, eta_A {_text.rate(trial.eta_A)}{ratio}"
+    more = varying.words_of(trial, [name for name in varied if name != "rank"])
+    return f"{name_of(trial)}{rank}, eta_A {_text.rate(trial.eta_A)}{ratio}{f', {more}' if more else ''}"
 
 
 def _seeds(cell: BestCell, n_seeds: int) -> str:

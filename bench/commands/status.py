@@ -61,7 +61,7 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
     lines.append(_show.at_work(live.read(directory), n_finished, n_wanted))
     best, on_border = ((), ()) if resolved.is_search else resolved.best(table)
     if best:
-        lines += ["", _show.best_table(best, resolved.task.metric, len(resolved.study.seeds))]
+        lines += ["", _show.best_table(best, resolved.task.metric, len(resolved.study.seeds), resolved.trials)]
     lines += [f"warning: {warning}" for warning in (*told, *on_border, *found.findings)]
     return n_finished >= n_wanted, "\n".join(lines)
 

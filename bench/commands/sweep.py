@@ -59,7 +59,7 @@ def finish(resolved: Resolved, done: SweepSummary) -> None:
 
     print()
     if done.best:
-        print(_show.best_table(done.best, resolved.task.metric, len(resolved.study.seeds)))
+        print(_show.best_table(done.best, resolved.task.metric, len(resolved.study.seeds), resolved.trials))
     for warning in done.borders:
         print(f"warning: {warning}")
     print()
