@@ -62,9 +62,16 @@ def fixed_text(table: CellTable) -> str:
         values = keys[name].dropna().unique()
         if len(values) > 1:  # it repeats one that varies
             parts.append(f"{name} = {_source(table, name)}")
-        elif len(values) and (name in _ALWAYS or values[0] != _DEFAULTS.get(name)):
+        elif len(values) and (name in _ALWAYS or not _usual(name, values[0])):
             parts.append(varying.named(name, values[0]))
     return ", ".join(parts)
+
+
+def _usual(name: str, value: Any) -> bool:
+    default = _DEFAULTS.get(name)
+    return bool(value == default) or (
+        isinstance(default, bool) and value == varying.NULL
+    )  # a row older than the setting
 
 
 def _source(table: CellTable, name: str) -> str:
