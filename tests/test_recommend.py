@@ -13,7 +13,7 @@ import pytest
 import torch
 from engine_helpers import budget, clone, load_random, random_data, tiny_model, trial
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, GPT2Config
+from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Config
 
 from bench import as_code, cli, methods, models, recommend, study, tasks
 from bench.clock import Clock
@@ -150,6 +150,51 @@ def test_pasted_code_trains_every_parameter_at_the_cells_rate(policy: str | floa
     assert names["scheduler"].get_last_lr()
     adapter = names["model"].base_model.model.roberta.encoder.layer[0].attention.self.query
     assert adapter.scaling["default"] == pytest.approx(8.0 / 4**0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "layers"),
+    [
+        ("roberta", "all-linear", None), ("bert", "all-linear", (1,)), ("bert", ("query", "dense"), (0,)),
+        ("gpt2", "all-linear", None), ("modernbert", "all-linear", None), ("deberta-v2", "all-linear", (0,)),
+        ("roberta", r".*\.(query|word_embeddings)", None),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+def test_pasted_code_trains_as_many_numbers_as_the_cell(kind: str, targets: Any, layers: Any) -> None:
+    if kind in ("roberta", "bert"):
+        loaded = tiny_model(kind, dtype=torch.float32)
+    elif kind == "gpt2":
+        loaded = gpt2()
+    else:
+        sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 2,
+                 "intermediate_size": 24, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2,
+                 "sep_token_id": 3, "relative_attention": True, "pos_att_type": ["c2p"]}  # fmt: skip
+        loaded = load_random(AutoConfig.for_model(kind, **sizes), torch.float32)
+    one = trial(target_modules=targets, layers_to_transform=layers, rank=3)
+    bank = Bank(loaded, [one], methods.get("lora"), device=CPU, dtype=torch.float32)
+    names: dict[str, Any] = {"model": clone(loaded.model)}
+    paths = [shape.path for shape in bank.shapes]
+    exec(as_code.peft_code(one, modules_to_save=takeaway.modules_to_save(loaded), paths=paths), names)
+    assert names["model"].get_nb_trainable_parameters()[0] == bank.n_trainable(one)
+    adapted = {n.removeprefix("base_model.model.") for n, m in names["model"].named_modules() if hasattr(m, "lora_A")}
+    assert adapted == set(paths)
+
+
+def test_fresh_seeds_are_what_is_quoted() -> None:
+    tuned, other = lora_grid((1e-3,), (4,), (0,))[0], lora_grid((2e-3,), (4,), (5, 6, 7))
+    fresh = [replace(tuned, seed=seed) for seed in (5, 6, 7, 8)]
+    winner = chosen([score(tuned, 0.9, 0.7)], (tuned,))
+    assert winner is not None
+    rng = np.random.default_rng(0)
+    rows = to_table([record(t, rng) for t in (*fresh, *other)]).to_pylist()
+    again = recommend.with_fresh(winner, rows, higher_is_better=True)
+    assert again.fresh is not None
+    mine = [row["metric_value"] for row in rows[:4] if row["metric_value"] is not None]
+    assert (again.fresh.n, again.fresh.mean) == (4, pytest.approx(np.mean(mine)))
+    assert again.cell == winner.cell
+    assert recommend.with_fresh(winner, rows[4:], higher_is_better=True) == winner
+    assert recommend.with_fresh(winner, [], higher_is_better=True) == winner
 
 
 def test_pasted_code_begins_as_the_cell_does() -> None:
