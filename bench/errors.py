@@ -15,6 +15,10 @@ class BadInput(Exception):
         found = "" if got is None else f", but got {got}"
         super().__init__(one_line(f"{where}: {rule}{found}; {way_out}"))
 
+    def at(self, where: str) -> BadInput:
+        """Return the same refusal with another name for the place."""
+        return BadInput(where, self.rule, got=self.got, way_out=self.way_out)
+
 
 def one_line(text: str) -> str:
     """Return `text` with every run of white space, line breaks included, folded into one space.

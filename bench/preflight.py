@@ -259,15 +259,23 @@ def passed(check: Check, subject: Subject) -> str:
         BadInput: what is refused is looked at again every time.
     """
     if check.kept_by is None:
-        return check.look(subject)
+        return _look(check, subject)
     path = _kept(check, check.kept_by(subject))
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["found"])
     except (OSError, ValueError, KeyError, TypeError):
-        found = check.look(subject)
+        found = _look(check, subject)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs the next plan the look, no more
         cache.write_atomic(path, functools.partial(_write, found=found))
     return found
+
+
+def _look(check: Check, subject: Subject) -> str:
+    """Return what the check found; an error about a key of the study names the file that gives it."""
+    try:
+        return check.look(subject)
+    except BadInput as error:
+        raise error.at(subject.study.where(error.where.lstrip("-")) or error.where) from error
 
 
 def _write(stream: BinaryIO, *, found: str) -> None:

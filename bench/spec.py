@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -202,6 +202,15 @@ class Study:
     min_lr_ratio: float | None = None  # cells of a smaller eta_B / eta_A are left out of the grid
     clip: float | None = None  # figures in the paper's form: cells worse than this metric share one colour
     data_dir: str | None = field(default=None, compare=False)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # see `where`
+
+    def where(self, key: str) -> str | None:
+        """Return where a key of the study stands, as errors name it: file, table and key.
+
+        None where no file gives it; several places, joined by `or`, where grids differ.
+        """
+        places = [place for name, place in self.origins.items() if name.rpartition(".")[2] == key]
+        return " or ".join(dict.fromkeys(places)) or None
 
 
 def _named(source: object, names: Iterable[str]) -> dict[str, Any]:

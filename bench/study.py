@@ -163,12 +163,13 @@ def _build(merged: Layer, file: StudyFile, *, profile: str, device: str, data_di
         raise BadInput(f"{shown} task", "must be given", way_out='add a line such as task = "sst2" at the top')
     task = tasks.get(settings["task"], where=merged.where("task"))
     model = settings.get("model", task.default_model)
+    grids = _grids(merged, shown)
     study = Study(
         name=_name(file.path, task.name, model),
         task=settings["task"],
         model=model,
         seeds=settings.get("seeds", (0,)),
-        grids=_grids(merged, shown),
+        grids=grids,
         budget=_budget(merged, shown),
         profile=profile,
         device=device,
@@ -180,6 +181,7 @@ def _build(merged: Layer, file: StudyFile, *, profile: str, device: str, data_di
         clip=settings.get("clip"),
         min_lr_ratio=settings.get("min_lr_ratio"),
         data_dir=data_dir,
+        origins=_origins(merged, grids),
     )
     _check_sampler(study, merged, shown)
     _check_size(study, shown)
@@ -222,6 +224,14 @@ def _check_rates(axes: Mapping[str, tuple[Any, ...]], where: str) -> None:
         if not 0 < eta_A * ratio < math.inf:
             got = f"eta_A={eta_A:g}, lr_ratio={ratio:g}"
             raise BadInput(where, "lr_ratio * eta_A must be a finite rate > 0", got=got, way_out="mend one")
+
+
+def _origins(merged: Layer, grids: tuple[MethodGrid, ...]) -> dict[str, str]:
+    """Return where each value stands in a file, by dotted name; what options give is left out."""
+    origins = {name: merged.origins[name] for name in (*merged.settings, *(f"train.{key}" for key in merged.train))}
+    for grid in grids:
+        origins |= {f"grid.{grid.method}.{key}": merged.axis_origin(grid.method, key) for key, _ in grid.axes}
+    return {name: origin.where for name, origin in origins.items() if origin.where != origin.source}
 
 
 def _budget(merged: Layer, shown: str) -> TrainBudget:

@@ -18,7 +18,7 @@ from bench.settings.fields import PROFILES
 from bench.spec import Study, TrainBudget
 
 KEPT = Path(__file__).with_name("study_digests.json")
-CHOSEN = ("profile", "device", "data_dir", "budget")  # how a study was loaded; and the budget, whose fields come singly
+CHOSEN = ("profile", "device", "budget")  # how a study was loaded; and the budget, whose fields come singly
 DIGITS = 12
 
 
@@ -41,7 +41,7 @@ def digest(loaded: Study, known: Mapping[str, Sequence[str]]) -> str:
 
 
 def _values(one: Study | TrainBudget, known: Sequence[str]) -> dict[str, Any]:
-    values = {f.name: getattr(one, f.name) for f in fields(one) if f.name not in CHOSEN}
+    values = {f.name: getattr(one, f.name) for f in fields(one) if f.compare and f.name not in CHOSEN}
     at_default = {f.name for f in fields(one) if f.default == getattr(one, f.name)}
     return {name: value for name, value in values.items() if name in known or name not in at_default}
 
@@ -49,7 +49,7 @@ def _values(one: Study | TrainBudget, known: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     """Write the digests of the studies as they are now."""
     known = {
-        "study": sorted(f.name for f in fields(Study) if f.name not in CHOSEN),
+        "study": sorted(f.name for f in fields(Study) if f.compare and f.name not in CHOSEN),
         "budget": sorted(f.name for f in fields(TrainBudget)),
     }
     KEPT.write_text(json.dumps({"fields": known, "digests": current(known)}, indent=1) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import cli, study
+from bench.commands import _resolve
 from bench.errors import BadInput
 from bench.settings import as_toml
 from bench.spec import Study
@@ -265,6 +266,30 @@ def test_errors_name_the_file_in_which_the_value_stands(load, parent: str, child
     if where.endswith("lr_ratio: "):
         parent = parent.replace("[4, 16]", "0.1")
     assert refusal(load, child, parent=parent).startswith(where)
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "where"),
+    [
+        (PARENT.replace('"demo"', '"uuid"\nmodel = "tiny-roberta"'), CHILD, "studies/parent.toml model: "),
+        (
+            PARENT.replace("[adapter]", '[adapter]\ntarget_modules = ["x"]'),
+            CHILD,
+            "studies/parent.toml [adapter].target_",
+        ),
+        (PARENT, CHILD + "[grid.lora]\ntarget_modules = ['x']\n", "studies/child.toml [grid.lora].target_modules: "),
+        (
+            PARENT.replace('"demo"', '"uuid"').replace("max_steps = 20", "max_steps = 20\nn_select = 3"),
+            CHILD,
+            "studies/parent.toml [train].n_select: ",
+        ),
+    ],
+)
+def test_so_do_errors_that_take_the_model_to_find(load, parent: str, child: str, where: str) -> None:
+    loaded = load(child, parent=parent.replace("[profile.full.grid.mora]\neta_A = 1e-3\n", ""))
+    with pytest.raises(BadInput) as caught:
+        _resolve.resolve(loaded)
+    assert str(caught.value).startswith(where)
 
 
 # --- bench study ------------------------------------------------------------------------------------------------------

@@ -71,19 +71,17 @@ def _grid(grid: MethodGrid, merged: Layer) -> Iterator[Line]:
     for key in layer.grid_keys(grid.method, grid.method):
         values = grid.axis(key)
         if values is not None:
-            own = f"grid.{grid.method}.{key}"
-            name = own if key in merged.grids[grid.method] else f"adapter.{key}"
-            yield f"{key} = {_wrapped(_axis(key, values))}", _source(merged, name)
+            yield f"{key} = {_wrapped(_axis(values))}", merged.axis_origin(grid.method, key).source
         elif key in fields.METHOD_DEFAULTS and (key in reads or key in fields.EVERY_METHOD):
             default = fields.METHOD_DEFAULTS[key]
             yield f"# {key} = {UNSET[key] if default is None else value(default)}", DEFAULT
 
 
-def _source(merged: Layer, name: str, by_default: str = DEFAULT) -> str:
+def _source(merged: Layer, name: str, by_default: str) -> str:
     return merged.origins[name].source if name in merged.origins else by_default
 
 
-def _axis(key: str, values: tuple[Any, ...]) -> Any:
+def _axis(values: tuple[Any, ...]) -> Any:
     """Return an axis as a grid holds it: one value, or a list; of target_modules a list is one value."""
     if len(values) == 1:
         return values[0]

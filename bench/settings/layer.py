@@ -64,6 +64,10 @@ class Layer:
         """Return how an error names the value with this dotted name."""
         return self.origins[name].where
 
+    def axis_origin(self, method: str, key: str) -> Origin:
+        """Return where an axis of a method's grid was written: in the grid, else in [adapter]."""
+        return self.origins[f"grid.{method}.{key}" if key in self.grids[method] else f"adapter.{key}"]
+
     @property
     def names(self) -> frozenset[str]:
         """The dotted names of every value and of every grid."""
