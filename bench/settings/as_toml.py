@@ -74,7 +74,8 @@ def _grid(grid: MethodGrid, merged: Layer) -> Iterator[Line]:
             yield f"{key} = {_wrapped(_axis(values))}", merged.axis_origin(grid.method, key).source
         elif key in fields.METHOD_DEFAULTS and (key in reads or key in fields.EVERY_METHOD):
             default = fields.METHOD_DEFAULTS[key]
-            yield f"# {key} = {UNSET.get(key, "none") if default is None else value(default)}", DEFAULT
+            said = UNSET.get(key, "none") if default is None else value(default)
+            yield f"# {key} = {said}", DEFAULT
 
 
 def _source(merged: Layer, name: str, by_default: str) -> str:
