@@ -93,9 +93,9 @@ def look(architecture: str, head: Head, **changes: Any) -> Found:
         warnings.simplefilter("ignore")
         try:
             located = _save(tiny_config(architecture, **changes), head, Path(directory))
+            dtype, reason = _dtype_of(located, head), ""
         except Exception as error:  # whatever a config or a missing package makes transformers say
             return found(outcome="not built", reason=_short(f"{type(error).__name__}: {error}"))
-        dtype, reason = _dtype_of(located, head), ""
         try:
             loaded = _load(located, head, dtype)
             for target_modules in (ALL_LINEAR, _of_attention(loaded)):

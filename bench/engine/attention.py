@@ -25,7 +25,7 @@ INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # what a module asks for transformers' at
 _IDLE = frozenset({
     "sliding_window", "position_ids", "cache_position", "deterministic", "use_cache", "output_attentions",
     "output_hidden_states", "return_dict", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
-    "num_items_in_batch",
+    "num_items_in_batch", "logits_to_keep",
 })  # fmt: skip
 
 

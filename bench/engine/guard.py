@@ -105,10 +105,10 @@ def _look(
                     sound = all(_plain_logits(plain, chunk, kind).isfinite().all() for chunk in chunks)
                     padding = _padding_moves(plain, kind)
             except Exception as error:  # whatever the architecture objects to: the next larger model is tried
-                failure = f"transformers itself fails with random weights: {_in_words(error)}"
+                failure = failure or f"no small model can be looked at: {_in_words(error)}"
                 continue
             if not sound:
-                failure = "transformers' own logits are not finite with random weights"
+                failure = failure or "transformers' own logits are not finite with random weights"
                 continue
             return padding or _compare(plain, chunks, kind, trial, shown, head, path, writes)
     return failure

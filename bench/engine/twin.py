@@ -28,6 +28,7 @@ Kind = Literal["classification", "causal"]
 _AUTO = {"classification": AutoModelForSequenceClassification, "causal": AutoModelForCausalLM}
 VOCAB, POSITIONS, WINDOW = 96, 64, 5  # a window shorter than the texts that are looked at
 FEW_LAYERS = 2
+MOST = 200_000_000  # numbers of a model that is looked at: 1.6 GB in float64
 GAIN = 2.0  # standard deviation of a weight is GAIN / sqrt(fan-in)
 # What is divided, all by one power of two, so that heads times width stays the hidden size.
 _WIDTHS = re.compile(
@@ -83,7 +84,15 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(config: PretrainedConfig, like: type[PreTrainedModel], dtype: torch.dtype) -> PreTrainedModel:
-    """Return a model of this config and class on the CPU in eval mode, its weights drawn from a seed of their own."""
+    """Return a model of this config and class on the CPU in eval mode, its weights drawn from a seed of their own.
+
+    Raises:
+        ValueError: for one of more than MOST numbers, which is not small.
+    """
+    with torch.device("meta"):
+        n = sum(parameter.numel() for parameter in like._from_config(copy.deepcopy(config)).parameters())
+    if n > MOST:
+        raise ValueError(f"a model of {n:,} numbers is too large to be looked at")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive("twin") & 0x7FFFFFFF)
         model: PreTrainedModel = like._from_config(config).to(dtype).eval()
