@@ -148,6 +148,22 @@ def own_rows(table: pa.Table, trials: Iterable[Trial]) -> tuple[pa.Table, tuple[
     return table.filter(pa.array([not item for item in found])), (line,)
 
 
+def mixtures(table: pa.Table) -> tuple[str, ...]:
+    """Return a line for each task and model whose rows do not all mean the same (see `own_rows`)."""
+    names = [name for name in MEANING_COLUMNS if name not in _NOT_COMPARED]
+    found: dict[tuple[str, str], dict[str, Counter[str]]] = {}
+    for row in table.select(MEANING_COLUMNS).to_pylist():
+        of_pair = found.setdefault((row["task"], row["model"]), {name: Counter() for name in names})
+        for name in names:
+            of_pair[name][_short(row[name] or 1 if name == "spec_version" else row[name])] += 1
+    several = {pair: {n: c for n, c in of_pair.items() if len(c) > 1} for pair, of_pair in found.items()}
+    return tuple(
+        f"{task} on {model}: " + ", ".join(f"{name} {_several(counts, -1)}" for name, counts in by_name.items())
+        for (task, model), by_name in several.items()
+        if by_name
+    )
+
+
 def _meaning_of(trial: Trial) -> dict[str, Any]:
     of_trial = {name: getattr(trial, name) for name in ("task", "model", "data_hash", "model_hash", "spec_version")}
     return {**of_trial, **asdict(trial.meaning), "n_select": trial.budget.n_select}

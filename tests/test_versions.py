@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
-from bench import store, study, summary, targets, tasks
+from bench import cli, parts, store, study, summary, targets, tasks
 from bench.commands._resolve import Resolved
-from bench.comparison import arms
+from bench.comparison import arms, verify
 from bench.errors import BadInput
 from bench.models import Located
-from bench.record import to_table
+from bench.record import SCHEMA, to_table
 from bench.spec import Meaning, Trial
 from bench.text import Split, TextData
 from tests.sweep_helpers import BUDGET, TRIALS, FakeEngine, complete, grid, records, run, trial
@@ -160,3 +162,35 @@ def test_a_row_says_how_many_were_held_out_and_how() -> None:
     assert [row[name] for name in names] == [16, "groups", 3, "t", 1, "Q: {prompt}", 2]
     old = reference("uuid")
     assert pc.sum(pc.is_null(old.column("select_by"))).as_py() == old.num_rows
+
+
+GOLDEN = Path(__file__).parent / "golden"  # rows as they were written when each version was new; never made again
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_golden_rows_of_every_version_are_read(version: int, tmp_path: Path) -> None:
+    path = GOLDEN / f"version-{version}.parquet"
+    stored, read = pq.read_table(path), store.load_files([path])
+    assert read.schema.equals(SCHEMA)
+    for name in stored.column_names:
+        assert read.column(name).to_pylist() == stored.column(name).to_pylist(), name
+    assert set(read.column("schema_version").to_pylist()) == {version}
+    assert set(read.column("spec_version").to_pylist()) == {None if version == 1 else 2}
+    assert set(read.column("select_by").to_pylist()) == {None if version == 1 else "groups"}
+    (tmp_path / store.TRIALS).mkdir()
+    shutil.copy(path, tmp_path / store.TRIALS)
+    assert store.finished_ids(tmp_path) == set(stored.column("trial_id").to_pylist())
+    assert {problem.level for problem in verify.check(read.to_pylist(), parallel=9)} <= {"warning"}
+
+
+def test_rows_that_mean_different_things_are_not_drawn_in_one_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = trial(meaning=NOW)
+    paths = []
+    for name in ("accuracy", "f1"):
+        paths += ["--rows", str(tmp_path / f"{name}.parquet")]
+        parts.write_part(Path(paths[-1]), to_table(records([replace(one, meaning=replace(NOW, metric_name=name))])))
+    assert cli.main(["plot", *paths, "--results-dir", str(tmp_path)]) == 2
+    assert "demo on tiny: metric_name accuracy in 1, f1 in 1; draw the files apart" in capsys.readouterr().err
+    assert summary.mixtures(store.load_files(sorted(REFERENCE.glob("*.parquet")))) == ()

@@ -61,7 +61,7 @@ def _of_study(selection: Selection, form: str) -> Iterator[Path]:
 
 
 def _of_files(paths: Sequence[Path], results_dir: Path, form: str) -> Iterator[Path]:
-    from bench import metrics, store
+    from bench import metrics, store, summary
 
     for path in paths:
         if not path.is_file():
@@ -71,6 +71,10 @@ def _of_files(paths: Sequence[Path], results_dir: Path, form: str) -> Iterator[P
     except ValueError as error:
         rule, way_out = "must be rows of this harness", "give a file that bench export wrote"
         raise BadInput("--rows", rule, got=error, way_out=way_out) from None
+    mixed = summary.mixtures(table)
+    if mixed:
+        rule, way_out = "must be rows that mean the same, or a figure would mix them", "draw the files apart"
+        raise BadInput("--rows", rule, got="; ".join(mixed), way_out=way_out)
     if table.num_rows == 0:
         raise BadInput("--rows", "must hold rows", got="none", way_out="give another file")
     names = {column: sorted(set(table.column(column).to_pylist())) for column in ("study", "seed", "metric_name")}

@@ -14,6 +14,8 @@ from bench.commands._options import Selection, study_command
 from bench.errors import BadInput
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from bench.commands._resolve import Resolved
     from bench.comparison.arms import Cell
     from bench.comparison.calibrate import Calibration
@@ -54,13 +56,28 @@ def command(
         borders=() if resolved.is_search else read.best(table)[1],
         parallel=parallel,
     )
-    for problem in problems:
-        print(problem)
+    for line in (*problems, *_regret(read, table)):
+        print(line)
     n_errors = sum(problem.level == "error" for problem in problems)
     print(f"{directory}: {found.table.num_rows:,} rows, {n_errors} errors, {len(problems) - n_errors} warnings")
     if n_errors or not calibrate:
         return 1 if n_errors else 0
     return _calibrate(resolved, selection)
+
+
+def _regret(resolved: Resolved, table: pa.Table) -> tuple[str, ...]:
+    """Return what choosing cells on the held-out part costs on the evaluation split, a line for each arm."""
+    from bench.commands import _run
+    from bench.commands.compare import arms_of
+    from bench.comparison import compare, regret
+    from bench.comparison.verdict import AS_POINTS
+
+    if resolved.is_search:
+        return ()
+    rows = _run.rows(table, compare.ROW_COLUMNS)
+    found = regret.regrets(arms_of(resolved), rows, higher_is_better=resolved.task.higher_is_better)
+    points = resolved.task.metric in AS_POINTS
+    return regret.lines(found, scale=100 if points else 1, unit="points" if points else resolved.task.metric)
 
 
 def _calibrate(resolved: Resolved, selection: Selection) -> int:
