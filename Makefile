@@ -50,6 +50,10 @@ $(COMMANDS): $(READY)
 
 plots: plot
 
+# With make -j: what reads rows waits for what makes them, where both are asked for.
+MAKES_ROWS := $(filter sweep compare,$(MAKECMDGOALS))
+plot plots report recommend verify export status: | $(MAKES_ROWS)
+
 compare: $(if $(filter sst2,$(TASK)),$(VENV)/.minilm)
 compare: OPTIONS += $(call pass,FRESH_SEEDS,fresh-seeds) $(call pass,TOP_CELLS,top-cells) $(call pass,TOP_SEEDS,top-seeds)
 verify: OPTIONS += $(if $(filter 1,$(CALIBRATE)),--calibrate,$(call pass,CALIBRATE,calibrate)) $(call pass,PARALLEL,parallel)

@@ -167,9 +167,14 @@ def _groups(parts: dict[Path, pa.Table]) -> list[dict[Path, pa.Table]]:
 
 def consolidate(directory: Path, target: Path) -> int:
     """Write every finished row into the one parquet file `target`, sorted; return how many."""
-    table = load(directory).sort_by([(name, "ascending") for name in _SORT])
+    table = sorted_rows(directory)
     write_part(target, table)
     return int(table.num_rows)
+
+
+def sorted_rows(directory: Path) -> pa.Table:
+    """Return every finished row, in an order that does not depend on when each was written."""
+    return load(directory).sort_by([(name, "ascending") for name in _SORT])
 
 
 def load_files(paths: Iterable[Path]) -> pa.Table:

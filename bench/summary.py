@@ -79,13 +79,13 @@ def objective(score: Score, *, higher_is_better: bool) -> float:
 
 
 def best_cells(trials: Iterable[Trial], scores: Mapping[str, Score], *, higher_is_better: bool) -> tuple[BestCell, ...]:
-    """Return the best cell of each method that has a finished trial, in the order of `trials`.
+    """Return the best cell of each method, MoRA's types apart, that has a finished trial, in the order of `trials`.
 
     A cell counts by its mean over seeds, a diverged seed as the worst value; ties as in bench/choice.py.
     """
-    cells: dict[str, dict[tuple[Any, ...], list[tuple[Trial, Score]]]] = {}
+    cells: dict[tuple[str, int | None], dict[tuple[Any, ...], list[tuple[Trial, Score]]]] = {}
     for trial in trials:
-        of_method = cells.setdefault(trial.method, {})
+        of_method = cells.setdefault((trial.method, trial.mora_type), {})
         score = scores.get(trial.trial_id)
         if score is not None:
             of_method.setdefault(trial.cell, []).append((trial, score))
@@ -114,7 +114,7 @@ def borders(trials: Sequence[Trial], best: Iterable[BestCell], grids: Iterable[M
     """
     by_eta_B = {grid.method for grid in grids if grid.axis("eta_B") is not None}
     return tuple(
-        f"{cell.method}: the best {name} is the {side} of the grid ({_shown(name, cell.trial)}); widen it"
+        f"{_name(cell.trial)}: the best {name} is the {side} of the grid ({_shown(name, cell.trial)}); widen it"
         for cell in best
         for name in ("eta_A", "eta_B" if cell.method in by_eta_B else "lr_ratio")
         if (side := _side(name, cell, trials)) is not None
@@ -197,6 +197,10 @@ def _several(values: Counter[str], n: int) -> str:
     if list(values.values()) == [n]:
         return next(iter(values))
     return ", ".join(f"{value} in {count:,}" for value, count in values.items())
+
+
+def _name(trial: Trial) -> str:
+    return trial.method if trial.mora_type is None else f"{trial.method} type {trial.mora_type}"
 
 
 def _shown(name: str, trial: Trial) -> str:

@@ -106,7 +106,7 @@ def test_studies_end_their_lines_at_the_terminal_s_edge() -> None:
     assert studies._cut("x" * 20, None) == "x" * 20
 
 
-@pytest.mark.parametrize("command", [["--help"], ["studies"], ["plan", "--results-dir", "{tmp}"]])
+@pytest.mark.parametrize("command", [["--help"], ["studies"], ["status", "--results-dir", "{tmp}"]])
 def test_no_command_that_only_looks_imports_torch(command: list[str], tmp_path: Path) -> None:
     command = [part.format(tmp=tmp_path) for part in command]
     code = "import sys; from bench import cli; cli.main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"

@@ -55,9 +55,9 @@ def plan(study: Study, preview: Preview) -> str:
         names = ", ".join(grid.method for grid in study.grids)
         return f"sampler tpe: {study.n_trials} trials for each of {names}, chosen as the results come in"
     trials = [trial for pack in preview.packs for trial in pack.trials]
-    varied = varying.of_trials(trials, but=("method", "rank", *varying.RATES))
+    varied = varying.of_trials(trials, but=("method", "mora_type", "rank", *varying.RATES))
     header = ("method", "rank", "eta_A", "lambda", *varied, "trials", "packs")
-    rows = [_plan_row(method, preview, varied) for method in dict.fromkeys(trial.method for trial in trials)]
+    rows = [_plan_row(name, preview, varied) for name in dict.fromkeys(name_of(trial) for trial in trials)]
     left = sum(pack.size for pack in preview.pending)
     summary = f"{_text.count(preview.n_trials, 'trial')} in {_text.count(len(preview.packs), 'pack')}; "
     summary += f"{preview.n_finished:,} finished, {left:,} to run in {_text.count(len(preview.pending), 'pack')}"
@@ -66,8 +66,8 @@ def plan(study: Study, preview: Preview) -> str:
 
 
 def _plan_row(method: str, preview: Preview, varied: Sequence[str]) -> tuple[str, ...]:
-    trials = [trial for pack in preview.packs for trial in pack.trials if trial.method == method]
-    n_packs = sum(any(trial.method == method for trial in pack.trials) for pack in preview.packs)
+    trials = [trial for pack in preview.packs for trial in pack.trials if name_of(trial) == method]
+    n_packs = sum(any(name_of(trial) == method for trial in pack.trials) for pack in preview.packs)
     ranks = sorted({trial.rank for trial in trials if trial.rank is not None})
     rates = sorted({trial.eta_A for trial in trials})
     ratios = sorted({trial.lr_ratio for trial in trials if trial.lr_ratio is not None})
@@ -125,8 +125,8 @@ def progress(trials: Sequence[Trial], rows: Mapping[str, str], attempts: Collect
     `rows` maps the id of each finished trial to its status, `attempts` holds the ids of those that failed.
     """
     lines = []
-    for method in dict.fromkeys(trial.method for trial in trials):
-        ids = [trial.trial_id for trial in trials if trial.method == method]
+    for method in dict.fromkeys(name_of(trial) for trial in trials):
+        ids = [trial.trial_id for trial in trials if name_of(trial) == method]
         done = Counter(rows[i] for i in ids if i in rows)
         failed = sum(1 for i in ids if i in attempts and i not in rows)
         lines.append((method, str(len(ids)), str(done.total()), str(done[str(Status.DIVERGED)]), str(failed)))

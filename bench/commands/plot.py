@@ -39,8 +39,9 @@ def command(
 
 def _of_study(selection: Selection, form: str) -> Iterator[Path]:
     from bench import store
-    from bench.commands import _resolve
+    from bench.commands import _last, _resolve
 
+    selection = _last.as_swept(selection)
     resolved = _resolve.resolve(selection.study())
     directory = selection.directory(resolved.study)
     # A figure study may draw another study's rows, so that no trial runs twice.
@@ -52,8 +53,8 @@ def _of_study(selection: Selection, form: str) -> Iterator[Path]:
     row_ids, ids = table.column("trial_id").to_pylist(), resolved.ids
     n_rows = len(row_ids) if resolved.is_search else len(ids.intersection(row_ids))
     if n_rows == 0:
-        way_out = f"run make sweep with the same options first, or plot another study than {resolved.study.name}"
-        raise BadInput(str(directory), "there must be finished trials of the study", way_out=way_out)
+        other = f"or plot another study than {resolved.study.name}"
+        raise _last.none_found(directory, table, resolved.trials, otherwise=other)
     missing = len(ids) - n_rows
     if missing and not resolved.is_search:
         print(f"{missing} of {len(ids)} trials are not finished: their cells are drawn as missing")

@@ -30,10 +30,11 @@ FRESH = "fresh"  # results/<study>-fresh holds what a comparison ran with fresh 
 def command(selection: Selection, save: Annotated[Path | None, typer.Option("--save", help=SAVE_HELP)] = None) -> int:
     """Print the winning cell, ready to paste into PEFT and into a study; --methods narrows what can win."""
     from bench import recommend
-    from bench.commands import _resolve
+    from bench.commands import _last, _resolve
 
     if save is not None:
         _check_new(save)
+    selection = _last.as_swept(selection)
     resolved = (_resolve.resolve if save is None else _resolve.resolve_to_train)(selection.study())
     resolved, table = _read(resolved, selection)
     winner, trials = _winner(resolved, table, selection)
@@ -90,6 +91,7 @@ def _winner(resolved: Resolved, table: pa.Table, selection: Selection) -> tuple[
         BadInput: where no trial of the study is finished, or none has a score.
     """
     from bench import recommend, store
+    from bench.commands import _last
     from bench.summary import SCORE_COLUMNS, Score
 
     trials = _trials(resolved, table)
@@ -97,6 +99,9 @@ def _winner(resolved: Resolved, table: pa.Table, selection: Selection) -> tuple[
     rows = table.select(list(SCORE_COLUMNS)).to_pylist()
     scores: dict[str, Score] = {row["trial_id"]: Score.of_row(row) for row in rows if row["trial_id"] in ids}
     winner = recommend.choose(trials, scores, higher_is_better=resolved.task.higher_is_better)
+    if winner is None and not scores and table.num_rows and not resolved.is_search:
+        other = "or recommend from another study"
+        raise _last.none_found(_directory(resolved, selection), table, trials, otherwise=other)
     if winner is None:
         got = f"{len(scores)} finished, none with a score" if scores else None
         way_out = "run make sweep with the same options first"

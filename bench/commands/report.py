@@ -22,8 +22,9 @@ PAGE = "report.html"
 def command(selection: Selection) -> int:
     """Write the study's report: verdict, heatmaps, curves, speed, what failed, how to repeat it."""
     from bench import cache
-    from bench.commands import _resolve
+    from bench.commands import _last, _resolve
 
+    selection = _last.as_swept(selection)
     resolved = _resolve.resolve(selection.study())
     directory = selection.directory(resolved.study)
     text = page_of(resolved, selection)
@@ -45,6 +46,7 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
         BadInput: where no trial of the study is finished, or a comparison beside the rows is not one of ours.
     """
     from bench import store
+    from bench.commands import _last
     from bench.report import contents as report
     from bench.report.data import Source
     from bench.settings import as_toml
@@ -60,8 +62,8 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
     rows = table.to_pandas()
     finished = rows["trial_id"] if resolved.is_search else rows.loc[rows["trial_id"].isin(resolved.ids), "trial_id"]
     if finished.empty:
-        way_out = f"run make sweep with the same options first, or report another study than {study.name}"
-        raise BadInput(str(rows_in), "there must be finished trials of the study", way_out=way_out)
+        other = f"or report another study than {study.name}"
+        raise _last.none_found(rows_in, table, resolved.trials, otherwise=other)
     if resolved.is_search:
         info = StudyInfo(name=study.name, higher_is_better=better)
     else:

@@ -25,9 +25,9 @@ def command(
     """Tell how far a study is: finished, running, failed, time left, best cells so far."""
     import time
 
-    from bench.commands import _resolve
+    from bench.commands import _last, _resolve
 
-    resolved = _resolve.resolve(selection.study())
+    resolved = _resolve.resolve(_last.as_swept(selection).study())
     directory = selection.directory(resolved.study)
     finished, text = look(resolved, directory)
     _print(text, watch)

@@ -41,13 +41,15 @@ def command(
     ] = 3600,
 ) -> int:
     """Run the trials of a study that are not finished, then draw its figures."""
-    from bench.commands import _resolve, _run
+    from bench.commands import _last, _resolve, _run
 
     if executor not in EXECUTORS:
         raise BadInput("--executor", "must be a known one", got=repr(executor), way_out=f"known: {one_of(EXECUTORS)}")
     on_ray = _run.OnRay(address=ray_address or None, time_limit_seconds=time_limit) if executor == "ray" else None
-    resolved = _resolve.resolve_to_train(selection.study())
+    study = selection.study()
+    resolved = _resolve.resolve_to_train(study)
     options = resolved.sweep_options(storage=storage, rerun_stale=rerun_stale)
+    _last.keep(selection, study)
     done = _run.sweep_shown(resolved, selection.results_dir, options, on_ray=on_ray)
     finish(resolved, done)
     return done.exit_code

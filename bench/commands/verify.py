@@ -33,14 +33,16 @@ def command(
         typer.Option("--calibrate", help="A/A: LoRA's best cell, 64 seeds, against itself; two tunings too"),
     ] = False,
     parallel: Annotated[
-        int, typer.Option("--parallel", help="sweeps that were at work at the same time, rows put together", min=1)
-    ] = 1,
+        int | None,
+        typer.Option("--parallel", help="refuse rows of more sweeps that were at work at the same time", min=1),
+    ] = None,
 ) -> int:
     """Check the results of a study by rule; exit code 1 if anything is wrong."""
     from bench import store
-    from bench.commands import _resolve, _run
+    from bench.commands import _last, _resolve, _run
     from bench.comparison import verify
 
+    selection = _last.as_swept(selection)
     resolved = _resolve.resolve(selection.study())
     directory = selection.directory(resolved.study)
     found = store.scan(directory)

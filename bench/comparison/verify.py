@@ -51,7 +51,7 @@ def check(
     attempts: Collection[str] = (),
     borders: Iterable[str] = (),
     strangers: Iterable[str] = (),
-    parallel: int = 1,
+    parallel: int | None = None,
 ) -> tuple[Problem, ...]:
     """Return every problem of a results directory, errors first.
 
@@ -62,7 +62,7 @@ def check(
         attempts: ids of trials that failed or ran out of memory at least once.
         borders: the grid borders that best cells lie on, one line each.
         strangers: what rows mean something else than the study does, one line each.
-        parallel: how many sweeps may have been at work at the same time, their rows put together.
+        parallel: how many sweeps may have been at work at the same time; None: any number, which is then told.
     """
     problems = [
         *_parts(found),
@@ -170,7 +170,7 @@ def _described(rows: Sequence[Row], trials: Sequence[Trial]) -> list[Problem]:
     return found
 
 
-def _seconds(rows: Sequence[Row], parallel: int) -> list[Problem]:
+def _seconds(rows: Sequence[Row], parallel: int | None) -> list[Problem]:
     """Check that no more packs were at work at once than sweeps: attributed seconds never exceed the makespan."""
     packs: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -186,12 +186,12 @@ def _seconds(rows: Sequence[Row], parallel: int) -> list[Problem]:
         if len(members) > members[0]["pack_size"]
     ]
     depth, at = _depth(packs)
-    if depth > parallel:
+    if parallel is not None and depth > parallel:
         text = f"{depth} packs claim the same second (pack {at}): more seconds are attributed than went by"
-        way_out = f"if sweeps were at work at the same time, say so: --parallel {depth}; else their times are wrong"
+        way_out = f"if so many sweeps were at work, say so: --parallel {depth}; else their times are wrong"
         problems.append(Problem(level="error", rule="seconds", text=text, way_out=way_out))
     elif depth > 1:
-        text = f"up to {depth} sweeps were at work at the same time, each slower for it"
+        text = f"up to {depth} sweeps were at work at the same time (pack {at}), each slower for it"
         problems.append(
             Problem(level="warning", rule="seconds", text=text, way_out="compare speeds by make speed only")
         )
