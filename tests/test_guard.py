@@ -149,9 +149,17 @@ def test_what_transformers_computes_may_train(name: str) -> None:
     built(name)
 
 
-@pytest.mark.parametrize("changes", [{"head_policy": "paper"}, {"method": "full", "target_modules": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_policy": "paper"},
+        {"method": "full", "target_modules": None},
+        {"method": "bitfit", "target_modules": None},
+        {"method": "head", "target_modules": None},
+    ],
+)
 def test_whatever_is_trained_of_roberta_may_train(changes: dict[str, Any]) -> None:
-    """A head that is frozen in part, and every weight of several trials on the unpadded path."""
+    """A head that is frozen in part, every weight of several trials on the unpadded path, biases, the head alone."""
     unread = dict.fromkeys(("rank", "lora_alpha", "use_rslora", "lora_dropout", "init", "eta_B"))
     settings = {**unread, **changes} if "method" in changes else {**changes, "target_modules": ("query", "value")}
     single = trial(budget=budget(precision="fp32"), **settings)

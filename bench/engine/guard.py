@@ -233,7 +233,9 @@ def _as_trial(plain: PreTrainedModel, bank: Bank, k: int) -> Iterator[None]:
     """Let the plain model compute with trial k's weights while inside: parameters in place, adapters by hooks."""
     own = dict(plain.named_parameters(remove_duplicate=False))
     named = (*bank.params.names(), *bank.params.frozen)  # under head_policy "paper" a part of the head is not trained
-    kept = {name: own[name].detach().clone() for name in named if name in own}
+    # BitFit's change of a bias has the name of that bias: the hook adds it, it takes no place.
+    added = {bank.slot(shape, name) for shape in bank.shapes for name in bank.method.roles(shape)}
+    kept = {name: own[name].detach().clone() for name in named if name in own and name not in added}
     hooks = [_hook(plain, bank, shape, k) for shape in bank.shapes]
     try:
         with torch.no_grad():
