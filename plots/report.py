@@ -17,7 +17,7 @@ from bench.report.text import counted, headline, listed, score, seeds, unit
 from bench.report.text import verdict as three_sentences
 from plots import report_compare, report_heat, report_speed, style, svg
 from plots.html import Html, el, join, trusted
-from plots.report_table import Value, table, whole
+from plots.report_table import Value, decimal, table, whole
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _HINT = "Point at a mark, tap it, or walk with the arrow keys."
@@ -25,6 +25,7 @@ _CHARTS: dict[str, str] = {
     "ratio": "Ratio of the learning rates",
     "rank": "Rank",
     "curves": "Learning curves",
+    "fresh": "Learning curves of the fresh runs",
     "rates": "Learning rate",
     "tuning": "Tuning curves",
 }
@@ -47,10 +48,16 @@ def page(report: Report) -> str:
     )
     body = el(
         "body", _header(report, sections),
-        el("main", [el("section", el("h2", title), content, id=name) for name, title, content in sections]),
+        el("main", [_section(report, *section) for section in sections]),
         el("script", trusted(script)),
     )  # fmt: skip
     return "<!doctype html>\n" + el("html", head, body, lang="en") + "\n"
+
+
+def _section(report: Report, name: str, title: str, content: Html) -> Html:
+    """Return a section; one with a single chart leaves room for another one beside it."""
+    alone = sum(chart.kind == name for chart in report.charts) == 1
+    return el("section", el("h2", title), content, id=name, class_="half" if alone else None)
 
 
 def _asset(name: str) -> str:
@@ -64,6 +71,7 @@ def _header(report: Report, sections: Sequence[tuple[str, str, Html]]) -> Html:
     return el(
         "header", el("h1", report.study), el("p", facts, class_="note"),
         el("p", report.figure, class_="note") if report.figure else None,
+        el("p", f"All cells: {report.fixed}." if report.fixed else None, class_="note"),
         el("nav", el("ul", links), aria_label="Sections"),
     )  # fmt: skip
 
@@ -98,7 +106,8 @@ def _best(report: Report) -> Html:
         ("seeds", True), ("cells tried", True), ("trained parameters", True), ("train s", True),
     )  # fmt: skip
     others = tuple(dict.fromkeys(name for best in report.best for name in best.others))
-    columns = (*columns[:3], *((name, True) for name in others), *columns[3:])
+    varied = tuple((name, False) for name in report.varying)
+    columns = (*columns[:3], *((name, True) for name in others), *columns[3:6], *varied, *columns[6:])
     rows = [_best_row(best, report, others) for best in report.best]
     kinds = sorted({best.cell.stderr_kind for best in report.best if best.cell.stderr_kind})
     by = {best.chosen_by for best in report.best}
@@ -111,17 +120,21 @@ def _best(report: Report) -> Html:
 
 def _best_row(best: Best, report: Report, others: tuple[str, ...]) -> list[Value]:
     cell = best.cell
-    name = style.label(cell.series) + (f" ({best.panel})" if best.panel else "")
+    name = style.label(cell.series)
     return [
         (name, name), (score(cell.mean, report, digits=2), cell.mean),
         (score(cell.stderr, report, digits=2), cell.stderr),
         *((f"{best.others[name]:.4f}" if name in best.others else "–", best.others.get(name)) for name in others),
         whole(cell.rank), (style.rate(cell.eta_A), cell.eta_A),
-        ("–" if cell.lr_ratio is None else style.ratio(cell.lr_ratio), cell.lr_ratio),
+        ("–" if cell.lr_ratio is None else style.ratio(cell.lr_ratio), cell.lr_ratio), *_texts(cell.settings),
         (seeds(cell).removesuffix(" seeds").removesuffix(" seed"), cell.n_ok), whole(best.n_choices),
         whole(best.n_trainable),
-        ("–" if best.train_seconds is None else f"{best.train_seconds:.3g}", best.train_seconds),
+        decimal(best.train_seconds),
     ]  # fmt: skip
+
+
+def _texts(settings: Sequence[tuple[str, str]]) -> list[Value]:
+    return [(text, text) for _, text in settings]
 
 
 def _charts(kind: str, report: Report) -> Html:
@@ -134,7 +147,8 @@ def _charts(kind: str, report: Report) -> Html:
 
 def _chart(chart: Chart, report: Report) -> Html:
     name = f"{_CHARTS[chart.kind]}, {chart.title}".rstrip(", ")
-    drawn = svg.chart(chart, as_percent=report.higher_is_better, y_label=unit(report), title=name)
+    beside = [other for other in report.charts if other.kind == chart.kind]
+    drawn = svg.chart(chart, as_percent=report.higher_is_better, y_label=unit(report), title=name, beside=beside)
     return el(
         "figure", el("figcaption", chart.title) if chart.title else None, el("div", drawn, data_roving=True),
         svg.legend(chart), el("p", _HINT, class_="readout", aria_live="polite"),
@@ -149,8 +163,8 @@ def _trouble(report: Report) -> Html:
     if not report.troubles:
         return el("p", "None: every trial of the study ended with a score.")
     columns = (
-        ("what", False), ("method", False), ("rank", True), ("η_A", True), ("λ", True), ("seeds", False),
-        ("detail", False),
+        ("what", False), ("method", False), ("rank", True), ("η_A", True), ("λ", True),
+        *((name, False) for name in report.varying), ("seeds", False), ("detail", False),
     )  # fmt: skip
     n = report.counts
     note = (
@@ -165,8 +179,8 @@ def _trouble_row(t: Trouble) -> list[Value]:
     name = style.label(t.series)
     return [
         (t.kind, t.kind), (name, name), whole(t.rank), (style.rate(t.eta_A), t.eta_A),
-        ("–" if t.lr_ratio is None else style.ratio(t.lr_ratio), t.lr_ratio), (listed(t.seeds), listed(t.seeds)),
-        (t.detail, t.detail),
+        ("–" if t.lr_ratio is None else style.ratio(t.lr_ratio), t.lr_ratio), *_texts(t.settings),
+        (listed(t.seeds), listed(t.seeds)), (t.detail, t.detail),
     ]  # fmt: skip
 
 
@@ -190,6 +204,8 @@ def _repeat(report: Report) -> Html:
         warnings.append(f"{others} other rows in the directory are not of this study's cells and are not shown.")
     listing = [join(el("dt", name), el("dd", value)) for name, value in facts]
     return join(
-        el("p", "The command:"), el("pre", r.command, tabindex="0"), [el("p", w, class_="note") for w in warnings],
+        el("p", "The commands:" if r.compare_command else "The command:"),
+        el("pre", "\n".join(filter(None, (r.command, r.compare_command))), tabindex="0"),
+        [el("p", w, class_="note") for w in warnings],
         el("dl", listing), el("h3", r.study_file), el("pre", r.toml, tabindex="0"),
     )  # fmt: skip

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from bench.comparison.numbers import ArmResult, Comparison, Difference
 from bench.comparison.verdict import collapses, gap, number, sentences
 from bench.methods import arm_label as label
 from bench.report.data import Report
 from bench.report.text import listed, score, unit
-from plots import style
+from plots import style, svg
 from plots.html import Html, el, join
-from plots.report_table import Value, table, whole
+from plots.report_table import Value, scroll, table, whole
 
 
 def section(report: Report) -> Html:
@@ -23,7 +25,7 @@ def section(report: Report) -> Html:
         el("p", f"From the study {c.setup.study}{commit}; {seeds}.", class_="note"),
         el("details", join(el("summary", "Every claim in full"), [el("p", sentence) for sentence in sentences(c)])),
         el("h3", "Chosen cells, fresh seeds"), _arms(c, report),
-        el("h3", f"Differences from {label(c.baseline)}, paired by seed"), _differences(c),
+        el("h3", f"Differences from {label(c.baseline)}, paired by seed"), _forest(c, report), _differences(c),
     )  # fmt: skip
 
 
@@ -60,6 +62,45 @@ def _arm(arm: ArmResult, report: Report) -> list[Value]:
     ]  # fmt: skip
 
 
+def _forest(c: Comparison, report: Report) -> Html:
+    """Return the differences and their intervals as a picture; those without an interval are in the table alone."""
+    scale = 100.0 if report.higher_is_better else 1.0
+    rows = [
+        (label(d.arm), scale * d.mean, scale * d.interval.low, scale * d.interval.high,
+         f"{label(d.arm)}: {gap(d.mean, c.setup.metric)}, {c.level:.0%} interval {_ends(d, c)}, n = {d.n}, "
+         f"claim: {d.claim}")
+        for d in c.differences
+        if d.mean is not None and d.interval is not None
+    ]  # fmt: skip
+    if not rows:
+        return Html("")
+    points = " (points)" if report.higher_is_better else ""
+    unit_words = f"{report.metric.replace('_', ' ')} minus that of {label(c.baseline)}{points}"
+    side = "right of 0 is better" if report.higher_is_better else "left of 0 is better"
+    drawn = svg.forest(rows, x_label=f"{unit_words}; {side}", title="Differences with their intervals")
+    hint = el("p", "Point at a row, tap it, or walk with the arrow keys.", class_="readout", aria_live="polite")
+    return el("figure", scroll(drawn, data_roving=True), hint)
+
+
+def _ends(d: Difference, c: Comparison) -> str:
+    return (
+        "–"
+        if d.interval is None
+        else f"{gap(d.interval.low, c.setup.metric)} to {gap(d.interval.high, c.setup.metric)}"
+    )
+
+
+def _factor(value: float | None) -> str:
+    """Return a factor of speed; 0 and infinity are no factors but say who never gets there."""
+    if value is None:
+        return "–"
+    return "never there" if value == 0 else "only it" if math.isinf(value) else number(value)
+
+
+def _end(value: float) -> str:
+    return "∞" if math.isinf(value) else number(value)
+
+
 def _differences(c: Comparison) -> Html:
     columns = (
         ("method", False), ("difference", True), (f"{c.level:.0%} interval", False), ("n", True), ("better in", True),
@@ -72,15 +113,15 @@ def _differences(c: Comparison) -> Html:
 
 def _difference(d: Difference, c: Comparison) -> list[Value]:
     metric = c.setup.metric
-    ends = "–" if d.interval is None else f"{gap(d.interval.low, metric)} to {gap(d.interval.high, metric)}"
+    ends = _ends(d, c)
     found = next((s for s in c.speed_ups if s.arm == d.arm), None)
     steps = None if found is None else found.steps
-    span = "–" if found is None else f"{number(found.steps_interval.low)} to {number(found.steps_interval.high)}"
+    span = "–" if found is None else f"{_end(found.steps_interval.low)} to {_end(found.steps_interval.high)}"
     speed = "–" if found is None else found.claim
     return [
         (label(d.arm), label(d.arm)), ("–" if d.mean is None else gap(d.mean, metric), d.mean), (ends, ends),
         whole(d.n), ("–" if d.outperforms is None else f"{d.outperforms:.0%}", d.outperforms),
         (f"{d.p:.3g}", d.p), (f"{d.p_holm:.3g}", d.p_holm), (f"{d.attainable_p:.3g}", d.attainable_p),
-        (d.claim, d.claim), ("–" if steps is None else number(steps), steps), (span, span),
+        (d.claim, d.claim), (_factor(steps), steps), (span, span),
         ("–" if found is None else f"{found.p_holm:.3g}", None if found is None else found.p_holm), (speed, speed),
     ]  # fmt: skip

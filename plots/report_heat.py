@@ -9,6 +9,7 @@ from bench.report.data import HeatCell, Heatmap, Report
 from bench.report.text import described, score, unit
 from plots import style
 from plots.html import Html, el, join
+from plots.report_table import scroll
 
 HINT = "Point at a cell, tap it, or walk with the arrow keys."
 _GRADIENT = 8  # colours of the bar that explains the colours
@@ -27,7 +28,7 @@ def heatmap(panel: Heatmap, report: Report) -> Html:
     edge = "; the best cell lies on the grid's edge" if panel.best_at_edge else ""
     caption = f"{panel.title}: η_A × {'η_B' if by_B else 'λ'}{edge}"
     table = el("table", el("caption", caption), el("thead", head), el("tbody", rows), class_="heat", data_roving=True)
-    return el("figure", el("div", table, class_="scroll"), el("p", HINT, class_="readout", aria_live="polite"))
+    return el("figure", scroll(table), el("p", HINT, class_="readout", aria_live="polite"))
 
 
 def key(report: Report) -> Html:

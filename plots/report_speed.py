@@ -7,7 +7,7 @@ from bench.speed.summary import Line, Value, interval_words
 from plots import style
 from plots.html import Html, el, join
 from plots.report_table import Value as Shown
-from plots.report_table import table, whole
+from plots.report_table import decimal, table, whole
 
 _SHARES = (
     " pack_share: a trial's share of the time of the pack it was trained in, which depends on the pack's size and on "
@@ -52,26 +52,20 @@ def _line(line: Line) -> list[Shown]:
         (line.case, line.case), _scaled(step, 1e3), _ends(step, 1e3), _scaled(ratio), _ends(ratio), *parts,
         _scaled(line.values.get("examples_per_second")), _scaled(line.values.get("peak_memory_bytes"), 2**-20),
         _scaled(line.ratios.get("peak_memory_bytes")), _scaled(line.values.get("kept_bytes"), 1e-3 / tokens),
-        whole(line.fixed["n_trainable"]), _number(None if stored is None else stored / 2**20),
-        _number(None if flop is None else flop / 1e6), _scaled(line.values.get("merge_seconds"), 1e3),
+        whole(line.fixed["n_trainable"]), decimal(None if stored is None else stored / 2**20),
+        decimal(None if flop is None else flop / 1e6), _scaled(line.values.get("merge_seconds"), 1e3),
         _scaled(line.values.get("eval_seconds")), _scaled(line.values.get("merged_eval_seconds")),
     ]  # fmt: skip
 
 
 def _scaled(value: Value | None, scale: float = 1.0) -> Shown:
-    return _number(None if value is None else scale * value.median)
-
-
-def _number(value: float | None) -> Shown:
-    if value is None:
-        return ("–", None)
-    return (f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}", value)
+    return decimal(None if value is None else scale * value.median)
 
 
 def _ends(value: Value | None, scale: float = 1.0) -> Shown:
     if value is None or value.interval is None:
         return ("–", None)
-    low, high = (_number(scale * end)[0] for end in (value.interval.low, value.interval.high))
+    low, high = (decimal(scale * end)[0] for end in (value.interval.low, value.interval.high))
     return (f"{low} to {high}", scale * value.interval.low)
 
 
@@ -91,7 +85,7 @@ def _row(speed: Speed) -> list[Shown]:
     per_second = speed.examples_per_second
     name = style.label(speed.series)
     return [
-        (name, name), whole(speed.rank), (f"{1000 * speed.seconds_per_step:.3g}", speed.seconds_per_step),
+        (name, name), whole(speed.rank), decimal(1000 * speed.seconds_per_step),
         (speed.timing_mode, speed.timing_mode), whole(speed.n),
         ("–" if per_second is None else f"{per_second:,.0f}", per_second),
         ("–" if memory is None else f"{memory:,.0f}", memory), whole(speed.n_trainable),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plots.html import Html, el
+from plots.html import Html, el, join
 
 Column = tuple[str, bool]  # name, whether it holds numbers
 Value = tuple[str, float | str | None]  # as shown, as sorted; None: missing
@@ -21,7 +21,13 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Value]], *, long: S
         for row in rows
     ]
     drawn = el("table", el("thead", el("tr", head)), el("tbody", body), class_="data")
-    return el("div", drawn, class_="scroll", tabindex="0", role="region", aria_label="table")
+    return scroll(drawn, tabindex="0", role="region", aria_label="table")
+
+
+def scroll(drawn: Html, **attributes: object) -> Html:
+    """Return what may be wider than the screen in a box that scrolls, and a hint, shown where it is wider."""
+    hint = el("p", "Wider than the screen: scroll it sideways →", class_="hint", hidden=True)
+    return join(hint, el("div", drawn, class_="scroll", **attributes))
 
 
 def _td(value: Value, name: str, number: bool, long: Sequence[str]) -> Html:
@@ -35,6 +41,15 @@ def _plain(key: float | str) -> str:
 
 def _class(name: str, number: bool, long: Sequence[str]) -> str | None:
     return "number" if number else "long" if name in long else None
+
+
+def decimal(value: float | None) -> Value:
+    """Return a number as a table's value: three significant digits, no decimals from 100 on, never an exponent."""
+    if value is None:
+        return ("–", None)
+    if abs(value) >= 99.5:
+        return (f"{value:,.0f}", value)
+    return (f"{value:.3g}" if value == 0 or abs(value) >= 1e-4 else f"{value:.1e}", value)
 
 
 def whole(value: int | None) -> Value:

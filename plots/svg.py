@@ -44,9 +44,12 @@ class _Axes:
     y_ticks: tuple[tuple[float, str], ...]
 
 
-def chart(drawn: Chart, *, as_percent: bool, y_label: str, title: str) -> Html:
-    """Return the chart as an <svg> element; `title` is what it is called by a screen reader."""
-    axes = _axes(drawn, as_percent=as_percent)
+def chart(drawn: Chart, *, as_percent: bool, y_label: str, title: str, beside: Sequence[Chart] = ()) -> Html:
+    """Return the chart as an <svg> element; `title` is what it is called by a screen reader.
+
+    Its y axis is that of the charts `beside` it too, which show the same quantity.
+    """
+    axes = _axes(drawn, [line for one in (drawn, *beside) for line in one.lines], as_percent=as_percent)
     lines = [_line(line, drawn, _shifted(axes, i, drawn), as_percent=as_percent) for i, line in enumerate(drawn.lines)]
     return el(
         "svg", _frame(axes, drawn.x_label, y_label), lines,
@@ -162,8 +165,8 @@ def _frame(axes: _Axes, x_label: str, y_label: str) -> Html:
     )  # fmt: skip
 
 
-def _axes(drawn: Chart, *, as_percent: bool) -> _Axes:
-    low, high = _y_range(drawn.lines)
+def _axes(drawn: Chart, lines: Sequence[Line], *, as_percent: bool) -> _Axes:
+    low, high = _y_range(lines)
     span, bottom, top = high - low, HEIGHT - BOTTOM, TOP
     x_of, x_ticks = _x_axis(drawn)
 
@@ -212,3 +215,44 @@ def _nice(step: float) -> float:
     """Return 1, 2 or 5 times a power of ten, at least `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= step * (1 - 1e-9))
+
+
+def forest(rows: Sequence[tuple[str, float, float, float, str]], *, x_label: str, title: str) -> Html:
+    """Return intervals as horizontal lines around their means, one row each, beside a line at 0: a forest plot.
+
+    `rows` are (name, mean, low, high, words); words are shown when the row is pointed at. x has the unit of the label.
+    """
+    width, left, right, high = 560, 190, 20, 30
+    height = high * len(rows) + 52
+    ends = [end for _, mean, low, top, _ in rows for end in (mean, low, top)] + [0.0]
+    room = 0.06 * (max(ends) - min(ends)) or 1.0
+    first, last = min(ends) - room, max(ends) + room
+
+    def x_of(value: float) -> float:
+        return left + (value - first) / (last - first) * (width - left - right)
+
+    step = _nice((last - first) / 6)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    ticks = [k * step for k in range(math.ceil(first / step), math.floor(last / step) + 1)]
+    bottom = height - 40
+    frame = [
+        [el("path", d=f"M{x_of(t):.1f} 4V{bottom}", class_="grid"),
+         el("text", f"{t:.{digits}f}", x=f"{x_of(t):.1f}", y=bottom + 15, text_anchor="middle")]
+        for t in ticks
+    ]  # fmt: skip
+    zero = el("path", d=f"M{x_of(0):.1f} 2V{bottom}", class_="zero")
+    drawn = []
+    for i, (name, mean, low, top, words) in enumerate(rows):
+        y = 4 + high * (i + 0.5)
+        line = f"M{x_of(low):.1f} {y}H{x_of(top):.1f}M{x_of(low):.1f} {y - 4}v8M{x_of(top):.1f} {y - 4}v8"
+        mark = el("path", d="M-4.5-4.5H4.5V4.5H-4.5Z", transform=f"translate({x_of(mean):.1f} {y})", class_="fill")
+        drawn.append(
+            el("g", el("text", name, x=left - 12, y=y + 4, text_anchor="end", class_="name"),
+               el("path", d=line, class_="stroke"), mark, data_tip=words, aria_label=words, role="img", tabindex="-1",
+               class_="point series", style="--c:var(--ink)")
+        )  # fmt: skip
+    label = el("text", x_label, x=(left + width - right) / 2, y=height - 6, text_anchor="middle", class_="name")
+    return el(
+        "svg", el("g", *frame, label, aria_hidden="true"), zero, drawn,
+        viewBox=f"0 0 {width} {height}", role="group", aria_label=title, class_="chart forest",
+    )  # fmt: skip

@@ -32,6 +32,7 @@ from bench.spec import MethodGrid, Study, Trial
 from bench.speed import rows as speed_rows
 from plots import html as markup
 from plots import report as page
+from plots import report_table
 from plots.tidy import StudyInfo
 from tests.plot_rows import BUDGET, PLACE, frame, lora_grid, trial
 from tests.test_compare import compared, noisy, ramp, setup
@@ -363,6 +364,69 @@ def test_the_page_asks_for_nothing_and_only_its_own_script_may_run() -> None:
     } <= ids
 
 
+def test_settings_that_vary_are_columns_and_the_others_stand_at_the_top() -> None:
+    trials = tuple(
+        replace(t, lora_alpha=alpha, target_modules=modules)
+        for t in lora_grid(ETAS, (1,), (0, 1))
+        for alpha, modules in ((4.0, ("query",)), (64.0, ("query", "value")))
+    )
+    made = built(frame(trials), trials)
+    assert made.varying == ("lora_alpha", "target_modules")
+    assert "rank 8" in made.fixed
+    assert "lora_alpha" not in made.fixed
+    assert [best.cell.settings for best in made.best] == [
+        (("lora_alpha", "4"), ("target_modules", "query")), (("lora_alpha", "64"), ("target_modules", "query, value")),
+    ]  # fmt: skip
+    text = page.page(made)
+    best = text[text.index('id="best"') : text.index('id="curves"')]
+    assert re.findall(r"<button[^>]*>(lora_alpha|target_modules)</button>", best) == ["lora_alpha", "target_modules"]
+    assert "query, value</td>" in best
+    (chart,) = (one for one in made.charts if one.kind == "curves")
+    assert len({line.label for line in chart.lines}) == len({(line.series, line.variant) for line in chart.lines}) == 2
+    assert "LoRA, lora_alpha 64, target_modules query, value" in text
+
+
+def test_panels_of_one_quantity_share_their_axis() -> None:
+    trials = sum((lora_grid(ETAS, RATIOS, (0,), rank=r) for r in (2, 8)), ())
+    made = built(frame(trials, surface=lambda t: 0.9 if t.rank == 2 else 0.5 + 100 * t.eta_A / 4), trials)
+    text = page.page(made)
+    section = text[text.index('id="ratio"') : text.index("</section>", text.index('id="ratio"'))]
+    panels = [re.findall(r'text-anchor="end">([\d.]+)</text>', part) for part in section.split("<svg")[1:]]
+    ticks = [found for found in panels if found]
+    assert len(ticks) == 2
+    assert ticks[0] == ticks[1]
+    assert float(ticks[0][-1]) - float(ticks[0][0]) >= 20
+
+
+def test_a_comparison_has_its_intervals_as_a_picture_its_fresh_curves_and_its_command() -> None:
+    c = compared(noisy({"lora+": 0.02}))
+    trials = lora_grid(ETAS, (1,), SEEDS)
+    info = StudyInfo.of(STUDY, trials, higher_is_better=True)
+    source = replace(SOURCE, compare_command="python -m bench compare --task sst2")
+    fresh = frame(lora_grid((1e-3,), (1, 4), range(1000, 1008)))
+    made = report.build(frame(trials), NO_ATTEMPTS, STUDY, info, source=source, comparison=c, fresh=fresh)
+    text = page.page(made)
+    assert "python -m bench sweep --task sst2\npython -m bench compare --task sst2" in html.unescape(text)
+    forest = text[text.index('class="chart forest"') : text.index("</svg>", text.index('class="chart forest"'))]
+    for d in c.differences:
+        if d.interval is not None:
+            assert f"n = {d.n}, claim: {d.claim}" in html.unescape(forest)
+    (chart,) = (one for one in made.charts if one.kind == "fresh")
+    assert [line.series for line in chart.lines] == ["lora", "lora+"]
+    assert all("8 seeds" in point.note for line in chart.lines for point in line.points)
+    alone = page.page(replace(made, comparison=None, charts=(), repeat=replace(made.repeat, compare_command="")))
+    assert "bench compare --task" not in alone
+    assert "chart forest" not in alone
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "–"), (0, "0"), (1737.4, "1,737"), (99.6, "100"), (99.4, "99.4"), (0.01234, "0.0123"), (1.2e-7, "1.2e-07")],
+)
+def test_numbers_of_tables_have_no_exponent_unless_they_are_tiny(value: float | None, shown: str) -> None:
+    assert report_table.decimal(value)[0] == shown
+
+
 def test_elements_escape_their_text_and_attributes() -> None:
     assert markup.el("p", "<b>", markup.el("b", "&"), None, 3, class_="a\"'") == (
         '<p class="a&quot;&#x27;">&lt;b&gt;<b>&amp;</b>3</p>'
@@ -386,6 +450,27 @@ def test_the_command_writes_the_page_beside_the_rows(tmp_path: Path, capsys: pyt
     assert str(tmp_path) not in text  # no path of this machine
     assert re.search(r"^rank = 2 +# --ranks$", text, re.MULTILINE), "the study as it was run"
     assert report_text.NO_COMPARISON in text
+
+
+def test_the_page_of_a_task_of_ones_own_names_no_path_and_no_figure_of_a_paper(tmp_path: Path) -> None:
+    for name, n in (("train", 24), ("dev", 8)):
+        lines = "".join(f"text {i} of {name},{'ab'[i % 2]}\n" for i in range(n))
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{lines}", encoding="utf-8")
+    task = tmp_path / "my-task.toml"
+    task.write_text(
+        'name = "mine"\nlabels = ["a", "b"]\nmetric = "accuracy"\n[columns]\ntext = "text"\nlabel = "label"\n'
+        '[files]\ntrain = "train.csv"\neval = "dev.csv"\n',
+        encoding="utf-8",
+    )
+    options = ["--task", str(task), "--model", "tiny-roberta", "--methods", "lora", "--ranks", "2", "--eta-A", "1e-3"]
+    options += ["--seeds", "0", "--steps", "2", "--n-select", "0", "--device", "cpu", "--results-dir", str(tmp_path)]
+    assert cli.main(["sweep", *options]) == 0
+    assert cli.main(["report", *options]) == 0
+    (target,) = tmp_path.glob("*/report.html")
+    text = html.unescape(target.read_text(encoding="utf-8"))
+    assert str(tmp_path) not in text
+    assert "--task my-task.toml" in text
+    assert "arXiv" not in text
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------

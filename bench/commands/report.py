@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,15 @@ from bench.commands._options import RESULTS_DIR, Selection, study_command
 from bench.errors import BadInput
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from bench.commands._resolve import Resolved
     from bench.comparison.numbers import Comparison
+    from bench.spec import Study
 
 PAGE = "report.html"
+FILES = ("study", "task", "model")  # options that may be the path of a file or a directory
 
 
 @study_command
@@ -54,6 +58,7 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
     from plots.tidy import StudyInfo
 
     study, better = resolved.study, resolved.task.higher_is_better
+    shown = shown_as(resolved)
     directory = selection.directory(study)
     rows_in = directory if study.rows_from is None else selection.results_dir / study.rows_from
     resolved, table, told = resolved.reading(store.load(rows_in))
@@ -69,28 +74,59 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
     else:
         info = StudyInfo.of(study, resolved.trials, higher_is_better=better)
     borders = () if resolved.is_search else resolved.best(table)[1]
+    comparison = comparison_of(resolved, selection.results_dir)
     source = Source(
         command=command_line(selection),
         study_file=f"studies/{study_path(selection).name}",
-        toml=as_toml.text(*selection.trace()),
+        toml=without_paths(as_toml.text(replace(study, figure=shown.figure), selection.trace()[1]), study),
         borders=borders,
+        compare_command="" if comparison is None else command_line(selection, "compare"),
     )
     attempts = store.load_attempts(rows_in).to_pandas()
-    comparison, speed = comparison_of(resolved, selection.results_dir), speed_of(directory)
-    found = report.build(rows, attempts, study, info, source=source, comparison=comparison, speed=speed)
+    found = report.build(
+        rows, attempts, shown, info, source=source, comparison=comparison, speed=speed_of(directory),
+        fresh=None if comparison is None else fresh_of(comparison, selection.results_dir),
+    )  # fmt: skip
     return page.page(found)
+
+
+def shown_as(resolved: Resolved) -> Study:
+    """Return the study as the page names it: by no path, and by no paper's figure where the task is one's own."""
+    from bench import tasks
+
+    task, model = resolved.task.name, resolved.located.name  # not as the study has them: they may be paths
+    figure = resolved.study.figure if task in tasks.names() else ""
+    return replace(resolved.study, task=task, model=model, figure=figure)
+
+
+def without_paths(text: str, study: Study) -> str:
+    """Return text with the files and directories that the study names called by their names alone."""
+    for path in (study.task, study.model):
+        if Path(path).exists():
+            text = text.replace(path, Path(path).name)
+    return text
 
 
 def comparison_of(resolved: Resolved, results_dir: Path) -> Comparison | None:
     """Return the tuned comparison of the study, else that of its task's comparison study on the same model."""
     from bench.comparison import as_json as comparison_json
 
-    task, model = resolved.task.name, resolved.located.name  # not as the study has them: they may be paths
+    task, model = resolved.task.name, resolved.located.name
     for name in (resolved.study.name, f"{task}-compare"):
         found = comparison_json.read(results_dir / name)
         if found is not None and (found.setup.task, found.setup.model) == (task, model):
             return found
     return None
+
+
+def fresh_of(comparison: Comparison, results_dir: Path) -> pd.DataFrame | None:
+    """Return the rows of a comparison's fresh runs, None where they are not kept beside it."""
+    from bench import store
+    from bench.commands.compare import FRESH
+
+    rows = store.load(results_dir / f"{comparison.setup.study}-{FRESH}").to_pandas()
+    found = rows[rows["seed"].isin(comparison.setup.fresh_seeds)]
+    return None if found.empty else found
 
 
 def speed_of(directory: Path) -> pa.Table | None:
@@ -118,13 +154,13 @@ def study_path(selection: Selection) -> Path:
     return study_files.find(given.get("study"), given.get("task"), study_files.STUDIES_DIR)
 
 
-def command_line(selection: Selection) -> str:
-    """Return the command that runs the study as it was asked for, with a data directory named but not told."""
+def command_line(selection: Selection, command: str = "sweep") -> str:
+    """Return the command that runs the study as it was asked for; of files and directories the names alone."""
     from bench.settings.overrides import BY_KEY
 
-    words = ["python", "-m", "bench", "sweep"]
+    words = ["python", "-m", "bench", command]
     for key, text in selection.overrides.items():
-        words += [BY_KEY[key].flags[0], text]
+        words += [BY_KEY[key].flags[0], Path(text).name if key in FILES and Path(text).exists() else text]
     if selection.data_dir is not None:
         words += ["--data-dir", "DATA"]
     if selection.results_dir != Path(RESULTS_DIR):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -46,7 +46,7 @@ class Line:
 class Chart:
     """A chart; x is a number of steps or cells, a rate on a log axis, or a category (rank, lambda)."""
 
-    kind: Literal["curves", "rates", "ratio", "rank", "tuning"]
+    kind: Literal["curves", "rates", "ratio", "rank", "tuning", "fresh"]
     title: str  # the panel: rank and other settings that all lines share; may be empty
     x_label: str
     x_scale: Literal["linear", "log", "category"]
@@ -59,13 +59,16 @@ class Chart:
         return tuple(sorted({p.x for line in self.lines if not line.level for p in line.points}))
 
 
-def all_charts(df: pd.DataFrame, info: StudyInfo, comparison: Comparison | None = None) -> tuple[Chart, ...]:
+def all_charts(
+    df: pd.DataFrame, info: StudyInfo, comparison: Comparison | None = None, fresh: pd.DataFrame | None = None
+) -> tuple[Chart, ...]:
     """Return the charts that the rows give: those with at least two x values and one line.
 
     The tuning curves of a comparison, which gives each method as many cells, take the place of the study's own.
     """
     tuning = _tuning(df, info) if comparison is None else [_compared(comparison)]
-    made = (*_ratio(df, info), *_rank(df, info), *_curves(df, info), *_rates(df, info), *tuning)
+    again = () if comparison is None or fresh is None else _fresh(fresh, info)
+    made = (*_ratio(df, info), *_rank(df, info), *_curves(df, info), *_rates(df, info), *tuning, *again)
     return tuple(chart for chart in made if chart.lines and len(chart.xs) > 1)
 
 
@@ -115,6 +118,12 @@ def _curves(df: pd.DataFrame, info: StudyInfo) -> Iterable[Chart]:
             note="the best cell of each method, mean over seeds; bands: ± 1 standard error over seeds from 3 of them, "
             "else the lowest to the highest seed",
         )  # fmt: skip
+
+
+def _fresh(fresh: pd.DataFrame, info: StudyInfo) -> Iterable[Chart]:
+    """Yield the curves of a comparison's fresh runs: nothing was chosen by them."""
+    for chart in _curves(fresh, StudyInfo(name=info.name, higher_is_better=info.higher_is_better)):
+        yield replace(chart, kind="fresh", note=chart.note.replace("the best cell of each method", "each chosen cell"))
 
 
 def _line(one: Arranged, label: str, points: Iterable[Point], *, level: bool = False) -> Line:

@@ -7,7 +7,7 @@ itself is plots/report.py; its sentences are in bench/report/text.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from bench import varying
 from bench.comparison.numbers import Comparison
 from bench.record import Status
 from bench.report.charts import all_charts
@@ -39,7 +40,7 @@ from plots import heatmap, tidy
 from plots.figures import is_grid
 from plots.grid import Grid, View, grid_of, limits
 from plots.lines import series_in
-from plots.settings import split
+from plots.settings import fixed_text, split
 from plots.tidy import CellTable, StudyInfo, choose, has_select
 
 VIEWS: tuple[View, ...] = ("eta_B", "lr_ratio")
@@ -48,11 +49,11 @@ LEAST_FILLED = 0.2  # of a table's positions: below, as where the axes' log step
 
 def build(
     df: pd.DataFrame, attempts: pd.DataFrame, study: Study, info: StudyInfo, *, source: Source,
-    comparison: Comparison | None = None, speed: pa.Table | None = None,
+    comparison: Comparison | None = None, speed: pa.Table | None = None, fresh: pd.DataFrame | None = None,
 ) -> Report:  # fmt: skip
     """Return the report of a study from its finished rows and its failed attempts (columns of bench.record.SCHEMA).
 
-    `speed` are the rows of `bench speed`, where it was run.
+    `speed` are the rows of `bench speed`, `fresh` those of the comparison's fresh runs, where there are some.
 
     Raises:
         BadInput: where a trial occurs twice or the rows hold several metrics.
@@ -69,14 +70,16 @@ def build(
         higher_is_better=table.higher_is_better,
         max_steps=study.budget.max_steps,
         n_seeds=len(study.seeds),
+        fixed=fixed_text(table),
+        varying=told(table),
         counts=_counts(rows, failed, n_other),
         best=tuple(_best_cells(table, rows)),
         borders=source.borders,
         heatmaps=tuple(_heatmaps(df, info)),
-        charts=all_charts(df, info, comparison),
+        charts=all_charts(df, info, comparison, fresh),
         speeds=tuple(_speeds(rows)),
         isolated=None if speed is None or not speed.num_rows else _isolated(speed),
-        troubles=tuple(_troubles(rows, failed)),
+        troubles=tuple(_troubles(rows, failed, told(table))),
         comparison=comparison,
         repeat=_repeat(rows, study, source),
     )
@@ -107,7 +110,7 @@ def _counts(rows: pd.DataFrame, failed: pd.DataFrame, n_other: int) -> Counts:
 def _best_cells(table: CellTable, rows: pd.DataFrame) -> Iterable[Best]:
     """Yield the best cell of each method in each panel, over all ranks; of equals the smaller rates come first."""
     ordered = replace(table, cells=table.cells.sort_values(["eta_A", "eta_B"], kind="stable", ignore_index=True))
-    panels = split(ordered, within=("rank", "lora_alpha"))
+    panels = split(ordered, within=("rank",))
     seen: set[Any] = set()
     for title, panel in panels:
         for series in series_in(panel.cells):
@@ -117,15 +120,18 @@ def _best_cells(table: CellTable, rows: pd.DataFrame) -> Iterable[Best]:
                 continue
             seen.add(cell["trial_ids"])
             by = "select_metric" if has_select(group.cells) else "metric_value"
-            yield _best(title if len(panels) > 1 else "", cell, by, len(group.cells), rows)
+            numbers = numbers_of(cell, told(table))
+            yield _best(title if len(panels) > 1 else "", cell, numbers, by, len(group.cells), rows)
 
 
-def _best(panel: str, cell: pd.Series[Any], chosen_by: str, n_choices: int, rows: pd.DataFrame) -> Best:
+def _best(
+    panel: str, cell: pd.Series[Any], numbers: CellNumbers, chosen_by: str, n_choices: int, rows: pd.DataFrame
+) -> Best:
     own = rows[rows["trial_id"].isin(cell["trial_ids"])]
     modes = own["timing_mode"].dropna().unique()
     return Best(
         panel=panel,
-        cell=numbers_of(cell),
+        cell=numbers,
         chosen_by=chosen_by,
         n_choices=n_choices,
         n_trainable=_integer(own["n_trainable"].max()),
@@ -143,8 +149,13 @@ def _texts(own: pd.DataFrame) -> list[str | None]:
     return [value if isinstance(value, str) else None for value in ok]
 
 
-def numbers_of(cell: pd.Series[Any]) -> CellNumbers:
-    """Return the numbers of a row of a CellTable."""
+def told(table: CellTable) -> tuple[str, ...]:
+    """Return the settings that vary, beside those that have a column of their own."""
+    return tuple(name for name in table.varying if name != "rank")
+
+
+def numbers_of(cell: pd.Series[Any], varied: Sequence[str] = ()) -> CellNumbers:
+    """Return the numbers of a row of a CellTable, with its settings `varied`."""
     return CellNumbers(
         series=str(cell["series"]),
         rank=_integer(cell["rank"]),
@@ -159,7 +170,13 @@ def numbers_of(cell: pd.Series[Any]) -> CellNumbers:
         n_ok=int(cell["n_ok"]),
         n_diverged=int(cell["n_diverged"]),
         n_collapsed=int(cell["n_collapsed"]),
+        settings=_settings(cell, varied),
     )
+
+
+def _settings(cell: pd.Series[Any], varied: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    found = [(name, varying.value(cell, name)) for name in varied]  # type: ignore[arg-type]
+    return tuple((name, "–" if one is None else varying.spelled(name, one)) for name, one in found)
 
 
 def _heatmaps(df: pd.DataFrame, info: StudyInfo) -> Iterable[Heatmap]:
@@ -182,7 +199,7 @@ def _heatmap(title: str, panel: CellTable, grid: Grid, ends: tuple[float, float]
         if cell is None:
             return None
         return HeatCell(
-            numbers=numbers_of(cell),
+            numbers=numbers_of(cell, told(panel)),
             best=(i, j) == grid.best,
             chosen=(i, j) == grid.chosen,
             within_percent=bool(grid.within_percent[i, j]),
@@ -229,7 +246,7 @@ def _isolated(table: pa.Table) -> Isolated:
     return Isolated(lines=summary.lines(table), timing_modes=modes, devices=devices)
 
 
-def _troubles(rows: pd.DataFrame, failed: pd.DataFrame) -> Iterable[Trouble]:
+def _troubles(rows: pd.DataFrame, failed: pd.DataFrame, varied: Sequence[str]) -> Iterable[Trouble]:
     """Yield what went wrong, by cell: diverged first, then collapsed, failed and missing trials."""
     missing = rows["status"].isna() & ~rows["trial_id"].isin(failed["trial_id"])
     kinds = {
@@ -242,10 +259,10 @@ def _troubles(rows: pd.DataFrame, failed: pd.DataFrame) -> Iterable[Trouble]:
     for kind, found in kinds.items():
         keys = [name for name in SETTINGS if name in found.columns]
         for _, group in found.groupby(keys, dropna=False, sort=False):
-            yield _trouble(kind, group)
+            yield _trouble(kind, group, varied)
 
 
-def _trouble(kind: str, group: pd.DataFrame) -> Trouble:
+def _trouble(kind: str, group: pd.DataFrame, varied: Sequence[str]) -> Trouble:
     first = group.iloc[0]
     eta_B = _number(first["eta_B"])
     steps = [int(step) for step in _floats(group["diverged_step"]).dropna()] if kind == "diverged" else []
@@ -259,6 +276,7 @@ def _trouble(kind: str, group: pd.DataFrame) -> Trouble:
         lr_ratio=None if eta_B is None else eta_B / float(first["eta_A"]),
         seeds=tuple(sorted(int(seed) for seed in group["seed"])),
         detail=detail,
+        settings=_settings(first, varied),
     )
 
 
@@ -269,6 +287,7 @@ def _repeat(rows: pd.DataFrame, study: Study, source: Source) -> Repeat:
     return Repeat(
         command=source.command,
         study_file=source.study_file,
+        compare_command=source.compare_command,
         toml=source.toml,
         profile=study.profile,
         settings=tuple((name, str(getattr(budget, name))) for name in (*names, "n_select")),

@@ -46,6 +46,7 @@ class CellNumbers:
     n_ok: int
     n_diverged: int
     n_collapsed: int
+    settings: tuple[tuple[str, str], ...] = ()  # beside rank and rates: those that vary in the study, spelled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +124,7 @@ class Trouble:
     lr_ratio: float | None
     seeds: tuple[int, ...]
     detail: str
+    settings: tuple[tuple[str, str], ...] = ()  # as in CellNumbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +132,7 @@ class Repeat:
     """What is needed to run the study again."""
 
     command: str
+    compare_command: str  # empty: none was run
     study_file: str
     toml: str
     profile: str
@@ -156,6 +159,8 @@ class Report:
     higher_is_better: bool
     max_steps: int
     n_seeds: int
+    fixed: str  # the settings that do not vary, in words
+    varying: tuple[str, ...]  # the others, beside method, rank and rates
     counts: Counts
     best: tuple[Best, ...]
     borders: tuple[str, ...]
@@ -176,3 +181,4 @@ class Source:
     study_file: str
     toml: str
     borders: tuple[str, ...] = ()
+    compare_command: str = ""  # where a comparison was run

@@ -60,3 +60,12 @@ for (const group of document.querySelectorAll("[data-roving]")) {
     for (const kind of ["mouseenter", "focus", "click"]) item.addEventListener(kind, () => tell(item));
   }
 }
+
+// What is wider than its box says so.
+function measure() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    box.previousElementSibling.hidden = box.scrollWidth <= box.clientWidth + 1;
+  }
+}
+addEventListener("resize", measure);
+measure();
