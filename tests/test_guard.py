@@ -18,6 +18,7 @@ from transformers import (
     GptOssConfig,
     LlamaConfig,
     LongformerConfig,
+    MambaConfig,
     Qwen3MoeConfig,
     XLNetConfig,
 )
@@ -207,6 +208,13 @@ def test_targets_that_peft_takes_for_experts_are_refused(target_modules: Any) ->
     with pytest.raises(BadInput, match=r"target_modules: .*PEFT"):
         built("qwen3_moe", target_modules)
     built("qwen3_moe", ("q_proj", "v_proj"))
+
+
+def test_an_out_proj_of_mamba_is_refused_as_by_peft() -> None:
+    config = MambaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=2, state_size=4).to_dict()
+    with pytest.raises(BadInput, match="target_modules: PEFT adapts no out_proj of mamba"):
+        guard.require_config(config, trial(target_modules="all-linear"), "causal")
+    guard.require_config(config, trial(target_modules=("in_proj",)), "causal")
 
 
 def test_what_was_found_is_kept_for_the_architecture(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bench.engine import experts
+from bench.engine import peft_targets
 from bench.engine.attention import use_keyed_attention
 from bench.engine.dropout import KeyedCalls, KeyedDropout, MaskKeys, drop_rows, drop_table
 from bench.engine.params import ParamBank, Slot
@@ -227,7 +227,7 @@ def adapted_layers(
         return ()
     found = targets.candidates(model, head_names)
     chosen = targets.match_targets(found, trial.target_modules, trial.layers_to_transform)
-    experts.check_targets(model.config, found, chosen, trial.target_modules)
+    peft_targets.check_targets(model.config, found, chosen, trial.target_modules)
     return tuple(_shape(path, model.get_submodule(path)) for path in chosen)
 
 
