@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from bench.methods import LayerShape, Method
 
+LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")  # how transformers' classes of causal language models end
 PEFT_METHODS = ("lora", "lora+")
 PEFT_HEAD = ("classifier", "score")  # modules whose name ends so are what PEFT trains in full, unless told of more
 
@@ -48,7 +49,7 @@ class PeftCount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameters:
-    """The parameters of one classifier under one method, in the model's order."""
+    """The parameters of one model under one method, in the model's order."""
 
     architecture: str  # transformers' class
     rows: tuple[Row, ...]
@@ -68,19 +69,28 @@ class Parameters:
         return sum(row.n for row in self.rows)
 
 
-def count(config: Mapping[str, Any], trial: Trial, *, n_labels: int = 2) -> Parameters:
-    """Return what `trial` trains of the sequence classifier that transformers builds from `config`.
+def is_language_model(config: Mapping[str, Any]) -> bool:
+    """Return whether a config is that of a checkpoint of a causal language model, by the class it names."""
+    return any(str(name).endswith(LANGUAGE_MODELS) for name in config.get("architectures") or ())
 
-    The head is everything outside the base model; a pooler inside it counts as pretrained, as in BERT's checkpoints.
+
+def count(config: Mapping[str, Any], trial: Trial, *, n_labels: int | None = None) -> Parameters:
+    """Return what `trial` trains of the model that transformers builds from `config`.
+
+    That is a sequence classifier of `n_labels`; where they are None, the language model itself if the config is one's,
+    else a classifier of 2. A classifier's head is everything outside the base model; a pooler inside it counts as
+    pretrained, as in BERT's checkpoints. A language model has no new head.
 
     Raises:
-        BadInput: where transformers has no classifier for the config, and for settings that do not fit the model.
+        BadInput: where transformers has no such model for the config, and for settings that do not fit the model.
     """
     from bench.engine.bank import adapted_layers
 
-    model, method = _on_meta(config, n_labels), methods.get(trial.method)
+    as_is = n_labels is None and is_language_model(config)
+    model, method = _on_meta(config, None if as_is else n_labels or 2), methods.get(trial.method)
     base = f"{model.base_model_prefix}."
-    head = {name: p.numel() for name, p in model.named_parameters() if not name.startswith(base)}
+    own = {} if as_is else dict(model.named_parameters())
+    head = {name: p.numel() for name, p in own.items() if not name.startswith(base)}
     shapes = () if method.trains_base else adapted_layers(model, method, trial, tuple(head))
     rows = tuple(_rows(model, method, trial, {shape.path: shape for shape in shapes}, set(head)))
     n_model = sum(p.numel() for p in model.parameters())
@@ -125,20 +135,24 @@ def _layer(row: Row) -> tuple[str, int | None]:
     return f"{row.name[: found.start()]}{{}}{row.name[found.end() :]}", int(found[0])
 
 
-def _on_meta(config: Mapping[str, Any], n_labels: int) -> PreTrainedModel:
+def _on_meta(config: Mapping[str, Any], n_labels: int | None) -> PreTrainedModel:
+    """Return a classifier of `n_labels`, or where they are None a causal language model, without numbers."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     replaced = ("model_type", "num_labels", "id2label", "label2id")
     values = {key: value for key, value in config.items() if key not in replaced}
     try:
-        built = AutoConfig.for_model(str(config["model_type"]), **values, num_labels=n_labels)
+        labels = {} if n_labels is None else {"num_labels": n_labels}
+        built = AutoConfig.for_model(str(config["model_type"]), **values, **labels)
+        kind = AutoModelForCausalLM if n_labels is None else AutoModelForSequenceClassification
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(built, trust_remote_code=False)
+            model: PreTrainedModel = kind.from_config(built, trust_remote_code=False)
     except Exception as error:
         got = one_line(f"{type(error).__name__}: {error}")[:300]
         way_out = "use a model that this version of transformers knows"
-        raise BadInput("--model", "must be a sequence classifier of transformers", got=got, way_out=way_out) from error
+        what = "causal language model" if n_labels is None else "sequence classifier"
+        raise BadInput("--model", f"must be a {what} of transformers", got=got, way_out=way_out) from error
     return model
 
 
@@ -181,7 +195,7 @@ def _peft(head: Mapping[str, int], n_model: int, n_adapters: int) -> PeftCount:
     """Return PEFT's numbers: it keeps the untrained head beside a trained copy of it and counts both."""
     known = {name: n for name, n in head.items() if name.partition(".")[0].endswith(PEFT_HEAD)}
     copied = sum(known.values())
-    why = [f"it counts the frozen copy that it keeps of the head ({copied:,})"]
+    why = [f"it counts the frozen copy that it keeps of the head ({copied:,})" if head else "there is no new head"]
     if len(known) < len(head):
         others = ", ".join(sorted({name.partition(".")[0] for name in head if name not in known}))
         left = sum(head.values()) - copied

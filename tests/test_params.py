@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from engine_helpers import SIZES, load_random, trial
 from oracle import make_bank
 from peft import LoraConfig, TaskType, get_peft_model
-from transformers import AutoConfig, AutoModelForSequenceClassification, RobertaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, RobertaConfig
 
 from bench import cli, methods, models, params
 from bench.models._config import read_config
@@ -135,6 +136,31 @@ def test_folding_keeps_the_sum_and_tells_uneven_layers_apart() -> None:
     assert names["roberta.encoder.layer.{0-2}.attention.self.query.weight"] == 3
     assert names["roberta.encoder.layer.{0,2}.attention.self.query.A"] == 2
     assert len(folded) < len(found.rows) / 2
+
+
+def test_a_language_model_has_no_classifier_unless_labels_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    """tiny-decoder: LoRA of rank 2 on its projections alone, as plain transformers and PEFT count them."""
+    options = ["params", "--model", "tiny-decoder", "--ranks", "2", "--target-modules", "q_proj,v_proj"]
+    assert cli.main(options) == 0
+    told = capsys.readouterr().out
+    assert "LlamaForCausalLM, a language model, without a classifier" in told
+    assert "score" not in told
+    assert "of which new head" not in told
+    found = re.search(r"trainable +([\d,]+)$", told, re.MULTILINE)
+    assert found is not None
+    model = peft_model("tiny-decoder", rank=2, modules=["q_proj", "v_proj"])
+    assert (int(found[1].replace(",", "")), f"of {model.get_nb_trainable_parameters()[1]:,}") == (
+        model.get_nb_trainable_parameters()[0], re.findall(r"PEFT.*?(of [\d,]+),", told)[0],
+    )  # fmt: skip
+    assert cli.main([*options, "--n-labels", "3"]) == 0
+    told = capsys.readouterr().out
+    assert "LlamaForSequenceClassification, 3 labels" in told
+    assert "of which new head 192" in told
+
+
+def peft_model(name: str, *, rank: int, modules: list[str]) -> Any:
+    base = AutoModelForCausalLM.from_pretrained(models.locate(name).path)
+    return get_peft_model(base, LoraConfig(r=rank, target_modules=modules, task_type="CAUSAL_LM"))
 
 
 def test_a_directory_needs_nothing_but_its_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,10 +25,13 @@ def command(
     ] = None,
     mora_type: Annotated[str | None, typer.Option("--mora-type", "--mora-types", help="1, 2, 3, 4 or 6")] = None,
     mora_rounding: Annotated[str | None, typer.Option("--mora-rounding", help="floor or nearest")] = None,
-    n_labels: Annotated[int, typer.Option("--n-labels", help="classes of the task", min=1)] = 2,
+    n_labels: Annotated[
+        int | None,
+        typer.Option("--n-labels", help="classes of the task [default: none of a language model, else 2]", min=1),
+    ] = None,
     short: Annotated[bool, typer.Option("--short", help="put alike layers into one line")] = False,
 ) -> int:
-    """Print every parameter of the classifier, whether it is trained, its shape, and the totals."""
+    """Print every parameter of the model, whether it is trained, its shape, and the totals."""
     from bench import params
     from bench.models._config import read_config
 
@@ -39,7 +42,9 @@ def command(
     name, config = read_config(model, where="--model")
     trial = _trial(method, {key: text for key, text in given.items() if text is not None}, name, config)
     found = params.count(config, trial, n_labels=n_labels)
-    print(f"{name}: {found.architecture}, {n_labels} labels; {_settings(trial)}\n")
+    as_is = n_labels is None and params.is_language_model(config)
+    kind = "a language model, without a classifier" if as_is else f"{n_labels or 2} labels"
+    print(f"{name}: {found.architecture}, {kind}; {_settings(trial)}\n")
     print(_table(found, short=short))
     print("\n" + "\n".join(_totals(found)))
     return 0
@@ -99,7 +104,7 @@ def _table(found: Parameters, *, short: bool) -> str:
 def _totals(found: Parameters) -> list[str]:
     share = 100 * found.n_trainable / found.n_total
     lines = [
-        f"trainable  {found.n_trainable:>15,}  of which new head {found.n_head:,}",
+        f"trainable  {found.n_trainable:>15,}" + (f"  of which new head {found.n_head:,}" if found.n_head else ""),
         f"total      {found.n_total:>15,}  model {found.n_model:,} + adapters {found.n_adapters:,}",
         f"share      {share:>15.4f} %",
     ]
