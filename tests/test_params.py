@@ -159,7 +159,7 @@ def test_a_language_model_has_no_classifier_unless_labels_are_given(capsys: pyte
 
 
 def peft_model(name: str, *, rank: int, modules: list[str]) -> Any:
-    base = AutoModelForCausalLM.from_pretrained(models.locate(name).path)
+    base = AutoModelForCausalLM.from_pretrained(models.locate(name).directory)
     return get_peft_model(base, LoraConfig(r=rank, target_modules=modules, task_type="CAUSAL_LM"))
 
 
