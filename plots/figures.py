@@ -97,7 +97,7 @@ def _of_one(df: pd.DataFrame, study: StudyInfo) -> Made:
     trained = curves.tidy(df, study)
     if trained.points["step"].nunique() > 1:
         yield "curves", curves.draw(trained)
-        if trained.best.varying[:1] == ("rank",) and trained.best.cells["rank"].nunique() > 1:
+        if "rank" in trained.best.varying and trained.best.cells["rank"].nunique() > 1:
             yield "curves_by_rank", curves.draw(curves.tidy(df, study, by_rank=True))
     elif len(trained.points):
         yield "curves", "the runs were evaluated once, at their last step; fewer eval_steps give curves"

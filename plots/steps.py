@@ -63,10 +63,12 @@ def draw(table: StepTable, ax: Axes | None = None, *, form: Form = PAPER_TOY) ->
         cells = [one for _, one in table.panels]
         grids = [grid_of(one, "eta_B") for one in cells]
         entries = marks.legend_entries(grids, form, roomy=any(heatmap.is_roomy(one) for one in cells))
+        alone = len(table.panels) == 1
         figure, axes = page.panels(
             [heatmap.size_of(grid, form) for grid in grids], text=_caption(table), legend=entries,
             titles=[title for title, _ in table.panels], per_row=max(1, len(table.panels) // len(_NAMES)),
-            margins=replace(heatmap.margins_of(grids, form), right=COLUMN),
+            margins=replace(heatmap.margins_of(grids, form), right=0.25 if alone else COLUMN),
+            far_right=COLUMN - 0.25 if alone else 0.0,
         )  # fmt: skip
         for panel_ax, (_, one) in zip(axes, table.panels, strict=True):
             heatmap.draw(one, panel_ax, form=form, clip=_clip(table, one), titled=False)
