@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from bench import commands, registry
-from bench.errors import BadInput, one_line
+from bench import commands
+from bench.core import registry
+from bench.core.errors import BadInput, one_line
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bench.summary import MIN_SEEDS_FOR_SPREAD
+from bench.core.cells import MIN_SEEDS_FOR_SPREAD
 from plots import levels, lines, page, rank, style
 from plots import tidy as cells_of
 from plots.levels import Trivial

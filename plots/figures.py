@@ -40,7 +40,7 @@ def all_figures(
 def figure_set(
     df: pd.DataFrame, study: StudyInfo | None = None, *, form: FigureForm = "full", clip: float | None = None
 ) -> FigureSet:
-    """Return the figures of the rows in `df` (columns of bench.record.SCHEMA).
+    """Return the figures of the rows in `df` (columns of bench.core.record.SCHEMA).
 
     `heatmap_eta_B_<init>` and `heatmap_lr_ratio_<init>` where LoRA's and LoRA+'s cells are a grid in that view,
     `scatter_<init>` where they are not (an adaptive search), `rates` where a method has several, `rank` where there are

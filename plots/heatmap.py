@@ -19,7 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bench.varying import SETTINGS
+from bench.study.varying import SETTINGS
 from plots import marks, page, style
 from plots import tidy as cells_of
 from plots.grid import EQUAL_BAND, Grid, View, equal_line, grid_of, limits

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bench import tasks, toy
+from bench import tasks
+from bench.data import toy
 
 CLIP = 2.0  # colours of a toy's losses end at so many times the trivial predictor's loss
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench import varying
+from bench.study import varying
 from plots import page, style
 from plots.settings import Panel, keys_of, split
 from plots.tidy import CellTable, complete

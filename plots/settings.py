@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench import varying
-from bench.spec import TrainBudget, Trial
+from bench.core.spec import TrainBudget, Trial
+from bench.study import varying
 from plots.tidy import CellTable
 
 Panel = tuple[str, CellTable]

@@ -1,6 +1,6 @@
 """Methods timed alone: seconds of a step by part, its ratio to LoRA, peak memory and bytes kept for backward.
 
-Takes the rows of `bench speed` (bench.speed.rows.SCHEMA) and the lines that bench.speed.summary makes of them.
+Takes the rows of `bench speed` (bench.timing.methods.rows.SCHEMA) and the lines that bench.timing.methods.summary makes of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from bench.speed.summary import Line, interval_words
+from bench.timing.methods.summary import Line, interval_words
 from plots import page, style
 
 PARTS = (

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.record import Status
+from bench.core.record import Status
 from plots import heatmap, levels, marks, page, style
 from plots.grid import grid_of
 from plots.heatmap import PAPER_TOY, Form

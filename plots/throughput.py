@@ -1,6 +1,6 @@
 """Throughput: bars for each contender, and what a trial-step costs over pack size, rank and length.
 
-Takes the rows of a run of `bench bench` (columns of bench.throughput.rows.SCHEMA) as a DataFrame.
+Takes the rows of a run of `bench bench` (columns of bench.timing.peers.rows.SCHEMA) as a DataFrame.
 """
 
 from __future__ import annotations

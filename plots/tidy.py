@@ -1,4 +1,4 @@
-"""Rows -> cells: what every plot draws is a table with one row per grid cell, made here from rows of bench.record.
+"""Rows -> cells: what every plot draws is a table with one row per grid cell, made here from rows of bench.core.record.
 
 Means are over seeds. A cell whose seeds did not all end ok says so in its counts, and every plot marks it: an average
 is never silently over fewer seeds.
@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bench import choice
-from bench.errors import BadInput
-from bench.record import Status
-from bench.spec import Study, Trial, round_rate
-from bench.summary import MIN_SEEDS_FOR_SPREAD, right_bits, spread_of_mean
-from bench.varying import SETTINGS, settings_of, varying
+from bench.core import choice
+from bench.core.cells import MIN_SEEDS_FOR_SPREAD, right_bits, spread_of_mean
+from bench.core.errors import BadInput
+from bench.core.record import Status
+from bench.core.spec import Study, Trial, round_rate
+from bench.study.varying import SETTINGS, settings_of, varying
 
 _OTHERS = tuple(name for name in SETTINGS if name not in choice.AXES)
 LOSSES = frozenset({"eval_loss", "train_loss", "loss", "perplexity"})
@@ -69,7 +69,7 @@ class CellTable:
     Columns of `cells`: SETTINGS, `lr_ratio`, `series` (see `series_of`), `mean`, `stderr`, `stderr_kind` ("seeds",
     "examples" or None), `select` (mean of select_metric), `n_expected`, `n_ok`, `n_diverged`, `n_collapsed`,
     `n_missing`, `trial_ids`. `mean` is over the n_ok seeds that ended with a value. `varying` names the settings other
-    than method and rates that have several values in the study (`bench.varying`), whichever of its cells are left here.
+    than method and rates that have several values in the study (`bench.study.varying`), whichever of its cells are left here.
     """
 
     cells: pd.DataFrame
@@ -84,7 +84,7 @@ class CellTable:
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, measure: Measure = "metric_value") -> CellTable:
-    """Return the cells of the rows in `df` (columns of bench.record.SCHEMA), `measure` averaged over seeds."""
+    """Return the cells of the rows in `df` (columns of bench.core.record.SCHEMA), `measure` averaged over seeds."""
     study = study or StudyInfo()
     rows, n_other = rows_of_study(df, study)
     metric_name = _metric_name(rows, measure)
@@ -172,7 +172,7 @@ def _planned(trials: tuple[Trial, ...]) -> pd.DataFrame:
 
 
 def _planned_row(trial: Trial) -> dict[str, Any]:
-    """Return the settings of a trial, spelled as bench.record.to_row spells them."""
+    """Return the settings of a trial, spelled as bench.core.record.to_row spells them."""
     row = settings_of(trial)
     for name in ("target_modules", "layers_to_transform"):
         row[name] = None if row[name] is None else json.dumps(row[name])

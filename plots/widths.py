@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from bench.widths import SCALINGS, Scaling, Updates, exponents
+from bench.theory.widths import SCALINGS, Scaling, Updates, exponents
 from plots import page, style
 
 HALVES = (

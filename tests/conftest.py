@@ -46,7 +46,7 @@ def handlers_are_put_back() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     """Return the rows of the small sweep that nothing happened to."""
-    from tests import sweep_helpers
+    from tests.support import sweep_helpers
 
     directory = tmp_path_factory.mktemp("whole")
     assert sweep_helpers.run(directory, sweep_helpers.TRIALS).exit_code == 0

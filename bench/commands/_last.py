@@ -15,11 +15,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from bench import cache, methods
+from bench import methods
 from bench.commands._options import Selection
-from bench.errors import BadInput
-from bench.settings import layer, overrides
-from bench.spec import Study, TrainBudget, Trial
+from bench.core import cache
+from bench.core.errors import BadInput
+from bench.core.spec import Study, TrainBudget, Trial
+from bench.study import layer, overrides
 
 NAME = ".options.json"
 NOT_KEPT = ("study", "task", "model", "device")  # they say which directory it is, and where this machine trains

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import devices
-from bench.errors import BadInput
-from bench.settings import overrides
-from bench.settings.layer import Layer
-from bench.settings.overrides import BY_KEY, OPTIONS, Option
-from bench.spec import Study
+from bench.core import devices
+from bench.core.errors import BadInput
+from bench.core.spec import Study
+from bench.study import overrides
+from bench.study.layer import Layer
+from bench.study.overrides import BY_KEY, OPTIONS, Option
 
 RESULTS_DIR = "results"
 LONGEST_NAME, LONGEST_PATH = 255, 3500  # bytes; the latter leaves room for the files below it

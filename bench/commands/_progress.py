@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from bench import varying
 from bench.commands import _show, _text
-from bench.record import Record
-from bench.spec import Trial
-from bench.sweep import Event, Noted, PackStarted, PackStored, Started, Warned
+from bench.core.record import Record
+from bench.core.spec import Trial
+from bench.study import varying
+from bench.sweep.loop import Event, Noted, PackStarted, PackStored, Started, Warned
 
 COLUMNS = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
 

@@ -7,14 +7,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench import preflight, price, runtime, study, summary, text
+from bench import study
+from bench.checks import preflight
+from bench.core import cells
+from bench.core.cells import SCORE_COLUMNS, BestCell, Score, best_cells, borders
+from bench.core.spec import Meaning, MethodGrid, Study, Trial
+from bench.data import text
+from bench.data.text import Split, TextData
+from bench.data.toy import ToyData
+from bench.executors import runtime
 from bench.models import Located
-from bench.spec import Meaning, MethodGrid, Study, Trial
-from bench.summary import SCORE_COLUMNS, BestCell, Score, best_cells, borders
-from bench.sweep import Options
+from bench.schedule import price
+from bench.sweep.loop import Options
 from bench.tasks import Task
-from bench.text import Split, TextData
-from bench.toy import ToyData
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,11 +74,11 @@ class Resolved:
         Rows with another meaning than the study has now are left out. Where all that are left are of version 1, the
         study's trials have the ids of that version, so that older results are still read, drawn and compared.
         """
-        own, told = summary.own_rows(table, self.trials[:1])
+        own, told = cells.own_rows(table, self.trials[:1])
         if own.num_rows:
             return self, own, told
         older = replace(self, trials=tuple(trial.as_version_1(self.n_select_asked) for trial in self.trials))
-        own_1, told_1 = summary.own_rows(table, older.trials[:1])
+        own_1, told_1 = cells.own_rows(table, older.trials[:1])
         if not own_1.num_rows:
             return self, own, told
         line = f"{own_1.num_rows:,} rows are of version 1: here they count as they are; a sweep runs their trials anew"

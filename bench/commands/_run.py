@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from bench.commands._resolve import Resolved
-from bench.events import STATE
 from bench.executors import AbstractExecutor
-from bench.sweep import Event, Options, SweepSummary
+from bench.sweep.events import STATE
+from bench.sweep.loop import Event, Options, SweepSummary
 
 if TYPE_CHECKING:
     from bench.comparison.arms import Row  # brings scipy, which a sweep does not need
@@ -29,8 +29,10 @@ def sweep_shown(
     resolved: Resolved, results_dir: Path, options: Options, *, on_ray: OnRay | None = None
 ) -> SweepSummary:  # fmt: skip
     """Print the plan of a study, run its trials that are not finished while showing how far they are."""
-    from bench import live, runtime, sweep
+    from bench import sweep
     from bench.commands import _progress, _show
+    from bench.executors import runtime
+    from bench.sweep import live
 
     study, directory = resolved.study, results_dir / resolved.study.name
     remote = None if on_ray is None else _remote(resolved, directory, on_ray)
@@ -67,7 +69,8 @@ def sweep_shown(
 
 
 def _remote(resolved: Resolved, directory: Path, on_ray: OnRay) -> AbstractExecutor:
-    from bench import cluster, devices, runtime
+    from bench.core import devices
+    from bench.executors import cluster, runtime
 
     cluster.connect(on_ray.address)
     return cluster.executor(

@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bench import varying
 from bench.commands import _text
 from bench.commands._resolve import Resolved
-from bench.estimate import Estimate
-from bench.live import Live
-from bench.price import Price
-from bench.record import Status
-from bench.spec import Study, Trial
-from bench.summary import BestCell
-from bench.sweep import Preview
+from bench.core.cells import BestCell
+from bench.core.record import Status
+from bench.core.spec import Study, Trial
+from bench.schedule.estimate import Estimate
+from bench.schedule.price import Price
+from bench.study import varying
+from bench.sweep.live import Live
+from bench.sweep.loop import Preview
 
 MOST_CLASSES = 8  # whose numbers fit into a terminal
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from bench.commands import _text
-from bench.errors import BadInput
-from bench.speed import summary
-from bench.speed.summary import Line, Value
+from bench.core.errors import BadInput
+from bench.timing.methods import summary
+from bench.timing.methods.summary import Line, Value
 
 TIME = (
     "method", "ms/step", "x LoRA", "examples/s", "fwd/bwd/opt %", "adapter MFLOP/token", "merge ms", "eval s",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from bench.commands import _text
-from bench.errors import BadInput
-from bench.throughput import contenders, summary
-from bench.throughput.summary import Line
+from bench.core.errors import BadInput
+from bench.timing.peers import contenders, summary
+from bench.timing.peers.summary import Line
 
 TITLES = {
     "train": "training",

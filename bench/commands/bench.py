@@ -12,9 +12,9 @@ from bench.commands._options import Selection, some_options
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from bench.throughput.rows import Row
-    from bench.throughput.setup import Chosen
-    from bench.throughput.work import Work
+    from bench.timing.peers.rows import Row
+    from bench.timing.peers.setup import Chosen
+    from bench.timing.peers.work import Work
 
 SECONDS_AROUND_A_BLOCK = 1.0  # building a contender and taking it down; a ceiling takes as long
 
@@ -34,12 +34,12 @@ def command(
 ) -> int:
     """Compare this harness with Trainer + PEFT: examples per second, share of the matmul ceiling, peak memory."""
     from bench.commands import _throughput
-    from bench.throughput import jobs, rows, setup
+    from bench.timing.peers import jobs, rows, setup
 
     parts, contenders = jobs.choose(only)
     chosen = setup.read(selection.overrides, random_weights=random_weights, data_dir=selection.data_dir)
     if contenders & set(jobs.PEERS):
-        from bench.throughput.contenders import _peer
+        from bench.timing.peers.contenders import _peer
 
         _peer.require()
         # PEFT's business with transformers, said again in every round
@@ -56,9 +56,9 @@ def command(
 
 def _measured(chosen: Chosen, parts: frozenset[str], contenders: frozenset[str], *, repeats: int) -> pa.Table:
     """Return the rows of a run."""
-    from bench import devices
-    from bench.load import load_of
-    from bench.throughput import rows, setup
+    from bench.core import devices
+    from bench.timing.load import load_of
+    from bench.timing.peers import rows, setup
 
     load = load_of(devices.resolve(chosen.device))
     if load.busy:
@@ -72,7 +72,7 @@ def _measured(chosen: Chosen, parts: frozenset[str], contenders: frozenset[str],
 def _rows(work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozenset[str], *, repeats: int) -> list[Row]:
     from bench.engine import memory
     from bench.engine.run import DTYPES
-    from bench.throughput import ceiling, jobs, setup, sweeps
+    from bench.timing.peers import ceiling, jobs, setup, sweeps
 
     def tell(line: str) -> None:
         print(f"  {line}", flush=True)

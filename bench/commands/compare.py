@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from bench.commands._options import Selection, study_command
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
     from bench.comparison.arms import Arm, Row
     from bench.comparison.numbers import Comparison, Setup, Top
-    from bench.spec import Study, Trial
+    from bench.core.spec import Study, Trial
 
 SUFFIX = "compare"  # studies/<task>-compare.toml is the comparison study of a task
 TOP = "top"  # results/<study>-top holds the second stage of tuning
@@ -51,7 +51,7 @@ def command(
     from bench.commands import _resolve, _run
     from bench.comparison import arms
     from bench.comparison import compare as comparing
-    from bench.record import Status
+    from bench.core.record import Status
 
     resolved = _resolve.resolve_to_train(chosen_study(selection))
     study, better = resolved.study, resolved.task.higher_is_better
@@ -107,7 +107,7 @@ def command(
 
 def of_this_test(rows: Mapping[str, Row], resolved: Resolved) -> dict[str, Row]:
     """Return the rows without test scores of another test split than the task has now."""
-    from bench.text import hash_data
+    from bench.data.text import hash_data
 
     now = None if resolved.test is None else hash_data(resolved.test)
     return {i: row if row["test_hash"] == now else {**row, "test_metric": None} for i, row in rows.items()}
@@ -139,7 +139,7 @@ def chosen_study(selection: Selection) -> Study:
     Raises:
         BadInput: where the task has none.
     """
-    from bench.settings import files as study_files
+    from bench.study import files as study_files
 
     if "study" in selection.overrides:
         return selection.study()
@@ -153,10 +153,11 @@ def chosen_study(selection: Selection) -> Study:
 
 def _chain(resolved: Resolved, arms: Sequence[Arm], seeds: Sequence[int], top: Top | None, results_dir: Path) -> str:
     """Return what all stages of a comparison take, before the first one begins; what a cell takes is told by any."""
-    from bench import price, store
+    from bench import store
     from bench.commands import _show, _text
     from bench.comparison.arms import fresh_trials
-    from bench.estimate import Estimate
+    from bench.schedule import price
+    from bench.schedule.estimate import Estimate
 
     options = resolved.sweep_options()
     assert options.workload is not None  # as sweep_options gives it
@@ -193,9 +194,9 @@ def fresh_of(resolved: Resolved, trials: tuple[Trial, ...], suffix: str) -> Reso
 
 def write(comparison: Comparison, directory: Path) -> Path:
     """Write comparison.json into the study's directory and return its path."""
-    from bench.cache import write_atomic
     from bench.comparison.numbers import to_json
     from bench.comparison.verdict import sentences
+    from bench.core.cache import write_atomic
 
     document = {**to_json(comparison), "verdict": list(sentences(comparison))}
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.commands._options import Selection, study_command
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 
 HOST = "127.0.0.1"
 _MAIN = "from optuna_dashboard._cli import main; main()"
@@ -23,7 +23,7 @@ def command(
     import subprocess
     import sys
 
-    from bench.asktell import journal
+    from bench.sweep.optuna_mirror import journal
 
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise BadInput("dashboard", "optuna-dashboard must be installed", way_out="run make dashboard")

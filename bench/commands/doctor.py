@@ -10,9 +10,9 @@ import typer
 from bench.commands._options import Selection, study_command
 
 if TYPE_CHECKING:
+    from bench.checks.doctor import Check
     from bench.commands._resolve import Resolved
-    from bench.doctor import Check
-    from bench.sweep import Preview
+    from bench.sweep.loop import Preview
 
 LONG_SECONDS = 600.0
 
@@ -26,7 +26,7 @@ def command(
     ] = None,
 ) -> int:
     """Check device, data, model, Hub, memory, disk and storage; exit code 1 if a sweep would fail."""
-    from bench import doctor, preflight
+    from bench.checks import doctor, preflight
     from bench.commands import _resolve
 
     study = selection.study()
@@ -54,7 +54,8 @@ def command(
 
 def _plan(look: Callable[[str, Callable[[], Check]], None], resolved: Resolved, selection: Selection) -> int:
     """Look at the memory and the time that the trials take; return how many are left to run."""
-    from bench import doctor, sweep
+    from bench import sweep
+    from bench.checks import doctor
     from bench.models._locate import weight_files
 
     options = resolved.sweep_options()
@@ -67,9 +68,9 @@ def _plan(look: Callable[[str, Callable[[], Check]], None], resolved: Resolved, 
 
 def _time(resolved: Resolved, preview: Preview, selection: Selection) -> Check:
     """Say how long all that is left takes, and the longest pack of it."""
-    from bench import estimate
+    from bench.checks.doctor import Check
     from bench.commands import _show, _text
-    from bench.doctor import Check
+    from bench.schedule import estimate
 
     if preview.estimate is None or not preview.pending:
         return Check(name="time", level="ok", found="nothing is left to run")
@@ -83,7 +84,7 @@ def _time(resolved: Resolved, preview: Preview, selection: Selection) -> Check:
 
 
 def _line(check: Check) -> str:
-    from bench.errors import one_line
+    from bench.core.errors import one_line
 
     return f"{check.level:<6} {check.name:<9} {one_line(check.found)}"
 

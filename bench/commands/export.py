@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.commands._options import Selection, study_command
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +22,7 @@ WHICH = ("study", "task", "model", "profile", "device")  # they say which direct
 def command(selection: Selection, to: Annotated[Path | None, typer.Option("--to", help=TO_HELP)] = None) -> int:
     """Write the finished rows of a study into one file; with options such as --methods only the rows that they name."""
     from bench import store
-    from bench.parts import write_part
+    from bench.store.parts import write_part
 
     study = selection.study()
     directory = selection.directory(study)
@@ -72,7 +72,7 @@ def _write_text(target: Path, table: pa.Table) -> None:
     import io
     import json
 
-    from bench.cache import write_atomic
+    from bench.core.cache import write_atomic
 
     rows = [{name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
             for row in table.to_pylist()]  # fmt: skip

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from bench.params import Parameters
-    from bench.spec import Trial
+    from bench.core.spec import Trial
+    from bench.engine.count import Parameters
 
 
 def command(
@@ -32,7 +32,7 @@ def command(
     short: Annotated[bool, typer.Option("--short", help="put alike layers into one line")] = False,
 ) -> int:
     """Print every parameter of the model, whether it is trained, its shape, and the totals."""
-    from bench import params
+    from bench.engine import count
     from bench.models._config import read_config
 
     given = {
@@ -41,8 +41,8 @@ def command(
     }  # fmt: skip
     name, config = read_config(model, where="--model")
     trial = _trial(method, {key: text for key, text in given.items() if text is not None}, name, config)
-    found = params.count(config, trial, n_labels=n_labels)
-    as_is = n_labels is None and params.is_language_model(config)
+    found = count.count(config, trial, n_labels=n_labels)
+    as_is = n_labels is None and count.is_language_model(config)
     kind = "a language model, without a classifier" if as_is else f"{n_labels or 2} labels"
     print(f"{name}: {found.architecture}, {kind}; {_settings(trial)}\n")
     print(_table(found, short=short))
@@ -51,9 +51,10 @@ def command(
 
 
 def _trial(method: str, texts: dict[str, str], model: str, config: dict[str, Any]) -> Trial:
-    from bench import methods, study, targets
-    from bench.settings import overrides
-    from bench.spec import TrainBudget
+    from bench import methods, study
+    from bench.core.spec import TrainBudget
+    from bench.models import _targets as targets
+    from bench.study import overrides
 
     reads = methods.get(method, where="--method").reads
     axes = overrides.read(texts).axes
@@ -85,10 +86,10 @@ def _settings(trial: Trial) -> str:
 
 
 def _table(found: Parameters, *, short: bool) -> str:
-    from bench import params
     from bench.commands import _text
+    from bench.engine import count
 
-    rows = params.fold(found.rows) if short else found.rows
+    rows = count.fold(found.rows) if short else found.rows
     lines = [
         (
             row.name,

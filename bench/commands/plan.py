@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.commands._resolve import Resolved
+    from bench.core.spec import Pack, Study
     from bench.executors import AbstractExecutor
-    from bench.spec import Pack, Study
-    from bench.sweep import Options
+    from bench.sweep.loop import Options
 
 
 @study_command
@@ -28,9 +28,10 @@ def command(
     ] = False,
 ) -> int:
     """Print trials, packs, what is finished and the time estimate, and stop."""
-    from bench import hub, store, summary, sweep
+    from bench import store, sweep
     from bench.commands import _resolve, _show
-    from bench.errors import BadInput
+    from bench.core import cells, hub
+    from bench.core.errors import BadInput
 
     study = selection.study()
     try:
@@ -41,7 +42,7 @@ def command(
         raise
     options, directory = resolved.sweep_options(), selection.directory(resolved.study)
     print(_show.heading(resolved, directory, options.place.device))
-    for line in summary.own_rows(store.load_columns(directory, summary.MEANING_COLUMNS), resolved.trials[:1])[1]:
+    for line in cells.own_rows(store.load_columns(directory, cells.MEANING_COLUMNS), resolved.trials[:1])[1]:
         print(f"warning: {line}")
     print()
     if calibrate:
@@ -53,28 +54,29 @@ def command(
 
 def _price(study: Study, results_dir: Path) -> None:
     """Print what a study takes that could not be planned: its data or its model may not be here yet."""
-    from bench import price
     from bench.commands import _show
+    from bench.schedule import price
 
     print(f"{study.name}: {_show.price(price.of_study(study, results_dir=results_dir), len(price.wanted(study)))}")
 
 
 def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
     """Measure a pack of each method and keep the speeds in the results directory."""
-    from bench import estimate, pace, runtime
-    from bench.errors import BadInput
-    from bench.text import TextData
+    from bench.core.errors import BadInput
+    from bench.data.text import TextData
+    from bench.executors import runtime
+    from bench.schedule import calibrate, estimate
 
     study, workload = resolved.study, options.workload
     assert workload is not None  # as sweep_options gives it
-    data = pace.short_data(resolved.data) if isinstance(resolved.data, TextData) else resolved.data
+    data = calibrate.short_data(resolved.data) if isinstance(resolved.data, TextData) else resolved.data
     executor = runtime.local_executor(
         task=resolved.task, data=data, located=resolved.located, device=study.device,
         log_dir=results_dir / study.name / runtime.LOGS,
     )  # fmt: skip
     try:
         packs = _packs(resolved, options, results_dir, executor)
-        measured = pace.measure(
+        measured = calibrate.measure(
             packs,
             lambda pack: executor.run(pack, study=study.name),
             workload=workload,
@@ -91,11 +93,12 @@ def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
 
 def _packs(resolved: Resolved, options: Options, results_dir: Path, executor: AbstractExecutor) -> tuple[Pack, ...]:
     """Return the packs of the grid, their sizes measured first as a sweep would."""
-    from bench import packing, planner, store
+    from bench import store
+    from bench.schedule import pack_sizes, planner
 
     study, limits = resolved.study, planner.limits_for(resolved.study, options.limits)
     if study.pack_size is None and study.sampler == "grid":
-        limits, _ = packing.settle(
+        limits, _ = pack_sizes.settle(
             resolved.trials, limits, results_dir=results_dir, finished=store.finished_ids(results_dir / study.name),
             place=options.place, probe=executor.seconds_per_trial_step,
         )  # fmt: skip

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from bench.commands._options import Selection, study_command
-from bench.errors import BadInput
-from bench.settings import fields
+from bench.core import rules
+from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,7 @@ def command(
     form: Annotated[str, typer.Option("--form", help=FORM_HELP)] = "full",
 ) -> int:
     """Draw the figures of a study from its finished trials: PNG and PDF."""
-    fields.choice("full", "paper", "column", "paper-column")(form, "--form")
+    rules.choice("full", "paper", "column", "paper-column")(form, "--form")
     paths = _of_files(rows, selection.results_dir, form) if rows else _of_study(selection, form)
     for path in paths:
         print(path)
@@ -62,7 +62,8 @@ def _of_study(selection: Selection, form: str) -> Iterator[Path]:
 
 
 def _of_files(paths: Sequence[Path], results_dir: Path, form: str) -> Iterator[Path]:
-    from bench import metrics, store, summary
+    from bench import store
+    from bench.core import cells, metrics
 
     for path in paths:
         if not path.is_file():
@@ -72,7 +73,7 @@ def _of_files(paths: Sequence[Path], results_dir: Path, form: str) -> Iterator[P
     except ValueError as error:
         rule, way_out = "must be rows of this harness", "give a file that bench export wrote"
         raise BadInput("--rows", rule, got=error, way_out=way_out) from None
-    mixed = summary.mixtures(table)
+    mixed = cells.mixtures(table)
     if mixed:
         rule, way_out = "must be rows that mean the same, or a figure would mix them", "draw the files apart"
         raise BadInput("--rows", rule, got="; ".join(mixed), way_out=way_out)

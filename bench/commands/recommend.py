@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.commands._options import Selection, study_command
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from bench.commands._resolve import Resolved
-    from bench.recommend import Winner
-    from bench.spec import Trial
-    from bench.summary import BestCell, Score
-    from bench.text import TextData
+    from bench.core.cells import BestCell, Score
+    from bench.core.spec import Trial
+    from bench.data.text import TextData
+    from bench.export.recommend import Winner
 
 SAVE_HELP = "train the cell once and save it here: a PEFT adapter for LoRA and LoRA+, else a merged model"
 STUDY_FILE, FACTS_FILE, CARD_FILE = "study.toml", "lorasweep.json", "README.md"
@@ -29,8 +29,8 @@ FRESH = "fresh"  # results/<study>-fresh holds what a comparison ran with fresh 
 @study_command
 def command(selection: Selection, save: Annotated[Path | None, typer.Option("--save", help=SAVE_HELP)] = None) -> int:
     """Print the winning cell, ready to paste into PEFT and into a study; --methods narrows what can win."""
-    from bench import recommend
     from bench.commands import _last, _resolve
+    from bench.export import recommend
 
     if save is not None:
         _check_new(save)
@@ -53,8 +53,9 @@ def command(selection: Selection, save: Annotated[Path | None, typer.Option("--s
 
 def code_of(trial: Trial, resolved: Resolved) -> str:
     """Return the Python to paste for a cell."""
-    from bench import as_code, models
-    from bench.engine.takeaway import ADAPTER_METHODS, modules_to_save
+    from bench import models
+    from bench.export import as_code
+    from bench.export.takeaway import ADAPTER_METHODS, modules_to_save
 
     if trial.method not in ADAPTER_METHODS:
         return as_code.plain_code(trial)
@@ -90,9 +91,10 @@ def _winner(resolved: Resolved, table: pa.Table, selection: Selection) -> tuple[
     Raises:
         BadInput: where no trial of the study is finished, or none has a score.
     """
-    from bench import recommend, store
+    from bench import store
     from bench.commands import _last
-    from bench.summary import SCORE_COLUMNS, Score
+    from bench.core.cells import SCORE_COLUMNS, Score
+    from bench.export import recommend
 
     trials = _trials(resolved, table)
     ids = {trial.trial_id for trial in trials}
@@ -114,7 +116,7 @@ def _winner(resolved: Resolved, table: pa.Table, selection: Selection) -> tuple[
 
 def _trials(resolved: Resolved, table: pa.Table) -> tuple[Trial, ...]:
     """Return the trials of the study: those of its grid, or those that a search has chosen."""
-    from bench import recommend
+    from bench.export import recommend
 
     if not resolved.is_search:
         return resolved.trials
@@ -158,7 +160,7 @@ def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, st
     import shutil
     import tempfile
 
-    from bench.toy import ToyData
+    from bench.data.toy import ToyData
 
     if isinstance(resolved.data, ToyData):
         raise BadInput("--save", "must be a text task: the toy's model has no files", way_out="leave --save out")
@@ -201,8 +203,8 @@ def _train_into(directory: Path, trial: Trial, resolved: Resolved, data: TextDat
     """
     import shutil
 
-    from bench import runtime
-    from bench.engine import takeaway
+    from bench.executors import runtime
+    from bench.export import takeaway
     from bench.models._locate import TOKENIZER_FILES, weight_files
 
     located = resolved.located
@@ -237,9 +239,9 @@ def _base_name(resolved: Resolved) -> tuple[str, bool]:
 
 
 def _card(trial: Trial, resolved: Resolved, outcome: Any, title: str, *, score: str, code: str) -> str:
-    from bench import model_card
     from bench.commands import _show
-    from bench.engine.takeaway import ADAPTER_METHODS
+    from bench.export import model_card
+    from bench.export.takeaway import ADAPTER_METHODS
 
     name, is_hub_id = _base_name(resolved)
     return model_card.write(model_card.Card(
@@ -255,7 +257,7 @@ def _facts(trial: Trial, resolved: Resolved, outcome: Any) -> str:
     import json
     from dataclasses import asdict
 
-    from bench import provenance
+    from bench.core import provenance
 
     place = asdict(provenance.collect(_device_name(resolved)))
     names = ("metric_name", "metric_value", "select_metric", "other_metrics", "n_eval", "test_metric", "n_test",
@@ -266,6 +268,6 @@ def _facts(trial: Trial, resolved: Resolved, outcome: Any) -> str:
 
 
 def _device_name(resolved: Resolved) -> str:
-    from bench import runtime
+    from bench.executors import runtime
 
     return runtime.place_of(resolved.study.device).device

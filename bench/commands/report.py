@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.commands._options import RESULTS_DIR, Selection, study_command
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bench.commands._resolve import Resolved
     from bench.comparison.numbers import Comparison
-    from bench.spec import Study
+    from bench.core.spec import Study
 
 PAGE = "report.html"
 FILES = ("study", "task", "model")  # options that may be the path of a file or a directory
@@ -25,8 +25,8 @@ FILES = ("study", "task", "model")  # options that may be the path of a file or 
 @study_command
 def command(selection: Selection) -> int:
     """Write the study's report: verdict, heatmaps, curves, speed, what failed, how to repeat it."""
-    from bench import cache
     from bench.commands import _last, _resolve
+    from bench.core import cache
 
     selection = _last.as_swept(selection)
     resolved = _resolve.resolve(selection.study())
@@ -53,8 +53,8 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
     from bench.commands import _last
     from bench.report import contents as report
     from bench.report.data import Source
-    from bench.settings import as_toml
-    from plots import report as page
+    from bench.report.page import document as page
+    from bench.study import as_toml
     from plots.tidy import StudyInfo
 
     study, better = resolved.study, resolved.task.higher_is_better
@@ -137,7 +137,7 @@ def speed_of(directory: Path) -> pa.Table | None:
     """
     import pyarrow as pa
 
-    from bench.speed import rows
+    from bench.timing.methods import rows
 
     try:
         return rows.read(directory)
@@ -148,7 +148,7 @@ def speed_of(directory: Path) -> pa.Table | None:
 
 def study_path(selection: Selection) -> Path:
     """Return the study file that the options mean."""
-    from bench.settings import files as study_files
+    from bench.study import files as study_files
 
     given = selection.overrides
     return study_files.find(given.get("study"), given.get("task"), study_files.STUDIES_DIR)
@@ -156,7 +156,7 @@ def study_path(selection: Selection) -> Path:
 
 def command_line(selection: Selection, command: str = "sweep") -> str:
     """Return the command that runs the study as it was asked for; of files and directories the names alone."""
-    from bench.settings.overrides import BY_KEY
+    from bench.study.overrides import BY_KEY
 
     words = ["python", "-m", "bench", command]
     for key, text in selection.overrides.items():

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.commands._options import Selection, study_command
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
-    from bench.load import Load
+    from bench.core.spec import Trial
     from bench.methods import LayerShape
     from bench.models import LoadedModel
-    from bench.spec import Trial
-    from bench.speed.cases import Case
-    from bench.speed.rows import Context
-    from bench.speed.turn import Bench
+    from bench.timing.load import Load
+    from bench.timing.methods.cases import Case
+    from bench.timing.methods.rows import Context
+    from bench.timing.methods.turn import Bench
 
 STEPS = 10
 
@@ -32,10 +32,10 @@ def command(
     busy: Annotated[bool, typer.Option("--busy", help="measure although the device is busy; the rows say so")] = False,
 ) -> int:
     """Time each method at the study's model, batch, length and precision: LoRA, LoRA+, MoRA, full fine-tuning."""
-    from bench import devices
     from bench.commands import _resolve, _speed
-    from bench.load import load_of, refuse_if_busy
-    from bench.speed import rows, run
+    from bench.core import devices
+    from bench.timing.load import load_of, refuse_if_busy
+    from bench.timing.methods import rows, run
 
     study = selection.study()
     load = load_of(devices.resolve(study.device))
@@ -59,8 +59,8 @@ def command(
 
 def _wanted(selection: Selection, resolved: Resolved) -> tuple[int, tuple[int, ...]]:
     """Return how many steps are timed in a turn, and the ranks: those given, else RANKS and the study's own."""
-    from bench.settings import overrides
-    from bench.speed.cases import RANKS
+    from bench.study import overrides
+    from bench.timing.methods.cases import RANKS
 
     given = overrides.read(selection.overrides)
     rank = _study_rank(resolved)
@@ -72,12 +72,15 @@ def _prepare(resolved: Resolved, *, steps: int, ranks: tuple[int, ...]) -> tuple
     """Return the cases that the model allows, said which it does not, and what their turns share."""
     import torch
 
-    from bench import devices, models, targets, text
+    from bench import models
+    from bench.core import devices
+    from bench.data import text
     from bench.engine import memory
     from bench.engine.run import DTYPES, settle_cpu
-    from bench.speed import cases
-    from bench.speed.turn import Bench
-    from bench.throughput.setup import timer_of
+    from bench.models import _targets as targets
+    from bench.timing.methods import cases
+    from bench.timing.methods.turn import Bench
+    from bench.timing.peers.setup import timer_of
 
     study, located, task = resolved.study, resolved.located, resolved.task
     if not isinstance(resolved.data, text.TextData):
@@ -115,8 +118,9 @@ def _shapes(loaded: LoadedModel, trial: Trial) -> Sequence[LayerShape]:
 def _context(resolved: Resolved, mode: str, load: Load) -> Context:
     import torch
 
-    from bench import provenance, runtime
-    from bench.speed.rows import Context
+    from bench.core import provenance
+    from bench.executors import runtime
+    from bench.timing.methods.rows import Context
 
     study = resolved.study
     made = provenance.collect(runtime.place_of(study.device).device)

@@ -43,8 +43,10 @@ def command(
 
 def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
     """Return whether every trial is finished, and what there is to tell."""
-    from bench import live, runtime, store
+    from bench import store
     from bench.commands import _show
+    from bench.executors import runtime
+    from bench.sweep import live
 
     found = store.scan(directory)
     resolved, table, told = resolved.reading(found.table)

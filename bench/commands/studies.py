@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from bench.price import Price
+    from bench.schedule.price import Price
 
 HEADER = ("study", "task", "model", "trials", "rows", "takes", "reproduces")
 NOTE = (
@@ -31,8 +31,9 @@ def command(
 
     On a terminal lines end at its edge; elsewhere they are whole.
     """
-    from bench import price, store, study
+    from bench import store, study
     from bench.commands import _text
+    from bench.schedule import price
 
     rows = []
     for name in study.names():

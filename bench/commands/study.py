@@ -20,7 +20,7 @@ def command(
 
     Saved to a file, it is the same study.
     """
-    from bench.settings import as_toml
+    from bench.study import as_toml
 
     study, merged = (selection if name is None else selection.of_study(name)).trace()
     print(as_toml.text(study, merged), end="")

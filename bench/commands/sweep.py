@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.commands._options import Selection, study_command
-from bench.errors import BadInput, one_of
+from bench.core.errors import BadInput, one_of
 
 if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
-    from bench.sweep import SweepSummary
+    from bench.sweep.loop import SweepSummary
 
 EXECUTORS = ("local", "ray")
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from bench.widths import Updates
+    from bench.theory.widths import Updates
 
 
 def command(
@@ -21,9 +21,9 @@ def command(
 
     LoRA+ (Hayou et al. 2024, arXiv:2402.12354, Theorem 1): both stay of order 1 only for eta_A = c / n and eta_B = c.
     """
-    from bench.engine import widths
+    from bench.theory import feature_updates
 
-    found = widths.measure()
+    found = feature_updates.measure()
     print(_table(found))
     print(f"figure: {_draw(found, results_dir / 'theory' / 'figures')}")
     return 0
@@ -31,7 +31,7 @@ def command(
 
 def _table(found: Sequence[Updates]) -> str:
     from bench.commands import _text
-    from bench.widths import SCALINGS, WIDTHS, exponents
+    from bench.theory.widths import SCALINGS, WIDTHS, exponents
 
     rows = [(*scaling.words, *map(str, exponents(found, scaling))) for scaling in SCALINGS]
     header = ("eta_A", "eta_B", "|B dA x| grows as n to the", "|dB A x| grows as n to the")

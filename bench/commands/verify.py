@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from bench.commands._options import Selection, study_command
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,8 +39,8 @@ def command(
 ) -> int:
     """Check the results of a study by rule; exit code 1 if anything is wrong."""
     from bench import store
+    from bench.checks import verify
     from bench.commands import _last, _resolve, _run
-    from bench.comparison import verify
 
     selection = _last.as_swept(selection)
     resolved = _resolve.resolve(selection.study())
@@ -164,7 +164,7 @@ def _of_methods(
 
 def write(found: Calibration, methods: MethodCalibration | None, told: tuple[str, ...], directory: Path) -> Path:
     """Write calibration.json into the study's directory and return its path."""
-    from bench.cache import write_atomic
+    from bench.core.cache import write_atomic
 
     of_methods = None if methods is None else asdict(methods)
     document = {**asdict(found), "methods": of_methods, "passed": found.passed, "verdict": list(told)}

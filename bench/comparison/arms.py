@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from bench import choice, stats
-from bench.choice import Point
 from bench.comparison.numbers import Top
-from bench.errors import BadInput
-from bench.record import Status
-from bench.spec import Study, Trial
-from bench.summary import Score, objective
+from bench.core import choice, stats
+from bench.core.cells import Score, objective
+from bench.core.choice import Point
+from bench.core.errors import BadInput
+from bench.core.record import Status
+from bench.core.spec import Study, Trial
 
 BASELINE = "lora"
 FIRST_FRESH_SEED = 1000  # far from the seeds that studies tune with, so that more tuning seeds change no fresh run
@@ -179,7 +179,7 @@ def cells(arm: Arm, rows: Mapping[str, Row], *, higher_is_better: bool) -> tuple
 
 
 def choose(of_arm: Sequence[Cell], *, higher_is_better: bool) -> Cell:
-    """Return the best cell of an arm: the rule of bench/choice.py, which a sweep's summary has too."""
+    """Return the best cell of an arm: the rule of bench/core/choice.py, which a sweep's summary has too."""
     return ordered(of_arm, higher_is_better=higher_is_better)[0]
 
 

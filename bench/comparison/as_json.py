@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bench.comparison.numbers import COMPARISON_VERSION, Comparison
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 
 FILE_NAME = "comparison.json"
 

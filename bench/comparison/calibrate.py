@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import stats
 from bench.comparison import rule
 from bench.comparison.arms import MIN_FRESH_SEEDS
-from bench.stats import Floats, Interval
+from bench.core import stats
+from bench.core.stats import Floats, Interval
 
 MIN_POOL = 64  # runs of the cell
 MIN_COMPARISONS = 200

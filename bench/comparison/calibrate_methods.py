@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import stats
 from bench.comparison import rule
 from bench.comparison.arms import Cell, Row, is_ok
 from bench.comparison.numbers import Top
-from bench.stats import Floats, Interval
+from bench.core import stats
+from bench.core.stats import Floats, Interval
 
 MIN_SEEDS, MIN_CELLS = 2, 2  # cells with so many seeds: one seed says nothing of its luck
 N_COMPARISONS = 2_000

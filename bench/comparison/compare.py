@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bench import stats
 from bench.comparison import rule
 from bench.comparison.arms import (
     BASELINE,
@@ -42,9 +41,10 @@ from bench.comparison.numbers import (
     Top,
 )
 from bench.comparison.tuning import floor_of, tuning_of
-from bench.spec import Trial
-from bench.stats import Interval
-from bench.summary import right_bits
+from bench.core import stats
+from bench.core.cells import right_bits
+from bench.core.spec import Trial
+from bench.core.stats import Interval
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bench.landscape import Width
-from bench.stats import Interval
+from bench.comparison.landscape import Width
+from bench.core.stats import Interval
 
 COMPARISON_VERSION = 2  # raised when a field changes its meaning or name
 

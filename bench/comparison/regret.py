@@ -8,7 +8,7 @@ from statistics import fmean
 
 from bench.comparison import arms
 from bench.comparison.arms import Arm, Row
-from bench.spec import Trial
+from bench.core.spec import Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

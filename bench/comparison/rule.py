@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import stats
 from bench.comparison.arms import is_ok
 from bench.comparison.numbers import History, Runs, Withheld
+from bench.core import stats
 
 MIN_RUNS = 14
 FAR = 5.0  # standard deviations below its cell's median at which a run has collapsed, whatever it predicts

@@ -8,11 +8,11 @@ from dataclasses import fields
 from statistics import fmean
 from typing import Any
 
-from bench import landscape
+from bench.comparison import landscape
 from bench.comparison.arms import Arm, Cell, on_border, ordered
+from bench.comparison.landscape import Width
 from bench.comparison.numbers import CurvePoint, Tuning
-from bench.landscape import Width
-from bench.spec import Trial
+from bench.core.spec import Trial
 
 SHARE_OF_BEST = 0.01  # sensitivity: the region within 1 % of the best score
 

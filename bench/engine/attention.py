@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from bench.core.errors import BadInput
 from bench.engine import waiting
 from bench.engine.dropout import MaskKeys, drop_rows
-from bench.errors import BadInput
 
 ATTENTION = "lorasweep_keyed"
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # what a module asks for transformers' attention interface

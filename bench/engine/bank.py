@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from bench.core.errors import BadInput
+from bench.core.seeds import derive
+from bench.core.spec import Trial
 from bench.engine import peft_targets
 from bench.engine.attention import use_keyed_attention
 from bench.engine.dropout import KeyedCalls, KeyedDropout, MaskKeys, drop_rows, drop_table
 from bench.engine.params import ParamBank, Slot
 from bench.engine.relative import separate_positions, table_bias
 from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
-from bench.errors import BadInput
 from bench.methods._base import LayerShape, Method, Role, require_fit
 from bench.models import targets
 from bench.models._base import LoadedModel
-from bench.seeds import derive
-from bench.spec import Trial
 
 
 class Bank:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bench.seeds import derive
-from bench.text import Encoded
+from bench.core.seeds import derive
+from bench.data.text import Encoded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from bench import causal
-from bench.causal import Reading
+from bench.data import causal
+from bench.data.causal import Reading
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches, Chunk
 from bench.engine.paths import Path

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bench import metrics
+from bench.core import metrics
 from bench.engine.batching import Batches
 from bench.engine.paths import Path
 
@@ -35,12 +35,12 @@ class _Predicted:
     def score(self, metric: str) -> tuple[Floats, Floats]:
         """Return the metric of each trial and its standard error over the examples: [K] each.
 
-        See `bench.metrics.score`.
+        See `bench.core.metrics.score`.
         """
         return metrics.score(metric, self.predicted_KxN, self.labels_N)
 
     def several(self, names: Sequence[str], classes: tuple[str, ...]) -> dict[str, tuple[Floats, Floats]]:
-        """Return metrics by name, as `bench.metrics.several` does."""
+        """Return metrics by name, as `bench.core.metrics.several` does."""
         return metrics.several(names, self.predicted_KxN, self.labels_N, classes=classes)
 
     def predictions(self, k: int) -> npt.NDArray[Any]:

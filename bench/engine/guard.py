@@ -25,17 +25,18 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
-from bench import cache, methods, provenance
+from bench import methods
+from bench.core import cache, provenance
+from bench.core.errors import BadInput, one_line
+from bench.core.spec import Trial
+from bench.data.text import Encoded
 from bench.engine import twin, unpadded
 from bench.engine.bank import Bank, adapted_layers
 from bench.engine.batching import Batches, Chunk
 from bench.engine.paths import BankPath, Path, settle_masks
-from bench.errors import BadInput, one_line
 from bench.methods._base import LayerShape, Method
 from bench.models import targets
 from bench.models._base import LoadedModel
-from bench.spec import Trial
-from bench.text import Encoded
 
 SIZES = (1, 3)  # trials in a pack
 RAGGED, EVEN = (11, 5, 8, 3), (7, 7)  # lengths in tokens; with three trials no number of rows is one of positions

@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bench.clock import Clock
+from bench.core.clock import Clock
+from bench.core.record import CurvePoint
+from bench.core.spec import TrainBudget
 from bench.engine import waiting
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
@@ -20,8 +22,6 @@ from bench.engine.optim import Optimizer
 from bench.engine.paths import Path
 from bench.engine.scaling import LossScale, SkippingOptimizer
 from bench.engine.state import Keeper
-from bench.record import CurvePoint
-from bench.spec import TrainBudget
 
 
 @dataclass(kw_only=True)

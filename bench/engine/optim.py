@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bench.core.spec import TrainBudget, Trial
 from bench.engine.params import ParamBank, Segment
 from bench.methods._base import rate_of
-from bench.spec import TrainBudget, Trial
 
 
 def schedule_factor(step: int, budget: TrainBudget) -> float:

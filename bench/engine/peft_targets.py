@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 
-from bench.errors import BadInput, one_of
-from bench.targets import ALL_LINEAR, Candidate
+from bench.core.errors import BadInput, one_of
+from bench.models._targets import ALL_LINEAR, Candidate
 
 # peft 0.21, utils/transformers_weight_conversion.py: _MOE_TARGET_MODULE_MAPPING's names of parts of experts
 _NAMES = {

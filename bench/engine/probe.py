@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.clock import Clock
+from bench.core.clock import Clock
+from bench.core.spec import Pack
+from bench.data.text import EncodedData
 from bench.engine.loop import Loop
 from bench.engine.run import EngineOptions, prepare
 from bench.models._base import LoadedModel
-from bench.spec import Pack
-from bench.text import EncodedData
 
 TIMED_STEPS = 2  # after one that warms up
 CANDIDATES = 50  # batches, of which the one with the most usual number of tokens is taken

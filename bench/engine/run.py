@@ -14,8 +14,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from bench import causal, methods, metrics, predictions, provenance
-from bench.clock import Clock
+from bench import methods
+from bench.core import metrics, provenance
+from bench.core.clock import Clock
+from bench.core.record import Outcome, Status
+from bench.core.spec import Pack, Precision, Trial
+from bench.data import causal, predictions
+from bench.data.text import Encoded, EncodedData
 from bench.engine import guard, state, unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
@@ -26,9 +31,6 @@ from bench.engine.objective import Classification, Objective, Regression, Scored
 from bench.engine.paths import BankPath, Path, settle_masks
 from bench.methods.mora import r_hat
 from bench.models._base import LoadedModel
-from bench.record import Outcome, Status
-from bench.spec import Pack, Precision, Trial
-from bench.text import Encoded, EncodedData
 
 DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and optimizer are at least float32
     "fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bench.core.spec import TrainBudget, Trial
 from bench.engine.optim import Optimizer, schedule_factor
 from bench.engine.params import ParamBank
-from bench.spec import TrainBudget, Trial
 
 START, GROWTH, BACKOFF, INTERVAL = 2.0**16, 2.0, 0.5, 2000
 LOWEST = 2.0**-14  # a gradient that overflows even below this is not finite in float32 either: diverged

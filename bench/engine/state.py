@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bench.cache import write_atomic
+from bench.core.cache import write_atomic
+from bench.core.record import CurvePoint
+from bench.core.spec import Pack
 from bench.engine.scaling import SkippingOptimizer
-from bench.record import CurvePoint
-from bench.spec import Pack
 
 if TYPE_CHECKING:
     from bench.engine.loop import Loop

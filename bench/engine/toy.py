@@ -1,4 +1,4 @@
-"""Full-batch gradient descent on the toy of `bench.toy`, thousands of trials at once.
+"""Full-batch gradient descent on the toy of `bench.data.toy`, thousands of trials at once.
 
 With z = A relu(W_in x), u = B z and the mask m = 1[u > 0], the output is f = w_out . relu(u) = s . z, where
 s = sum over h of m_h w_out_h B_h is also the slope df/dz. So one masked product gives outputs and the gradient of A,
@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bench import toy
-from bench.clock import Clock
+from bench.core.clock import Clock
+from bench.core.record import CurvePoint, Outcome, Status
+from bench.core.spec import Pack
+from bench.data import toy
 from bench.methods.lora import scaling
-from bench.record import CurvePoint, Outcome, Status
-from bench.spec import Pack
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 CHUNK = {"cpu": 16, "cuda": 512}  # trials in one product: what a CPU's second cache nearly holds

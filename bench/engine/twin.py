@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from bench.seeds import derive
+from bench.core.seeds import derive
 
 Kind = Literal["classification", "causal"]
 _AUTO = {"classification": AutoModelForSequenceClassification, "causal": AutoModelForCausalLM}

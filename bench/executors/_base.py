@@ -7,8 +7,8 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import final
 
-from bench.record import Record
-from bench.spec import Pack
+from bench.core.record import Record
+from bench.core.spec import Pack
 
 
 class StoppedError(Exception):

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from bench import methods
-from bench.errors import BadInput, one_line
+from bench.core.errors import BadInput, one_line
+from bench.core.record import Outcome, Provenance, Record, Status
+from bench.core.spec import Pack, Trial
 from bench.executors._base import AbstractExecutor
 from bench.methods._base import base_precision
-from bench.record import Outcome, Provenance, Record, Status
-from bench.spec import Pack, Trial
 
 Loaded = TypeVar("Loaded")
 

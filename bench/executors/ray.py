@@ -18,11 +18,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from bench.errors import BadInput, one_line
+from bench.core.errors import BadInput, one_line
+from bench.core.record import Outcome, Provenance, Record, Status
+from bench.core.spec import Pack
 from bench.executors._base import AbstractExecutor, Batch, StoppedError
 from bench.executors.local import REASON_LENGTH, append_log
-from bench.record import Outcome, Provenance, Record, Status
-from bench.spec import Pack
 
 POLL_SECONDS = 1.0  # how often the clock is looked at; results and deaths are told at once
 

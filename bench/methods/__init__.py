@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import registry
+from bench.core import registry
 from bench.methods._base import LayerShape, Method
 
 __all__ = ["LayerShape", "Method", "get", "label", "names"]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from bench.errors import BadInput
-from bench.spec import Precision, Trial
+from bench.core.errors import BadInput
+from bench.core.spec import Precision, Trial
 
 if TYPE_CHECKING:
     import torch

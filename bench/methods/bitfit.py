@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench.core.spec import Trial
 from bench.methods._base import LayerShape, Method, Role
-from bench.spec import Trial
 
 if TYPE_CHECKING:
     import torch

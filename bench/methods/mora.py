@@ -17,8 +17,8 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.core.spec import Trial
 from bench.methods._base import LayerShape, Method, Role
-from bench.spec import Trial
 
 if TYPE_CHECKING:
     import torch

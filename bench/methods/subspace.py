@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.core.seeds import derive
+from bench.core.spec import Trial
 from bench.methods._base import LayerShape, Method, Role
-from bench.seeds import derive
-from bench.spec import Trial
 
 if TYPE_CHECKING:
     import torch

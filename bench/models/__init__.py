@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bench import registry, targets
+from bench.core import registry
+from bench.models import _targets as targets
 from bench.models._base import LoadedModel, Located, Model
 from bench.models._locate import locate
 from bench.models._outline import LAYER_SETTINGS, check_targets, distinct

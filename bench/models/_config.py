@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import models
-from bench.errors import BadInput, one_of
+from bench.core.errors import BadInput, one_of
 from bench.models._locate import _in_package, _read_config
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from bench.errors import BadInput, one_line
+from bench.core.errors import BadInput, one_line
 from bench.models._base import LoadedModel, Located
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bench import cache, hub
-from bench.errors import BadInput, one_of
+from bench.core import cache, hub
+from bench.core.errors import BadInput, one_of
 from bench.models._base import Located, Model
 
 TOKENIZER_FILES = (

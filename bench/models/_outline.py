@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import methods
-from bench.errors import BadInput
+from bench.core.errors import BadInput
+from bench.core.spec import Trial
 from bench.methods._base import LayerShape, require_fit
 from bench.models._base import Located
 from bench.models._locate import weight_files
-from bench.spec import Trial
-from bench.targets import Candidate, Kind, match_targets
+from bench.models._targets import Candidate, Kind, match_targets
 
 # model_type -> transformers' base_model_prefix; other architectures are checked when the engine has built them.
 PREFIXES = {

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from bench import methods
-from bench.errors import BadInput
+from bench.core.errors import BadInput
+from bench.core.spec import Trial
 from bench.methods._base import require_fit
 from bench.models._base import Located
 from bench.models._outline import distinct, tensors
-from bench.spec import Trial
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

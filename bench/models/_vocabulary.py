@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 from bench.models._base import Located
 
 LEAST_COVER = 0.25  # of the model's embeddings; padded and trimmed checkpoints lie far above it

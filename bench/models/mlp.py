@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import toy
+from bench.data import toy
 from bench.models._base import Model
 
 MODEL = Model(name="mlp", config=toy.CONFIG)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from bench import landscape, stats
+from bench.comparison import landscape
 from bench.comparison.numbers import Comparison
+from bench.core import stats
 from bench.methods import arm_label
 from plots import curves, heatmap, rank, rates, tidy
 from plots.lines import Line as Arranged

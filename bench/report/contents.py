@@ -1,7 +1,7 @@
 """The numbers of a report, worked out from rows in this one place: `build` returns a frozen Report. Pure.
 
 Cells, means and standard errors are those of plots.tidy, so that the page and the figures of a study agree. The page
-itself is plots/report.py; its sentences are in bench/report/text.py.
+itself is bench/report/page/document.py; its sentences are in bench/report/text.py.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from bench import varying
 from bench.comparison.numbers import Comparison
-from bench.record import Status
+from bench.core.cells import others_of
+from bench.core.record import Status
+from bench.core.spec import Study
 from bench.report.charts import all_charts
 from bench.report.data import (
     Best,
@@ -32,10 +33,9 @@ from bench.report.data import (
     Speed,
     Trouble,
 )
-from bench.spec import Study
-from bench.speed import summary
-from bench.summary import others_of
-from bench.varying import SETTINGS
+from bench.study import varying
+from bench.study.varying import SETTINGS
+from bench.timing.methods import summary
 from plots import heatmap, tidy
 from plots.figures import is_grid
 from plots.grid import Grid, View, grid_of, limits
@@ -51,7 +51,7 @@ def build(
     df: pd.DataFrame, attempts: pd.DataFrame, study: Study, info: StudyInfo, *, source: Source,
     comparison: Comparison | None = None, speed: pa.Table | None = None, fresh: pd.DataFrame | None = None,
 ) -> Report:  # fmt: skip
-    """Return the report of a study from its finished rows and its failed attempts (columns of bench.record.SCHEMA).
+    """Return the report of a study from its finished rows and its failed attempts (columns of bench.core.record.SCHEMA).
 
     `speed` are the rows of `bench speed`, `fresh` those of the comparison's fresh runs, where there are some.
 

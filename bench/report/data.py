@@ -1,4 +1,4 @@
-"""What a report says, as frozen dataclasses: bench/report/contents.py works them out, plots/report.py shows them."""
+"""What a report says, as frozen dataclasses: bench/report/contents.py works them out, bench/report/page/document.py shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bench.comparison.numbers import Comparison
 from bench.report.charts import Chart
-from bench.speed.summary import Line
+from bench.timing.methods.summary import Line
 from plots.grid import View
 
 

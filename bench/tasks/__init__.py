@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import registry
+from bench.core import registry
 from bench.tasks._base import TEXT_CLASSIFICATION, Task, TsvLayout
 
 __all__ = ["TEXT_CLASSIFICATION", "Task", "TsvLayout", "get", "names"]

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.causal import Layout
-from bench.text import TextData
-from bench.toy import ToyData
+from bench.data.causal import Layout
+from bench.data.text import TextData
+from bench.data.toy import ToyData
 
 TEXT_CLASSIFICATION = "text_classification"
 REGRESSION = "regression"
@@ -31,7 +31,7 @@ class TsvLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One task. `kind` is one of TEXT_CLASSIFICATION, REGRESSION, `bench.causal.KIND` and `bench.toy.KIND`.
+    """One task. `kind` is one of TEXT_CLASSIFICATION, REGRESSION, `bench.data.causal.KIND` and `bench.data.toy.KIND`.
 
     `text_columns`, `label_column` and the split names are those of the Hub data set, and of parquet, CSV and JSONL
     files; `tsv` gives GLUE's own layout where it differs. A label is one of `labels` or its index, or a number
@@ -41,7 +41,7 @@ class Task:
     name: str
     kind: str = TEXT_CLASSIFICATION
     labels: tuple[str, ...] = ()  # in index order; () where the task has none
-    metric: str  # a name in bench/metrics.py: the score
+    metric: str  # a name in bench/core/metrics.py: the score
     other_metrics: tuple[str, ...] = ()  # usually quoted beside it: scored at the last step
     default_model: str
     hub_id: str | None = None
@@ -65,7 +65,7 @@ class Task:
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger score is a better one."""
-        from bench import metrics
+        from bench.core import metrics
 
         return metrics.higher_is_better(self.metric)
 

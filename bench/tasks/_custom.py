@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import causal, metrics
-from bench.errors import BadInput, one_of
+from bench.core import metrics
+from bench.core.errors import BadInput, one_of
+from bench.data import causal
+from bench.data.text import TextData
 from bench.tasks import _load
 from bench.tasks._base import Task, TsvLayout
 from bench.tasks._keys import CLASSES, METRICS, NUMBERS, TEXTS, Reader
-from bench.text import TextData
 
 
 def read_task(path: Path, *, where: str = "task") -> Task:
@@ -148,7 +149,7 @@ def _file(toml: Path, name: str, given: str) -> Path:
 
 
 def _checked_stem(stem: str, path: Path) -> str:
-    from bench.settings.fields import plain_name
+    from bench.core.rules import plain_name
 
     return plain_name(stem, f"{path} name")
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import BadInput, one_of
+from bench.core.errors import BadInput, one_of
+from bench.data.text import Split
 from bench.tasks._base import TsvLayout
-from bench.text import Split
 
 Row = tuple[int, tuple[Any, ...]]  # line (or row, in parquet) from 1, and the values of the wanted columns
 MAX_FIELD = 1 << 24  # characters of one CSV field

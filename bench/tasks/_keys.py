@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import causal, metrics
-from bench.errors import BadInput, one_of
-from bench.settings.fields import Check, choice, flag, plain_name, shown, whole, word
+from bench.core import metrics
+from bench.core.errors import BadInput, one_of
+from bench.core.rules import Check, choice, flag, plain_name, shown, whole, word
+from bench.data import causal
 from bench.tasks._base import REGRESSION, TEXT_CLASSIFICATION
 
 CLASSES, NUMBERS, TEXTS = TEXT_CLASSIFICATION, REGRESSION, causal.KIND

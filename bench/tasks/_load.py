@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import causal, hub
-from bench.errors import BadInput
+from bench.core import hub
+from bench.core.errors import BadInput
+from bench.data import causal
+from bench.data.text import Split, TextData, hash_data
 from bench.tasks import _files
 from bench.tasks._base import REGRESSION, Task, TsvLayout
-from bench.text import Split, TextData, hash_data
 
 SUFFIXES = (".tsv", ".parquet", ".csv", ".jsonl")  # looked for in this order
 

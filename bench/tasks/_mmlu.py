@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench import causal
-from bench.causal import Layout
-from bench.errors import BadInput
+from bench.core.errors import BadInput
+from bench.data import causal
+from bench.data.causal import Layout
+from bench.data.text import Split, TextData
 from bench.tasks._base import Task
 from bench.tasks._parts import MEND, Part, Row, checked, rows, texts
-from bench.text import Split, TextData
 
 LETTERS = "ABCD"
 N_SHOTS = 5

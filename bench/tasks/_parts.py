@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BadInput
+from bench.core.errors import BadInput
 from bench.tasks import _files, _load
 
 MEND = "mend the row or leave it out"

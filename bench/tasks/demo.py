@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.demo import grammar
+from bench.data.text import TextData, hash_data
+from bench.embedded.demo import grammar
 from bench.tasks._base import Task
-from bench.text import TextData, hash_data
 
 
 def _read(data_dir: Path | None) -> TextData:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench import causal
-from bench.causal import Layout
+from bench.data import causal
+from bench.data.causal import Layout
+from bench.data.text import TextData
 from bench.tasks._base import Task
 from bench.tasks._parts import Part, Row, checked, rows, texts
-from bench.text import TextData
 
 METRIC = "exact_match"
 LAYOUT = Layout(

@@ -6,8 +6,8 @@ without code of its own. So the files must be given: <data_dir>/pubmed/{train,ev
 
 from __future__ import annotations
 
-from bench import causal
-from bench.causal import Layout
+from bench.data import causal
+from bench.data.causal import Layout
 from bench.tasks._base import Task
 
 TASK = Task(

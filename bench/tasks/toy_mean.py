@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import toy
+from bench.data import toy
 from bench.tasks._base import Task
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from bench import causal
-from bench.causal import Layout
+from bench.data import causal
+from bench.data.causal import Layout
+from bench.data.text import TextData
+from bench.embedded.uuids import pairs
 from bench.tasks._base import Task
-from bench.text import TextData
-from bench.uuids import pairs
 
 LAYOUT = Layout(evaluates_train=True)
 METRIC = "char_accuracy"

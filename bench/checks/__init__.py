@@ -1,0 +1,1 @@
+"""What is checked before a sweep (doctor) and after it (verify)."""

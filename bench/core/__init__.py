@@ -1,0 +1,1 @@
+"""The words that every room uses: trials, rows, errors, seeds, clocks, devices, statistics."""

@@ -1,0 +1,104 @@
+"""Which devices this machine has, asked without importing torch: of the CUDA driver, and of the system."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib import metadata
+from pathlib import Path
+
+from bench.core.errors import BadInput
+
+
+def n_gpus() -> int:
+    """Return how many CUDA devices the installed torch could use; CUDA_VISIBLE_DEVICES counts, as it does for torch."""
+    driver = _driver()
+    count = ctypes.c_int(0)
+    return count.value if driver is not None and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def resolve(device: str) -> str:
+    """Return cpu or cuda:N for auto, cpu, cuda or cuda:N.
+
+    Raises:
+        BadInput: for a CUDA device that is not there.
+    """
+    if device == "cpu":
+        return "cpu"
+    found = n_gpus()
+    if device == "auto":
+        return "cuda:0" if found else "cpu"
+    if index_of(device) >= found:
+        got, way_out = f"{device!r} ({found} found)", "use --device cpu, or install a torch built for this GPU"
+        raise BadInput("--device", "must be a device of this machine", got=got, way_out=way_out)
+    return f"cuda:{index_of(device)}"
+
+
+def default_profile(device: str) -> str:
+    """Return the profile for a device: quick on a CPU, full on a GPU."""
+    return "quick" if resolve(device) == "cpu" else "full"
+
+
+def index_of(device: str) -> int:
+    """Return N of cuda:N, 0 of cuda."""
+    return int(device.partition(":")[2] or 0)
+
+
+def gpu_name(index: int) -> str:
+    """Return a GPU's name, the same that torch.cuda.get_device_name gives."""
+    driver, handle = _device(index)
+    name = ctypes.create_string_buffer(256)
+    driver.cuDeviceGetName(name, len(name), handle)
+    return name.value.decode("utf-8", "replace")
+
+
+def memory_bytes(device: str) -> int | None:
+    """Return the whole memory of cpu or cuda:N; of the CPU what the process may use of it. None: not known."""
+    if device == "cpu":
+        known = [limit for limit in (_physical_memory(), _cgroup_limit()) if limit]
+        return min(known) if known else None
+    driver, handle = _device(index_of(device))
+    total = ctypes.c_size_t(0)
+    return total.value if driver.cuDeviceTotalMem_v2(ctypes.byref(total), handle) == 0 else None
+
+
+def _device(index: int) -> tuple[ctypes.CDLL, ctypes.c_int]:
+    driver, handle = _driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGet(ctypes.byref(handle), index) != 0:
+        raise RuntimeError(f"no CUDA device {index}")
+    return driver, handle
+
+
+def _driver() -> ctypes.CDLL | None:
+    """Return the CUDA driver, initialised; None without one, or with a torch that cannot use it."""
+    if _torch_version().endswith("+cpu"):
+        return None
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    return driver if driver.cuInit(0) == 0 else None
+
+
+def _torch_version() -> str:
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _cgroup_limit(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = (root / name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        return int(text) if text.isdecimal() else None
+    return None

@@ -1,0 +1,188 @@
+"""A sweep on Ray: connecting, what a worker takes, and what is sent to it. No file system has to be shared."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.core import cache, provenance
+from bench.core.errors import BadInput
+from bench.core.record import Provenance
+from bench.models import Located
+from bench.models._locate import TOKENIZER_FILES, weight_files
+from bench.tasks import Task
+
+if TYPE_CHECKING:
+    from bench.executors.local import LocalExecutor
+    from bench.executors.ray import RayExecutor
+
+ADDRESS = "RAY_ADDRESS"  # Ray's own variable
+# Read when ray is imported. Without a cluster to join, every port of Ray is on loopback; nothing is reported home.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+LOOPBACK = "127.0.0.1"  # a node of this address listens nowhere else
+_LOOPBACK_HOSTS = (LOOPBACK, "localhost")
+_ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 of RFC 5737: an address of nobody
+
+
+def connect(address: str | None, *, where: str = "--executor") -> None:
+    """Connect this process to the cluster at `address` ("auto": the one on this machine), or start one of its own.
+
+    Raises:
+        BadInput: where ray is not installed or no cluster answers.
+    """
+    os.environ.update(_QUIET)
+    try:
+        import ray
+        from ray._private import ray_constants
+    except ModuleNotFoundError:
+        way_out = "run make sweep EXECUTOR=ray, which installs it, or leave --executor out"
+        raise BadInput(where, "ray must be installed", way_out=way_out) from None
+    if address is None or _on_loopback_alone(address):
+        # Ray then takes the loopback address for its own; the variable for it comes too late where ray is imported
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, _node_ip_address=LOOPBACK, **common)
+        else:
+            # the code goes along: workers need the packages of requirements.txt, not this one
+            ray.init(address=address, runtime_env={"py_modules": [str(provenance.PACKAGE)]}, **common)
+    except (OSError, ValueError, RuntimeError, TimeoutError) as error:
+        way_out = f"check {ADDRESS} and ray status, or leave it out to use this machine alone"
+        got = f"{type(error).__name__}: {error}"[:200]
+        raise BadInput(ADDRESS, "a Ray cluster must answer", got=got, way_out=way_out) from None
+
+
+def _on_loopback_alone(address: str) -> bool:
+    """Return whether the cluster at `host:port` listens on the loopback address and not on this machine's other one.
+
+    Ray takes a loopback host for this machine's other address, at which such a cluster does not answer.
+    """
+    host, _, port = address.rpartition(":")
+    if host not in _LOOPBACK_HOSTS or not port.isdigit():
+        return False
+    own = _own_address()
+    return own == LOOPBACK or not _answers(own, int(port))
+
+
+def _own_address() -> str:
+    """Return the address from which this machine would reach others, loopback's where it has no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            one.connect(_ELSEWHERE)  # of UDP: sends nothing
+        except OSError:
+            return LOOPBACK
+        return str(one.getsockname()[0])
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def check_device(device: str) -> str:
+    """Return cuda or cpu, what each worker of the connected cluster is to run on, for a resolved device.
+
+    Raises:
+        BadInput: for cuda where the cluster has no GPU.
+    """
+    import ray
+
+    kind = device.partition(":")[0]
+    if kind == "cuda" and not ray.cluster_resources().get("GPU", 0):
+        got, way_out = f"{device!r}, and the cluster has no GPU", "use --device cpu, or add a node with one"
+        raise BadInput("--device", "must be a device of the cluster", got=got, way_out=way_out)
+    return kind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shipment:
+    """What a worker needs of a study: its task and data, and the model with its files."""
+
+    task: Task
+    data: Any
+    located: Located
+    files: dict[str, bytes]
+    device: str  # cpu or cuda: Ray shows each worker its own GPU alone
+    origin: Provenance  # of the driver's code, which the worker runs
+
+    def unpack(self, log_dir: Path) -> LocalExecutor[Any]:
+        """Return the executor that runs in the worker's process."""
+        from bench.executors import runtime
+
+        located = self.located
+        if self.files and not _same_files(located, self.files):
+            located = replace(located, directory=_unpacked(located, self.files))
+        one = runtime.local_executor(
+            task=self.task, data=self.data, located=located, device=self.device, log_dir=log_dir
+        )
+        # the code is the driver's, and comes without its history
+        commit, dirty = self.origin.git_commit, self.origin.git_dirty
+        one.provenance = replace(one.provenance, git_commit=commit, git_dirty=dirty)
+        return one
+
+
+def executor(
+    *, task: Task, data: Any, located: Located, device: str, log_dir: Path, time_limit_seconds: float
+) -> RayExecutor:
+    """Return an executor of the connected cluster: a CPU, or a CPU and a GPU, for each worker.
+
+    `device` is this machine's, by which packs are planned: workers have one of the same kind.
+    """
+    from bench.executors.ray import RayExecutor, RayOptions
+
+    kind = check_device(device)
+    origin = provenance.collect(f"ray, {kind}")
+    shipment = Shipment(
+        task=task, data=data, located=located, files=_read(located.directory), device=kind, origin=origin
+    )
+    return RayExecutor(
+        make=functools.partial(Shipment.unpack, shipment),
+        provenance=origin,
+        metric_name=task.metric,
+        options=RayOptions(num_gpus=1 if kind == "cuda" else 0, time_limit_seconds=time_limit_seconds),
+        log_dir=log_dir,
+    )
+
+
+def _read(directory: Path) -> dict[str, bytes]:
+    """Return the files of a model by name; none for one that has no files."""
+    if not (directory / "config.json").is_file():
+        return {}
+    paths = [directory / "config.json", *weight_files(directory), *(directory / name for name in TOKENIZER_FILES)]
+    index = directory / "model.safetensors.index.json"
+    return {path.name: path.read_bytes() for path in [*paths, index] if path.is_file()}
+
+
+def _same_files(located: Located, files: dict[str, bytes]) -> bool:
+    """Return whether the directory is here too, as on the driver's machine or a shared file system."""
+    return all(
+        (located.directory / name).is_file() and (located.directory / name).stat().st_size == len(content)
+        for name, content in files.items()
+    )
+
+
+def _unpacked(located: Located, files: dict[str, bytes]) -> Path:
+    """Write the files below the cache, whole or not at all; workers of one machine share them."""
+    home = cache.cache_dir() / "models"
+    target = home / f"{located.model_hash}-{located.tokenizer_hash}"
+    if not target.is_dir():
+        home.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=home, prefix=".writing-"))
+        for name, content in files.items():
+            (scratch / name).write_bytes(content)
+        try:
+            scratch.rename(target)
+        except OSError:  # another worker was faster
+            for path in scratch.iterdir():
+                path.unlink()
+            scratch.rmdir()
+    return target

@@ -1,0 +1,1 @@
+"""The winning cell as PEFT code, as a study file and as a saved model."""

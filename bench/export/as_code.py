@@ -1,0 +1,167 @@
+"""A cell as Python to paste: PEFT's LoraConfig and the optimizer that the cell was trained with. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.core.spec import TrainBudget, Trial
+
+
+def peft_code(trial: Trial, *, modules_to_save: Sequence[str], paths: Sequence[str] = ()) -> str:
+    """Return Python that builds this LoRA or LoRA+ cell with PEFT on a loaded `model`, rates as they were trained.
+
+    `paths` are the adapted modules, which are named one by one where PEFT cannot select them as the trial does.
+
+    Raises:
+        ValueError: for a method that PEFT's LoraConfig is not.
+    """
+    if trial.method not in ("lora", "lora+"):
+        raise ValueError(f"no LoraConfig for {trial.method}")
+    parts = [_imports(trial), _config(trial, modules_to_save, paths), *_reinitialise(trial), *_freeze(trial)]
+    optimizer = _adamw(trial) if trial.method == "lora" else _loraplus(trial)
+    return "\n".join([*parts, optimizer, *_head_rates(trial), _schedule(trial.budget)])
+
+
+def plain_code(trial: Trial) -> str:
+    """Return Python for what is no LoRA: full fine-tuning's optimizer, or a word on how to get the trained model."""
+    budget = trial.budget
+    if trial.method != "full":
+        return (
+            f"# {trial.method} is no LoraConfig: bench recommend --save DIR writes the model with its updates merged in"
+        )
+    head = [] if isinstance(trial.head_policy, str) else [f"# the new head was trained at {trial.head_learning_rate!r}"]
+    return "\n".join([
+        "import torch",
+        "from transformers import get_scheduler",
+        "",
+        *head,
+        "optimizer = torch.optim.AdamW([",
+        f"    {{'params': [p for p in model.parameters() if p.ndim > 1], 'weight_decay': {budget.weight_decay!r}}},",
+        "    {'params': [p for p in model.parameters() if p.ndim < 2], 'weight_decay': 0.0},",
+        f"], lr={trial.eta_A!r}, betas={(budget.adam_beta1, budget.adam_beta2)!r}, eps={budget.adam_eps!r})",
+        _schedule(budget),
+    ])  # fmt: skip
+
+
+def _imports(trial: Trial) -> str:
+    plus = ["from peft.optimizers import create_loraplus_optimizer"] if trial.method == "lora+" else []
+    lines = ["import torch", "from peft import LoraConfig, get_peft_model", *plus]
+    return "\n".join([*lines, "from transformers import get_scheduler", ""])
+
+
+def _config(trial: Trial, modules_to_save: Sequence[str], paths: Sequence[str]) -> str:
+    targets, layers = trial.target_modules, trial.layers_to_transform
+    if isinstance(targets, str) and layers is not None:
+        targets, layers = tuple(paths), None  # PEFT takes layers_to_transform with a list of names only
+    settings: dict[str, object] = {
+        "task_type": "SEQ_CLS" if modules_to_save else "CAUSAL_LM",  # a classifier always has a new head
+        "r": trial.rank,
+        "lora_alpha": _whole(trial.lora_alpha),
+        "use_rslora": bool(trial.use_rslora),
+        "lora_dropout": trial.lora_dropout or 0.0,
+        "target_modules": list(targets) if isinstance(targets, tuple) else targets,
+    }
+    if layers is not None:
+        settings["layers_to_transform"] = list(layers)
+    if modules_to_save:
+        settings["modules_to_save"] = list(modules_to_save)
+    inside = "".join(f"    {name}={value!r},\n" for name, value in settings.items())
+    return f"config = LoraConfig(\n{inside})\nmodel = get_peft_model(model, config)"
+
+
+def _reinitialise(trial: Trial) -> list[str]:
+    """Return what PEFT has no switch for: B random and A zero, the LoRA+ paper's init."""
+    if trial.init != "zero_A":
+        return []
+    return [
+        "for name, parameter in model.named_parameters():  # init zero_A: PEFT has no switch for it",
+        '    if ".lora_A." in name or ".lora_embedding_B." in name:',
+        "        torch.nn.init.zeros_(parameter)",
+        '    elif ".lora_B." in name:',
+        "        torch.nn.init.kaiming_uniform_(parameter, a=5**0.5)",
+        '    elif ".lora_embedding_A." in name:',
+        "        torch.nn.init.normal_(parameter)",
+    ]
+
+
+def _freeze(trial: Trial) -> list[str]:
+    if trial.head_policy != "paper":
+        return []
+    return [
+        'for name, parameter in model.named_parameters():  # head_policy "paper": it stays random',
+        '    if "classifier.modules_to_save.default.dense." in name:',
+        "        parameter.requires_grad_(False)",
+    ]
+
+
+def _adamw(trial: Trial) -> str:
+    """Return plain LoRA's optimizer: decay on matrices only."""
+    budget = trial.budget
+    settings = {"lr": trial.eta_A, "betas": (budget.adam_beta1, budget.adam_beta2), "eps": budget.adam_eps}
+    inside = "".join(f"    {name}={value!r},\n" for name, value in settings.items())
+    return (
+        "trained = [p for p in model.parameters() if p.requires_grad]\n"
+        "optimizer = torch.optim.AdamW(\n    [\n"
+        f'        {{"params": [p for p in trained if p.ndim > 1], "weight_decay": {budget.weight_decay!r}}},\n'
+        '        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},\n'
+        f"    ],\n{inside})"
+    )
+
+
+def _ratio(eta_A: float, eta_B: float) -> float:
+    """Return the shortest ratio with which PEFT's product lr * loraplus_lr_ratio is eta_B to the last bit.
+
+    Where rounding leaves none, the quotient is off by one part in 10^16 at the most.
+    """
+    quotient = eta_B / eta_A
+    tried = (float(f"{quotient:.{digits}g}") for digits in range(1, 18))
+    return next((ratio for ratio in tried if eta_A * ratio == eta_B), quotient)
+
+
+def _loraplus(trial: Trial) -> str:
+    budget = trial.budget
+    if trial.eta_B is None:
+        raise ValueError("a LoRA+ trial has an eta_B")
+    settings = {
+        "lr": trial.eta_A,
+        "loraplus_lr_ratio": _ratio(trial.eta_A, trial.eta_B),
+        "loraplus_lr_embedding": trial.eta_A if trial.loraplus_lr_embedding is None else trial.loraplus_lr_embedding,
+        "loraplus_weight_decay": budget.weight_decay,
+        "betas": (budget.adam_beta1, budget.adam_beta2),
+        "eps": budget.adam_eps,
+    }
+    inside = "".join(f"    {name}={value!r},\n" for name, value in settings.items())
+    return f"optimizer = create_loraplus_optimizer(\n    model,\n    torch.optim.AdamW,\n{inside})"
+
+
+def _head_rates(trial: Trial) -> list[str]:
+    """Return what sets the head's rate where it is not the optimizer's: matrices at eta_A, the others at eta_B."""
+    if trial.head_policy in ("peft", "paper"):
+        return []
+    if trial.eta_B == trial.eta_A == trial.head_learning_rate:
+        return []
+    why = "" if trial.method == "lora" else "; PEFT trains 1-D parameters of the head at eta_B, its matrices at eta_A"
+    return [
+        f"# head_policy {trial.head_policy}{why}",
+        'head = {id(p) for name, p in model.named_parameters() if ".modules_to_save." in name}',
+        "for group in list(optimizer.param_groups):",
+        '    mine = [p for p in group["params"] if id(p) in head]',
+        '    group["params"] = [p for p in group["params"] if id(p) not in head]',
+        "    if mine:",
+        f'        optimizer.add_param_group({{**group, "params": mine, "lr": {trial.head_learning_rate!r}}})',
+    ]
+
+
+def _schedule(budget: TrainBudget) -> str:
+    clip = "not clipped" if budget.max_grad_norm is None else f"clipped to norm {budget.max_grad_norm:g}"
+    counts = f"num_warmup_steps={budget.warmup_steps}, num_training_steps={budget.max_steps}"
+    kind = "" if budget.optimizer == "adamw" else f"; the cell was trained with {budget.optimizer}, not AdamW"
+    return (
+        f"scheduler = get_scheduler({budget.lr_scheduler_type!r}, optimizer, {counts})\n"
+        f"# {budget.max_steps} steps of {budget.batch_size} examples of at most {budget.max_length} tokens; "
+        f"gradients {clip}; {budget.precision}{kind}"
+    )
+
+
+def _whole(value: float | None) -> float | int | None:
+    return int(value) if value is not None and value.is_integer() else value

@@ -1,0 +1,128 @@
+"""The tuned comparison on the report's page: its sentences in full, its arms, its differences."""
+
+from __future__ import annotations
+
+import math
+
+from bench.comparison.numbers import ArmResult, Comparison, Difference
+from bench.comparison.verdict import collapses, gap, number, sentences
+from bench.methods import arm_label as label
+from bench.report.data import Report
+from bench.report.page import svg
+from bench.report.page.html import Html, el, join
+from bench.report.page.tables import Value, scroll, table, whole
+from bench.report.text import listed, score, unit
+from plots import style
+
+
+def section(report: Report) -> Html:
+    """Return the section, empty where no comparison was run."""
+    c = report.comparison
+    if c is None:
+        return Html("")
+    commit = f", commit {listed(c.git_commits)}" if c.git_commits else ""
+    seeds = f"tuning seeds {listed(c.setup.tuning_seeds)}, fresh seeds {listed(c.setup.fresh_seeds)}"
+    return join(
+        el("p", f"From the study {c.setup.study}{commit}; {seeds}.", class_="note"),
+        el("details", join(el("summary", "Every claim in full"), [el("p", sentence) for sentence in sentences(c)])),
+        el("h3", "Chosen cells, fresh seeds"), _arms(c, report),
+        el("h3", f"Differences from {label(c.baseline)}, paired by seed"), _forest(c, report), _differences(c),
+    )  # fmt: skip
+
+
+def _arms(c: Comparison, report: Report) -> Html:
+    columns = (
+        ("method", False), (unit(report), True), ("± over seeds", True), ("n", True), ("rank", True), ("η_A", True),
+        ("λ", True), ("collapsed or diverged", True), ("cells tuned", True), ("octaves of η_A within 1 %", True),
+        ("median steps to target", True), ("missed", True),
+    )  # fmt: skip
+    if all(arm.tested is None for arm in c.arms):
+        return table(columns, [_arm(arm, report) for arm in c.arms])
+    more = (("on the test split", True), ("± over seeds", True))
+    rows = [[*row[:3], *_tested(arm, report), *row[3:]] for arm in c.arms for row in [_arm(arm, report)]]
+    return table((*columns[:3], *more, *columns[3:]), rows)
+
+
+def _tested(arm: ArmResult, report: Report) -> list[Value]:
+    """Return the score on the test split, by which nothing was chosen, and its standard error."""
+    mean, stderr = (None, None) if arm.tested is None else (arm.tested.mean, arm.tested.stderr_seeds)
+    return [(score(mean, report, digits=2), mean), (score(stderr, report, digits=2), stderr)]
+
+
+def _arm(arm: ArmResult, report: Report) -> list[Value]:
+    s, width = arm.settings, arm.tuning.width
+    ratio = s.get("lr_ratio")
+    octaves = "–" if width is None else f"{'≥ ' if width.open_low or width.open_high else ''}{width.octaves:.1f}"
+    return [
+        (label(arm.name), label(arm.name)), (score(arm.mean, report, digits=2), arm.mean),
+        (score(arm.stderr_seeds, report, digits=2), arm.stderr_seeds), whole(arm.n), whole(s.get("rank")),
+        (style.rate(s["eta_A"]), s["eta_A"]), ("–" if ratio is None else style.ratio(ratio), ratio),
+        (collapses(arm), arm.history.every.n_collapsed), whole(arm.tuning.n_cells),
+        (octaves, None if width is None else width.octaves),
+        (number(arm.reach.median_steps), arm.reach.median_steps), whole(arm.reach.n_missed),
+    ]  # fmt: skip
+
+
+def _forest(c: Comparison, report: Report) -> Html:
+    """Return the differences and their intervals as a picture; those without an interval are in the table alone."""
+    scale = 100.0 if report.higher_is_better else 1.0
+    rows = [
+        (label(d.arm), scale * d.mean, scale * d.interval.low, scale * d.interval.high,
+         f"{label(d.arm)}: {gap(d.mean, c.setup.metric)}, {c.level:.0%} interval {_ends(d, c)}, n = {d.n}, "
+         f"claim: {d.claim}")
+        for d in c.differences
+        if d.mean is not None and d.interval is not None
+    ]  # fmt: skip
+    if not rows:
+        return Html("")
+    points = " (points)" if report.higher_is_better else ""
+    unit_words = f"{report.metric.replace('_', ' ')} minus that of {label(c.baseline)}{points}"
+    side = "right of 0 is better" if report.higher_is_better else "left of 0 is better"
+    drawn = svg.forest(rows, x_label=f"{unit_words}; {side}", title="Differences with their intervals")
+    hint = el("p", "Point at a row, tap it, or walk with the arrow keys.", class_="readout", aria_live="polite")
+    return el("figure", scroll(drawn, data_roving=True), hint)
+
+
+def _ends(d: Difference, c: Comparison) -> str:
+    return (
+        "–"
+        if d.interval is None
+        else f"{gap(d.interval.low, c.setup.metric)} to {gap(d.interval.high, c.setup.metric)}"
+    )
+
+
+def _factor(value: float | None) -> str:
+    """Return a factor of speed; 0 and infinity are no factors but say who never gets there."""
+    if value is None:
+        return "–"
+    return "never there" if value == 0 else "only it" if math.isinf(value) else number(value)
+
+
+def _end(value: float) -> str:
+    return "∞" if math.isinf(value) else number(value)
+
+
+def _differences(c: Comparison) -> Html:
+    columns = (
+        ("method", False), ("difference", True), (f"{c.level:.0%} interval", False), ("n", True), ("better in", True),
+        ("p", True),
+        ("p after Holm", True), ("smallest p possible", True), ("claim", False), ("faster in steps", True),
+        ("its interval", False), ("p after Holm", True), ("claim", False),
+    )  # fmt: skip
+    return table(columns, [_difference(d, c) for d in c.differences])
+
+
+def _difference(d: Difference, c: Comparison) -> list[Value]:
+    metric = c.setup.metric
+    ends = _ends(d, c)
+    found = next((s for s in c.speed_ups if s.arm == d.arm), None)
+    steps = None if found is None else found.steps
+    span = "–" if found is None else f"{_end(found.steps_interval.low)} to {_end(found.steps_interval.high)}"
+    speed = "–" if found is None else found.claim
+    return [
+        (label(d.arm), label(d.arm)), ("–" if d.mean is None else gap(d.mean, metric), d.mean), (ends, ends),
+        whole(d.n), ("–" if d.outperforms is None else f"{d.outperforms:.0%}", d.outperforms),
+        (f"{d.p:.3g}", d.p), (f"{d.p_holm:.3g}", d.p_holm), (f"{d.attainable_p:.3g}", d.attainable_p),
+        (d.claim, d.claim), (_factor(steps), steps), (span, span),
+        ("–" if found is None else f"{found.p_holm:.3g}", None if found is None else found.p_holm), (speed, speed),
+    ]  # fmt: skip

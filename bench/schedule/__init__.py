@@ -1,0 +1,1 @@
+"""Which trials train together, and how long a sweep takes."""

@@ -1,0 +1,177 @@
+"""The whole grid -> packs: who may train together, how many fit; and which packs are left to run. No torch.
+
+Packs are planned over the whole grid, whatever is finished, so that a resumed sweep forms the same packs as an
+uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from bench import methods
+from bench.core.spec import Pack, Study, Trial
+
+# A cap, not a tuning: beyond it a pack only makes Ctrl-C and a crash lose more. CPUs gain nothing after about 16.
+MAX_PACK_SIZE = {"cpu": 16, "cuda": 64}
+BYTES_OF = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
+VALUES_KEPT = 13  # values kept for backward by token, layer and hidden unit, attention scores aside; frozen base
+SPREAD = 3  # packs that each device still gets, at the least, while packs can be cut
+MEMORY_SHARE = 0.6  # of the free memory; the rest is the base model, evaluation, the allocator's slack
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """What the memory model knows of a base model and its data."""
+
+    n_layers: int
+    hidden_size: int
+    train_tokens: float  # mean tokens of a training example, specials included
+    n_weights: int = 0  # of a base whose copies can be trained side by side; 0: it cannot
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What bounds a pack."""
+
+    max_pack_size: int | None = None  # None: by kind of device
+    device_kind: str = "cpu"
+    memory_bytes: int | None = None  # free on the device; None: not bounded by memory
+    shape: Shape | None = None
+    measured: Mapping[str, int] = field(default_factory=dict)  # by kind: the size found fastest (see bench.schedule.pack_sizes)
+
+
+def limits_for(study: Study, limits: Limits) -> Limits:
+    """Return the limits with the study's own pack size, where it sets one."""
+    return limits if study.pack_size is None else replace(limits, max_pack_size=study.pack_size)
+
+
+def family_of(trial: Trial) -> Hashable:
+    """Return what the trial's method says that the members of its pack must share."""
+    return method_of(trial.method).pack_key(trial)
+
+
+@functools.cache
+def method_of(name: str) -> methods.Method:
+    """Return a method by its name; a grid asks for the same few 100,000 times, and each look-up lists a directory."""
+    return methods.get(name)
+
+
+def plan(
+    trials: Iterable[Trial], *, limits: Limits | None = None, family: Callable[[Trial], Hashable] = family_of
+) -> tuple[Pack, ...]:
+    """Return every trial in exactly one pack, seed by seed, packs of a family as even in size as can be.
+
+    Members of a pack share task, model, data, budget, seed (one data order) and their method's family. Only the order
+    of seeds and families follows `trials`: the members of a pack do not depend on it.
+    """
+    limits = limits or Limits()
+    groups: dict[tuple[Hashable, ...], dict[str, Trial]] = {}
+    for trial in trials:
+        key = (trial.seed, trial.task, trial.model, trial.data_hash, trial.model_hash, trial.budget, family(trial))
+        groups.setdefault(key, {})[trial.trial_id] = trial
+    seeds = {seed: i for i, seed in enumerate(dict.fromkeys(key[0] for key in groups))}
+    # A seed at a time: an interrupted sweep leaves whole heatmaps of fewer seeds, not torn ones of all.
+    ordered = sorted(groups.items(), key=lambda item: seeds[item[0][0]])
+    return tuple(pack for _, group in ordered for pack in _split(group, limits))
+
+
+def pending(
+    packs: Sequence[Pack],
+    finished: Collection[str],
+    *,
+    limits: Limits | None = None,
+    family: Callable[[Trial], Hashable] = family_of,
+) -> tuple[Pack, ...]:
+    """Return the packs left to run: whole ones as planned, the open trials of half-finished ones packed together.
+
+    Packs end half-finished when a grid grows or a trial failed.
+    """
+    whole: list[Pack] = []
+    rest: list[Trial] = []
+    for pack in packs:
+        open_trials = [trial for trial in pack.trials if trial.trial_id not in finished]
+        if len(open_trials) == pack.size:
+            whole.append(pack)
+        else:
+            rest += open_trials
+    return (*whole, *plan(rest, limits=limits, family=family))
+
+
+def spread(packs: Sequence[Pack], n_devices: int) -> tuple[Pack, ...]:
+    """Return the packs for n_devices that work at once, the last ones cut smaller, so that all end at about one time.
+
+    No pack holds more than a SPREAD-th of what is left for each device, so a slow or lost device delays the end by
+    little. Factoring: S. Flynn Hummel, E. Schonberg, L. E. Flynn, Factoring, CACM 35(8), 1992.
+    """
+    if n_devices <= 1:
+        return tuple(packs)
+    left, cut = sum(pack.size for pack in packs), list[Pack]()
+    for pack in packs:
+        start = 0
+        while start < pack.size:
+            end = start + max(1, left // (SPREAD * n_devices))
+            cut.append(pack if start == 0 and end >= pack.size else Pack(trials=pack.trials[start:end]))
+            left -= cut[-1].size
+            start = end
+    return tuple(cut)
+
+
+def kind_of(trial: Trial) -> str:
+    """Return what decides how a pack's speed changes with its size, rates and seeds aside, as JSON."""
+    budget = trial.budget
+    shared = (trial.task, trial.model, budget.precision, budget.batch_size, budget.max_length)
+    return json.dumps([*shared, family_of(trial)], default=str)
+
+
+def pack_limit(trial: Trial, limits: Limits) -> int:
+    """Return how many trials like this one a pack may hold.
+
+    The activations of one trial take about batch_size * train_tokens * hidden_size * n_layers * VALUES_KEPT * bytes of
+    a value; MEMORY_SHARE of the free memory, shared by that, bounds K. Adapters and their moments are small beside it.
+    A trial that trains the base brings its own weights, gradients and two moments in float32, and on a CPU, where
+    nothing is gained by models side by side, or in an architecture that cannot be stacked, it is alone. No pack is
+    larger than what was measured to be fastest.
+    """
+    trains_base = methods.get(trial.method).trains_base
+    if trains_base and (limits.device_kind == "cpu" or limits.shape is None or not limits.shape.n_weights):
+        return 1
+    cap = limits.max_pack_size or MAX_PACK_SIZE.get(limits.device_kind, MAX_PACK_SIZE["cpu"])
+    if limits.measured:
+        cap = min(cap, limits.measured.get(kind_of(trial), cap))
+    if limits.memory_bytes is None or limits.shape is None:
+        return cap
+    return max(1, min(cap, int(MEMORY_SHARE * limits.memory_bytes / bytes_of(trial, limits.shape))))
+
+
+def bytes_of(trial: Trial, shape: Shape) -> float:
+    """Return the memory that one trial of a pack takes beside the base model, as `pack_limit` counts it."""
+    budget = trial.budget
+    tokens = budget.batch_size * min(shape.train_tokens, budget.max_length)
+    activations = tokens * shape.hidden_size * shape.n_layers * VALUES_KEPT * BYTES_OF[budget.precision]
+    if not methods.get(trial.method).trains_base:
+        return activations
+    return activations + 4 * BYTES_OF["fp32"] * shape.n_weights
+
+
+def _split(group: dict[str, Trial], limits: Limits) -> list[Pack]:
+    """Cut one group into the fewest packs allowed; the larger ones come first, by one trial at the most.
+
+    Cutting what is left after some of them gives the others again. Ranks stay together: mixed ranks are padded.
+    """
+    ordered = [group[trial_id] for trial_id in sorted(group, key=lambda trial_id: _place(trial_id, group[trial_id]))]
+    n_packs = math.ceil(len(ordered) / pack_limit(ordered[0], limits))
+    size, larger = divmod(len(ordered), n_packs)
+    packs, start = [], 0
+    for i in range(n_packs):
+        end = start + size + (i < larger)
+        packs.append(Pack(trials=tuple(ordered[start:end])))
+        start = end
+    return packs
+
+
+def _place(trial_id: str, trial: Trial) -> tuple[int, float, float, str]:
+    return (trial.rank or 0, trial.eta_A, trial.eta_B or 0.0, trial_id)

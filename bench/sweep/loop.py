@@ -1,0 +1,115 @@
+"""Sweeping a study: `run` does the work, `preview` says what it would be. Safe to stop at any moment and start again.
+
+plan -> execute -> store -> tell: a finished pack is stored first and told to Optuna second; what is finished is read
+from the rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bench import store
+from bench.core.cells import BestCell
+from bench.core.errors import BadInput
+from bench.core.spec import Study, Trial
+from bench.executors import AbstractExecutor
+from bench.schedule import estimate as cost
+from bench.schedule import pack_sizes, planner
+from bench.store import lock
+from bench.sweep.events import Event, Noted, Options, PackStarted, PackStored, Preview, Started, SweepSummary, Warned
+from bench.sweep.interrupt import Guard
+
+__all__ = [
+    "BestCell",
+    "Event",
+    "Noted",
+    "Options",
+    "PackStarted",
+    "PackStored",
+    "Preview",
+    "Started",
+    "SweepSummary",
+    "Warned",
+    "preview",
+    "run",
+]
+
+
+def preview(
+    study: Study,
+    trials: Sequence[Trial],
+    *,
+    results_dir: Path,
+    options: Options | None = None,
+    family: Callable[[Trial], Hashable] = planner.family_of,
+    slots: int = 1,
+) -> Preview:
+    """Return what `run` would do, `slots` packs at a time; imports no torch and no Optuna, changes nothing."""
+    options = options or Options()
+    limits = planner.limits_for(study, options.limits)
+    packs = planner.plan(trials, limits=limits, family=family)
+    lines: tuple[str, ...] = ()
+    if study.pack_size is None:
+        measured = pack_sizes.read(results_dir)
+        limits = pack_sizes.apply(limits, packs, measured, options.place)
+        packs = planner.plan(trials, limits=limits, family=family)
+        lines = pack_sizes.lines(packs, measured, options.place)
+    finished = store.finished_ids(results_dir / study.name)
+    left = planner.spread(planner.pending(packs, finished, limits=limits, family=family), slots)
+    seconds = None
+    if options.workload is not None:
+        alone = cost.estimate(left, cost.read_calibration(results_dir), options.workload, options.place)
+        seconds = replace(alone, seconds=alone.seconds / slots)
+    n_trials = sum(pack.size for pack in packs)
+    n_left = sum(pack.size for pack in left)
+    return Preview(
+        packs=packs, pending=left, n_trials=n_trials, n_finished=n_trials - n_left, estimate=seconds, packing=lines
+    )
+
+
+def run(
+    study: Study,
+    trials: Sequence[Trial],
+    *,
+    results_dir: Path,
+    executor: AbstractExecutor,
+    options: Options | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    family: Callable[[Trial], Hashable] = planner.family_of,
+) -> SweepSummary:
+    """Run the trials of a study that are not finished (sampler tpe: search their space), and return how it ended.
+
+    Ctrl-C ends it after the packs at work; a second one, SIGTERM or a full disk gives them up. All finished is kept.
+
+    Raises:
+        BadInput: before anything trains: a directory in use or not writable, a storage that does not answer.
+    """
+    from bench.sweep.sweeper import Sweeper  # and with it Optuna, which `preview` does without
+
+    if any(trial.spec_version == 1 for trial in trials):
+        rule = "must be of the current version: rows of version 1 can be read, not added to"
+        raise BadInput(f"study {study.name}", rule, way_out="resolve the study anew")
+    directory = results_dir / study.name
+    with lock.hold(directory), Guard() as guard:
+        lock.prove_writable(directory / store.TRIALS, directory / store.ATTEMPTS)
+        _compact(directory, on_event)
+        return Sweeper(
+            study,
+            trials,
+            directory=directory,
+            executor=executor,
+            options=options or Options(),
+            on_event=on_event,
+            family=family,
+            guard=guard,
+        ).run()
+
+
+def _compact(directory: Path, on_event: Callable[[Event], None]) -> None:
+    """Put the parts of earlier runs together where they are many: every command reads them all."""
+    try:
+        store.compact(directory, at_least=store.COMPACT_FROM)
+    except OSError as error:
+        on_event(Warned(text=f"{directory}: small parts stay apart: {error.strerror}; nothing is lost by it"))

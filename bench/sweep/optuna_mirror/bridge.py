@@ -1,0 +1,280 @@
+"""The Optuna bridge, and the only import of optuna: rows mirrored into Optuna studies, packs asked and told.
+
+One Optuna study `<study>/<task>/<model>/<method>`, numeric parameters named as the columns of a row. The rows are the
+truth: whatever the storage lost, tore or got wrong is put right from them (`recover`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, unquote_plus
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import TrialState
+
+from bench.core.errors import BadInput, one_line
+from bench.store.lock import directory_id
+from bench.sweep.optuna_mirror import journal
+from bench.sweep.optuna_mirror.space import Space
+
+_OWNER = "lorasweep_results"  # study attribute: id of the results directory that it mirrors
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)\S*@")  # up to the last @: a password may hold one
+_SECRET = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|secret|token|key)[^=&;\s]*=)([^&;\s]+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One trial as Optuna is to know it; `value` is None for one that is not finished."""
+
+    trial_id: str
+    params: Mapping[str, float | int]
+    value: float | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A trial that Optuna knows as running."""
+
+    number: int
+    params: Mapping[str, float | int]
+
+
+class Bridge:
+    """The Optuna studies of one results directory, all in one storage.
+
+    `owner` is the directory's id where the storage may be shared with others, None where it lies in the directory.
+    """
+
+    def __init__(self, storage: BaseStorage, owner: str | None, *, higher_is_better: bool) -> None:
+        self._storage, self._owner = storage, owner
+        self._direction = "maximize" if higher_is_better else "minimize"
+        self._studies: dict[str, optuna.Study] = {}
+
+    def recover(self, name: str, space: Space, rows: Sequence[Entry], *, also: Mapping[str, float]) -> str | None:
+        """Make the Optuna study `name` agree with the rows; return what had to be put right, or None.
+
+        Waiting and running trials of a killed sweep fail. A finished trial that neither `rows` nor `also` (trial_id ->
+        value) holds, or holds with another value, or that is there twice, has the whole study written anew. Rows that
+        are not there are added.
+        """
+        with _quiet():
+            study = self._study(name)
+            known = self._finished(study, {**also, **{r.trial_id: r.value for r in rows if r.value is not None}})
+            note = None
+            if known is None:
+                optuna.delete_study(study_name=name, storage=self._storage)
+                del self._studies[name]
+                study, known, note = self._study(name), set(), f"Optuna study {name} written anew from the rows"
+            for row in rows:
+                if row.trial_id not in known:
+                    self._add(study, space, row)
+            return note
+
+    def enqueue_and_ask(self, name: str, space: Space, entries: Sequence[Entry]) -> list[Asked]:
+        """Queue these trials and ask for them at once, in order: nothing is left waiting."""
+        with _quiet():
+            study = self._study(name)
+            for entry in entries:
+                study.enqueue_trial(dict(entry.params), {"trial_id": entry.trial_id, **entry.attributes})
+            asked: list[Asked] = []
+            while len(asked) < len(entries):
+                trial = study.ask(_distributions(space))
+                if trial.user_attrs.get("trial_id") == entries[len(asked)].trial_id:
+                    asked.append(Asked(number=trial.number, params=trial.params))
+                else:
+                    study.tell(trial, state=TrialState.FAIL)  # put into the queue by someone else
+            return asked
+
+    def suggest(self, name: str, space: Space, n: int, *, seed: int) -> list[Asked]:
+        """Ask TPE for n points at once; each takes those asked before it for bad, so that they spread."""
+        with _quiet():
+            study = self._study(name)
+            study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32, multivariate=True, constant_liar=True)
+            trials = [study.ask(_distributions(space)) for _ in range(n)]
+            return [Asked(number=trial.number, params=trial.params) for trial in trials]
+
+    def tell(self, name: str, asked: Asked, value: float | None, attributes: Mapping[str, Any]) -> None:
+        """Give a running trial its attributes and finish it with a value, or as failed where that is None."""
+        with _quiet():
+            study = self._study(name)
+            internal = self._storage.get_trial_id_from_study_id_trial_number(study._study_id, asked.number)
+            for key, attribute in attributes.items():
+                self._storage.set_trial_user_attr(internal, key, attribute)
+            study.tell(asked.number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+
+    def add(self, name: str, space: Space, row: Entry) -> None:
+        """Add a finished trial that was never queued."""
+        with _quiet():
+            self._add(self._study(name), space, row)
+
+    def close(self) -> None:
+        """Close the storage (see `close_storage`)."""
+        close_storage(self._storage)
+
+    def _study(self, name: str) -> optuna.Study:
+        if name not in self._studies:
+            study = optuna.create_study(
+                study_name=name,
+                storage=self._storage,
+                direction=self._direction,
+                load_if_exists=True,
+                sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: grid trials come from the queue
+            )
+            if self._owner is not None:
+                self._claim(study)
+            self._studies[name] = study
+        return self._studies[name]
+
+    def _claim(self, study: optuna.Study) -> None:
+        """Mark a new study as this directory's; refuse one that is not: it would be emptied as wrong."""
+        owner = study.user_attrs.get(_OWNER)
+        if owner is None and not study.get_trials(deepcopy=False):
+            study.set_user_attr(_OWNER, self._owner)
+        elif owner != self._owner:
+            rule = "an Optuna study must belong to one results directory"
+            way_out = "give another storage or study name, or delete that study with `optuna delete-study`"
+            raise BadInput(f"storage, study {study.study_name}", rule, got="one that another made", way_out=way_out)
+
+    def _finished(self, study: optuna.Study, expected: Mapping[str, float]) -> set[str] | None:
+        """Return the ids of the finished trials, or None where they contradict `expected`; fail what is left over."""
+        known: set[str] = set()
+        for trial in study.get_trials(deepcopy=False):
+            if not trial.state.is_finished():
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            elif trial.state is TrialState.COMPLETE:
+                trial_id = trial.user_attrs.get("trial_id")
+                if trial_id in known or trial_id not in expected or expected[trial_id] != trial.value:
+                    return None
+                known.add(trial_id)
+        return known
+
+    def _add(self, study: optuna.Study, space: Space, row: Entry) -> None:
+        params = dict(row.params)
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=params,
+                distributions={name: d for name, d in _distributions(space).items() if name in params},
+                value=row.value,
+                user_attrs={**row.attributes, "trial_id": row.trial_id},
+            )
+        )
+
+
+def open_storage(directory: Path, url: str | None) -> tuple[BaseStorage, tuple[str, ...]]:
+    """Return the Optuna storage of a study directory, and what had to be mended: the journal in it, or that at `url`.
+
+    Raises:
+        BadInput: if the storage at `url` cannot be opened; its password is never shown.
+    """
+    if url is None:
+        return _open_journal(directory / journal.JOURNAL_NAME)
+    try:
+        with _quiet():
+            return optuna.storages.get_storage(url), ()
+    except Exception as error:
+        rule, way_out = "must be an Optuna storage that answers", "check the URL, its driver and the server"
+        raise BadInput(f"storage {redact(url)}", rule, got=scrub(error, url), way_out=way_out) from None
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Close the connections of a storage that has some; a server has only so many to give."""
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
+def open_bridge(directory: Path, url: str | None, *, higher_is_better: bool) -> tuple[Bridge, tuple[str, ...]]:
+    """Return the bridge of a study directory and what had to be mended (see `open_storage`)."""
+    storage, notes = open_storage(directory, url)
+    owner = None if url is None else directory_id(directory)
+    return Bridge(storage, owner, higher_is_better=higher_is_better), notes
+
+
+def redact(url: str) -> str:
+    """Return a text without the passwords of the URLs in it, also those given as a parameter (?password=...)."""
+    return _SECRET.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))
+
+
+def scrub(error: Exception, url: str | None) -> str:
+    """Return an exception on one line, without the passwords of `url`, as written there or decoded."""
+    text = redact(one_line(f"{type(error).__name__}: {error}"))
+    for secret in _secrets(url or ""):
+        text = text.replace(secret, "***")
+    return text[:300]
+
+
+def _secrets(url: str) -> list[str]:
+    """Return what must not be shown of a URL, longest first: a driver may name it apart from the rest, and decoded."""
+    found = [match[2] for match in _SECRET.finditer(url)]
+    for pattern in (r"://[^:/@\s]*:(\S*)@", r"://[^:/@\s]*:([^@\s]*)@"):
+        found += [match[1] for match in re.finditer(pattern, url)]
+    return sorted({form for text in found for form in (text, unquote(text), unquote_plus(text)) if form}, key=len)[::-1]
+
+
+class _Journal(JournalFileBackend):  # type: ignore[misc]
+    """Optuna's journal without a wait for the disk after each record.
+
+    The rows are synced, and they are the truth: what a power cut takes from the journal is put back from them. A trial
+    costs about ten records.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._own_path, self._own_lock = path, JournalFileOpenLock(str(path))
+        super().__init__(str(path), lock_obj=self._own_lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._own_lock.acquire()
+        try:
+            with open(self._own_path, "ab", buffering=0) as stream:
+                stream.write(text.encode())
+        finally:
+            self._own_lock.release()
+
+
+def _open_journal(path: Path) -> tuple[BaseStorage, tuple[str, ...]]:
+    note = journal.mend(path)
+    notes = () if note is None else (note,)
+    try:
+        with _quiet():
+            return JournalStorage(_Journal(path)), notes
+    except OSError:
+        raise
+    except Exception:
+        # Every line is JSON, but not what Optuna can replay: whole lines are missing, or it is of another version.
+        notes = (*notes, journal.set_aside(path))
+        with _quiet():
+            return JournalStorage(_Journal(path)), notes
+
+
+def _distributions(space: Space) -> dict[str, BaseDistribution]:
+    return {
+        a.name: IntDistribution(int(a.low), int(a.high), log=a.log)
+        if a.integer
+        else FloatDistribution(a.low, a.high, log=a.log)
+        for a in space.axes
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Optuna's log of each trial and its notes on experimental arguments, and nothing else, while inside."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)

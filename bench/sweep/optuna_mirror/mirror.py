@@ -1,0 +1,173 @@
+"""What Optuna sees of one sweep. Its failure never stops a grid: the rows are the truth, and put it right next time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core.cells import Score, objective
+from bench.core.errors import BadInput
+from bench.core.record import Record, to_row
+from bench.core.spec import Pack, Study, Trial
+from bench.sweep.events import Options
+from bench.sweep.interrupt import Guard
+from bench.sweep.optuna_mirror.bridge import Asked, Bridge, Entry, open_bridge, scrub
+from bench.sweep.optuna_mirror.space import Space, settings_of, space_of
+
+ROW_COLUMNS = (
+    "seed",
+    "pack_id",
+    "eta_A",
+    "eta_B",
+    "lr_ratio",
+    "rank",
+    "mora_type",
+    "lora_alpha",
+    "lora_dropout",
+    "loraplus_lr_embedding",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """A running Optuna trial and the study it is in."""
+
+    name: str
+    asked: Asked
+
+
+class Mirror:
+    """The Optuna studies of one sweep: `<study>/<task>/<model>/<method>`.
+
+    Every call is undisturbed by signals. After a call that failed, `warn` is told and no further call is made.
+    """
+
+    def __init__(
+        self, study: Study, *, directory: Path, options: Options, guard: Guard, warn: Callable[[str], None]
+    ) -> None:
+        self._study, self._options, self._guard, self._warn = study, options, guard, warn
+        self._spaces: dict[str, Space] = {}
+        self._running: dict[str, Told] = {}
+        self._bridge: Bridge | None = None
+        self._bridge, notes = open_bridge(directory, options.storage, higher_is_better=options.higher_is_better)
+        self._opened = self._bridge
+        for note in notes:
+            warn(note)
+
+    @property
+    def alive(self) -> bool:
+        """Whether Optuna's storage still answers."""
+        return self._bridge is not None
+
+    def name(self, trial: Trial) -> str:
+        """Return the name of the Optuna study of a trial."""
+        return f"{self._study.name}/{trial.task}/{trial.model}/{trial.method}"
+
+    def by_study(self, trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+        """Return trials by the name of their Optuna study."""
+        groups: dict[str, list[Trial]] = {}
+        for trial in trials:
+            groups.setdefault(self.name(trial), []).append(trial)
+        return groups
+
+    def recover_grid(self, trials: Sequence[Trial], rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put the studies of a grid right from all finished rows (trial_id -> row); they may hold other rows too."""
+        also = {trial_id: self.value(Score.of_row(row)) for trial_id, row in rows.items()}
+        for name, members in self.by_study(trials).items():
+            grid = next((g for g in self._study.grids if g.method == members[0].method), None)
+            self._spaces[name] = space_of([settings_of(t) for t in members], grid)
+            mine = [rows[t.trial_id] for t in members if t.trial_id in rows]
+            self.recover(name, self._spaces[name], mine, also=also)
+
+    def recover(self, name: str, space: Space, rows: Sequence[Mapping[str, Any]], *, also: Mapping[str, float]) -> None:
+        """Put one study right from these rows (see `Bridge.recover`)."""
+        entries = [self._row_entry(space, row) for row in rows]
+        note = self._call(lambda b: b.recover(name, space, entries, also=also))
+        if note is not None:
+            self._warn(note)
+
+    def queue(self, pack: Pack) -> None:
+        """Enqueue the trials of a pack and ask for them."""
+        for name, trials in self.by_study(pack.trials).items():
+            space = self._spaces[name]
+            entries = [_entry(space, settings_of(t), t.trial_id, {"seed": t.seed}) for t in trials]
+            asked = self._ask(name, space, entries)
+            self._running |= {e.trial_id: Told(name=name, asked=a) for e, a in zip(entries, asked, strict=False)}
+
+    def suggest(self, name: str, space: Space, n: int, *, seed: int) -> list[Asked]:
+        """Return n points of TPE's choice; none if the storage does not answer."""
+        asked: list[Asked] | None = self._call(lambda b: b.suggest(name, space, n, seed=seed))
+        return asked or []
+
+    def take(self, name: str, asked: Asked, trial_id: str) -> bool:
+        """Make a suggested point the trial of this id; False, and the point failed, if that one is running already."""
+        if trial_id in self._running:
+            self.drop(name, asked)
+            return False
+        self._running[trial_id] = Told(name=name, asked=asked)
+        return True
+
+    def drop(self, name: str, asked: Asked) -> None:
+        """Fail a suggested point whose trial there is already."""
+        self._call(lambda b: b.tell(name, asked, None, {"status": "known"}))
+
+    def tell(self, record: Record) -> None:
+        """Tell a stored record: its value, or that it failed; one that was never queued is added if it is finished."""
+        row, finished = to_row(record), record.outcome.status.finished
+        told = self._running.pop(record.trial.trial_id, None)
+        value = self.value(Score.of_row(row)) if finished else None
+        if told is not None:
+            self._call(lambda b: b.tell(told.name, told.asked, value, _attributes(row)))
+        elif finished:
+            name = self.name(record.trial)
+            self._call(lambda b: b.add(name, self._spaces[name], self._row_entry(self._spaces[name], row)))
+
+    def abandon(self) -> None:
+        """Fail what is still running: the sweep ends without it."""
+        for told in self._running.values():
+            self._call(lambda b, t=told: b.tell(t.name, t.asked, None, {"status": "abandoned"}))  # type: ignore[misc]
+        self._running = {}
+
+    def close(self) -> None:
+        """Fail what is still running, and close the storage."""
+        self.abandon()
+        self._bridge = None
+        self._opened.close()
+
+    def value(self, score: Score) -> float:
+        """Return what Optuna is told of a finished trial."""
+        return objective(score, higher_is_better=self._options.higher_is_better)
+
+    def _ask(self, name: str, space: Space, entries: Sequence[Entry]) -> list[Asked]:
+        asked: list[Asked] | None = self._call(lambda b: b.enqueue_and_ask(name, space, entries))
+        return asked or []
+
+    def _row_entry(self, space: Space, row: Mapping[str, Any]) -> Entry:
+        return _entry(space, row, row["trial_id"], _attributes(row), self.value(Score.of_row(row)))
+
+    def _call(self, call: Callable[[Bridge], Any]) -> Any:
+        if self._bridge is None:
+            return None
+        try:
+            with self._guard.shield():
+                return call(self._bridge)
+        except BadInput:
+            raise
+        except Exception as error:
+            self._bridge, self._running = None, {}
+            text = f"Optuna's storage failed ({scrub(error, self._options.storage)}); the rows are complete without it"
+            self._warn(f"{text}, and the next sweep puts it right")
+            return None
+
+
+def _entry(
+    space: Space, settings: Mapping[str, Any], trial_id: str, attributes: Mapping[str, Any], value: float | None = None
+) -> Entry:
+    return Entry(trial_id=trial_id, params=space.params(settings), value=value, attributes=attributes)
+
+
+def _attributes(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Optuna is told of a row beside its parameters and value; the trial_id leads to the rest."""
+    return {name: row[name] for name in ("trial_id", "seed", "status", "metric_value", "pack_id")}

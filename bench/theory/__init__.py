@@ -1,0 +1,1 @@
+"""The theorem behind two learning rates, measured."""

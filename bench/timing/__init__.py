@@ -1,0 +1,1 @@
+"""Measured speeds: methods alone, and this harness against its peers."""

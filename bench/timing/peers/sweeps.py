@@ -1,0 +1,117 @@
+"""A whole small sweep with everything in it, as processes: this harness, and Trainer + PEFT + Optuna.
+
+All run the same cells of the embedded demo on tiny-roberta: as many steps of as many examples, one evaluation at the
+end, no part of train held out. Start-up is included: Python, imports, data, model; ours draws its figures as well. The
+peers are B0, B1 and B1g: every text padded to the maximum length, Trainer's own batches, and batches grouped by length,
+in training and evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.timing.peers.interleave import interleaved
+from bench.timing.peers.rows import Row
+
+TASK, MODEL = "demo", "tiny-roberta"
+SWEEPERS = ("ours", "b0", "b1", "b1g")
+ONCE = ("b0",)  # it takes minutes: in the first round only
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cells:
+    """The sweep that all run, one seed of the demo's heatmap: LoRA (ratio 1) and LoRA+ over eta_A x lr_ratio."""
+
+    eta_A: tuple[float, ...] = (1e-5, 4e-5, 1.6e-4, 6.4e-4, 2.56e-3, 1.024e-2, 4.096e-2)
+    lr_ratio: tuple[float, ...] = (1.0, 4.0, 16.0, 64.0)
+    steps: int = 80
+    batch_size: int = 32
+    rank: int = 8
+    max_length: int = 128
+    device: str = "cpu"
+
+    @property
+    def n_trials(self) -> int:
+        """How many cells there are."""
+        return len(self.eta_A) * len(self.lr_ratio)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """A process that has ended."""
+
+    seconds: float
+    peak_memory_bytes: int
+    code: int
+    output: str  # the end of it
+
+
+def measure(
+    cells: Cells, chosen: Sequence[str], *, repeats: int, tell: Callable[[str], None],
+    run: Callable[[Sequence[str], Path], Ended] | None = None,
+) -> list[Row]:  # fmt: skip
+    """Return a row for each sweep, `repeats` of each of the chosen ones, interleaved; those in ONCE have one.
+
+    Raises:
+        RuntimeError: where a sweep fails.
+    """
+    rows = []
+    for repeat, name in interleaved([name for name in SWEEPERS if name in chosen], repeats):
+        if repeat and name in ONCE:
+            continue
+        with tempfile.TemporaryDirectory(prefix="lorasweep-bench-") as directory:
+            ended = (run or process)(command(name, cells, Path(directory)), Path(directory))
+        if ended.code != 0:
+            raise RuntimeError(f"the sweep of {name} ended with code {ended.code}: {ended.output}")
+        tell(f"sweep {name}, round {repeat + 1}: {ended.seconds:.1f} s")
+        n = cells.n_trials
+        rows.append(
+            Row(
+                part="sweep",
+                contender=name,
+                precision="fp32",
+                n_trials=n,
+                rank=cells.rank,
+                repeat=repeat,
+                seconds=ended.seconds,
+                steps=cells.steps,
+                examples=n * cells.steps * cells.batch_size,
+                peak_memory_bytes=ended.peak_memory_bytes,
+            )
+        )
+    return rows
+
+
+def command(name: str, cells: Cells, directory: Path) -> list[str]:
+    """Return the command line of a sweep."""
+    if name == "ours":
+        ratios = ",".join(f"{ratio:g}" for ratio in cells.lr_ratio if ratio != 1)
+        options = {
+            "task": TASK, "model": MODEL, "methods": "lora,lora+", "ranks": cells.rank, "seeds": 0,
+            "eta-A": ",".join(f"{rate:g}" for rate in cells.eta_A), "lambda": ratios, "steps": cells.steps,
+            "eval-steps": cells.steps, "batch": cells.batch_size, "max-length": cells.max_length, "n-select": 0,
+            "device": cells.device, "results-dir": directory,
+        }  # fmt: skip
+        return [sys.executable, "-m", "bench", "sweep", *(f"--{key}={value}" for key, value in options.items())]
+    return [sys.executable, "-m", "bench.timing.peers.peer_sweep", name, json.dumps(asdict(cells)), str(directory)]
+
+
+def process(arguments: Sequence[str], directory: Path) -> Ended:
+    """Run a command to its end; seconds are those on the wall, memory the process's high-water mark."""
+    log = directory / "output.txt"
+    start = time.perf_counter()
+    with open(log, "wb") as stream:
+        child = subprocess.Popen(arguments, stdout=stream, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - start
+    child.returncode = os.waitstatus_to_exitcode(status)
+    output = log.read_text(encoding="utf-8", errors="replace")[-500:]
+    return Ended(seconds=seconds, peak_memory_bytes=1024 * usage.ru_maxrss, code=child.returncode, output=output)

@@ -1,0 +1,169 @@
+"""A saved directory is whole: labels, tokenizer, card; PEFT and transformers load it without being told anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from bench import cli, models
+from tests.support.tiny_models import save_tiny, save_tokenizer
+
+CLASSES = ("quite bad", "so so", "rather good", "very good")
+OPTIONS = ("--eta-A", "1e-2", "--ranks", "2", "--seeds", "0", "--steps", "4", "--batch", "8", "--max-length", "16",
+           "--n-select", "0", "--device", "cpu")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORASWEEP_CACHE", str(tmp_path / "cache"))
+
+
+def four_classes(directory: Path) -> Path:
+    rows = [
+        f"{text}\t{label}" for text in ("a good film", "not a bad plot", "very bad .", "why ?") for label in CLASSES
+    ]
+    for name in ("train", "dev"):
+        (directory / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
+    task = directory / "stars.toml"
+    files = '[files]\ntrain = "train.tsv"\neval = "dev.tsv"\n'
+    task.write_text(f'name = "stars"\nlabels = {json.dumps(CLASSES)}\nmetric = "accuracy"\n{files}', encoding="utf-8")
+    return task
+
+
+def taken(tmp_path: Path, task: Path, model: Path, method: str, *more: str) -> Path:
+    options = ["--task", str(task), "--model", str(model), "--methods", method, *OPTIONS, *more,
+               "--results-dir", str(tmp_path / "results")]  # fmt: skip
+    assert cli.main(["sweep", *options]) == 0
+    assert cli.main(["recommend", *options, "--save", str(tmp_path / "out")]) == 0
+    return tmp_path / "out"
+
+
+def says(directory: Path, model: Any) -> torch.Tensor:
+    """Return the probabilities that the saved model gives, by its own tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    batch = tokenizer(["a good film", "very bad .", "why ?"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(**batch).logits.softmax(-1)
+    return found
+
+
+@pytest.mark.parametrize("base", ["bare", "of five classes", "of four others"])
+def test_an_adapter_of_four_classes_loads_without_being_told(tmp_path: Path, base: str) -> None:
+    model = save_tiny(tmp_path / "m")
+    if base != "bare":
+        n = 5 if base == "of five classes" else 4
+        whole = AutoModelForSequenceClassification.from_pretrained(model, num_labels=n)
+        whole.config.id2label = {i: f"other {i}" for i in range(n)}
+        whole.config.problem_type = "multi_label_classification"
+        whole.save_pretrained(model)
+    out = taken(tmp_path, four_classes(tmp_path), model, "lora")
+    found = AutoPeftModelForSequenceClassification.from_pretrained(str(out))
+    assert found.config.id2label == dict(enumerate(CLASSES))
+    assert found.config.label2id == {name: i for i, name in enumerate(CLASSES)}
+    assert found.config.problem_type is None
+    probabilities = says(out, found)
+    assert probabilities.shape == (3, 4)
+    plain = PeftModel.from_pretrained(
+        AutoModelForSequenceClassification.from_pretrained(model, num_labels=4, ignore_mismatched_sizes=True), str(out)
+    )
+    torch.testing.assert_close(probabilities, says(out, plain))
+    card = (out / "README.md").read_text(encoding="utf-8")
+    for words in ('library_name: "peft"', "0 quite bad, 1 so so", "accuracy", "n = 1 seed", "stars", "LoraConfig("):
+        assert words in card
+    assert "base_model: " not in card.partition("# ")[0], "the metadata's base_model is a Hub id or nothing"
+    assert (out / "base" / "model.safetensors").is_symlink() is (base != "of five classes")
+
+
+def test_a_merged_model_names_the_task_s_classes(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "m")
+    whole = AutoModelForSequenceClassification.from_pretrained(model, num_labels=4)
+    whole.config.id2label = dict(enumerate(reversed(CLASSES)))
+    whole.config.problem_type = "regression"
+    whole.save_pretrained(model)
+    out = taken(tmp_path, four_classes(tmp_path), model, "mora")
+    found = AutoModelForSequenceClassification.from_pretrained(str(out))
+    assert found.config.id2label == dict(enumerate(CLASSES))
+    assert found.config.problem_type is None
+    assert says(out, found).shape == (3, 4)
+    assert "AutoModelForSequenceClassification.from_pretrained" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def decoder(directory: Path, *, tied: bool) -> Path:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "llama", vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=40, pad_token_id=1, bos_token_id=0, eos_token_id=2, tie_word_embeddings=tied,
+        initializer_range=0.3,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    save_tokenizer(directory, "roberta")
+    return directory
+
+
+def sums(directory: Path) -> Path:
+    rows = "\n".join(["text\ttarget", *(f"{a}\t{b}" for a, b in (("good", "film"), ("bad", "plot"), ("a", "why")) * 6)])
+    for name in ("train", "dev"):
+        (directory / f"{name}.tsv").write_text(rows + "\n", encoding="utf-8")
+    task = directory / "say.toml"
+    task.write_text(
+        'name = "say"\nkind = "causal_lm"\nmetric = "perplexity"\ndefault_model = "m"\n[columns]\nprompt = "text"\n'
+        'target = "target"\n[files]\ntrain = "train.tsv"\neval = "dev.tsv"\n', encoding="utf-8",
+    )  # fmt: skip
+    return task
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("method", ["lora", "mora"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_language_model_leaves_with_its_output_layer_adapted(tmp_path: Path, tied: bool, method: str) -> None:
+    model = decoder(tmp_path / "m", tied=tied)
+    out = taken(tmp_path, sums(tmp_path), model, method, "--target-modules", "q_proj,lm_head", "--steps", "8")
+    facts = json.loads((out / "lorasweep.json").read_text(encoding="utf-8"))
+    kind: Any = AutoPeftModelForCausalLM if method == "lora" else AutoModelForCausalLM
+    found = kind.from_pretrained(str(out))
+    assert np.exp(loss_of(found, out)) == pytest.approx(facts["metric_value"], rel=1e-4)
+    before = AutoModelForCausalLM.from_pretrained(model)
+    assert abs(np.exp(loss_of(before, out)) - facts["metric_value"]) > 1e-2 * facts["metric_value"]
+    if method == "mora":
+        assert torch.equal(found.get_input_embeddings().weight, before.get_input_embeddings().weight)
+
+
+def loss_of(model: Any, directory: Path) -> float:
+    """Return the mean loss of the targets' tokens, with special tokens as the tokenizer puts them."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    total, n = 0.0, 0
+    for prompt, target in (("good", "film"), ("bad", "plot"), ("a", "why")):
+        first = [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        wanted = [*tokenizer(target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        ids = torch.tensor([[*first, *wanted]])
+        with torch.no_grad():
+            logits = model.eval()(input_ids=ids).logits[0, len(first) - 1 : -1]
+        total += float(torch.nn.functional.cross_entropy(logits, ids[0, len(first) :], reduction="sum"))
+        n += len(wanted)
+    return total / n
+
+
+def test_the_base_is_found_by_its_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.commands import recommend
+
+    located = models.Located(name="llama-7b", directory=Path("."), model_hash="", revision="abc", tokenizer_hash="",
+                             config={})  # fmt: skip
+
+    class Resolved:
+        """As much of a resolved study as the name takes."""
+
+    resolved: Any = Resolved()
+    resolved.located = located
+    assert recommend._base_name(resolved) == (models.get("llama-7b").hub_id, True)
