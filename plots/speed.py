@@ -1,6 +1,6 @@
 """Methods timed alone: seconds of a step by part, its ratio to LoRA, peak memory and bytes kept for backward.
 
-Takes the rows of `bench speed` (bench.timing.methods.rows.SCHEMA) and the lines that bench.timing.methods.summary makes of them.
+Takes the rows of `bench speed` (bench.timing.methods.rows.SCHEMA) and the lines that its summary makes of them.
 """
 
 from __future__ import annotations

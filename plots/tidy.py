@@ -69,7 +69,7 @@ class CellTable:
     Columns of `cells`: SETTINGS, `lr_ratio`, `series` (see `series_of`), `mean`, `stderr`, `stderr_kind` ("seeds",
     "examples" or None), `select` (mean of select_metric), `n_expected`, `n_ok`, `n_diverged`, `n_collapsed`,
     `n_missing`, `trial_ids`. `mean` is over the n_ok seeds that ended with a value. `varying` names the settings other
-    than method and rates that have several values in the study (`bench.study.varying`), whichever of its cells are left here.
+    than method and rates that have several values in the study (`study.varying`), whichever of its cells are left here.
     """
 
     cells: pd.DataFrame

@@ -55,10 +55,10 @@ def device(study: Study) -> Check:
     """Say which device it is; a GPU that torch cannot use fails."""
     import torch
 
-    from bench.executors import runtime
+    from bench.schedule import workloads
 
     chosen = devices.resolve(study.device)
-    name = runtime.place_of(study.device).device
+    name = workloads.place_of(study.device).device
     if chosen == "cpu":
         n_cores, load = os.cpu_count() or 1, os.getloadavg()[0]
         text = f"{name}, {n_cores} cores, torch {torch.__version__} with {torch.get_num_threads()} threads"

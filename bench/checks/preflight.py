@@ -23,13 +23,13 @@ from bench.core import cache, provenance
 from bench.core.errors import BadInput
 from bench.data import causal, held_out, text, toy
 from bench.data.held_out import HeldOut
-from bench.data.text import Split, TextData
+from bench.data.splits import Split, TextData
 from bench.executors import runtime
 from bench.models import _targets as targets
 
 if TYPE_CHECKING:
     from bench.core.spec import Study, Trial
-    from bench.data.text import EncodedData
+    from bench.data.splits import EncodedData
     from bench.data.toy import ToyData
     from bench.models import Located
     from bench.tasks import Task
@@ -55,7 +55,7 @@ class Subject:
     @functools.cached_property
     def data(self) -> TextData | ToyData:
         """The task's examples, as texts."""
-        return self.task.load(None if self.study.data_dir is None else Path(self.study.data_dir))
+        return tasks.load(self.task, None if self.study.data_dir is None else Path(self.study.data_dir))
 
     @functools.cached_property
     def located(self) -> Located:
@@ -133,9 +133,11 @@ def _modules(subject: Subject) -> str:
 
 
 def _shapes(subject: Subject) -> str:
+    from bench.engine.shapes import check_shapes
+
     if subject.task.kind == toy.KIND:
         return "no layers"
-    return models.check_shapes(subject.located, subject.trials, labels=subject.task.labels)
+    return check_shapes(subject.located, subject.trials, labels=subject.task.labels)
 
 
 def _shapes_rest_on(subject: Subject) -> object:
@@ -204,7 +206,7 @@ def _tokens_rest_on(subject: Subject) -> object:
     budget, task, located = subject.study.budget, subject.task, subject.located
     layout = None if task.causal is None else asdict(task.causal)
     data = [subject.data.data_hash, task.metric, task.n_labels, layout, budget.max_length]
-    return [*data, located.tokenizer_hash, located.max_tokens, located.n_token_types, located.name]
+    return [*data, located.tokenizer_hash, models.max_tokens(located), located.n_token_types, located.name]
 
 
 CHECKS = (

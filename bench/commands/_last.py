@@ -122,5 +122,3 @@ def _value(trial: Trial, name: str) -> Any:
 def _some(values: Iterable[Any]) -> str:
     shown = sorted(str(f"{v:g}" if isinstance(v, float) else v) for v in values)
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
-
-

@@ -13,11 +13,10 @@ from bench.core import cells
 from bench.core.cells import SCORE_COLUMNS, BestCell, Score, best_cells, borders
 from bench.core.spec import Meaning, MethodGrid, Study, Trial
 from bench.data import text
-from bench.data.text import Split, TextData
+from bench.data.splits import Split, TextData
 from bench.data.toy import ToyData
-from bench.executors import runtime
 from bench.models import Located
-from bench.schedule import price
+from bench.schedule import price, workloads
 from bench.sweep.loop import Options
 from bench.tasks import Task
 
@@ -102,13 +101,13 @@ class Resolved:
     def sweep_options(self, **more: Any) -> Options:
         """Return how the study is swept on its device."""
         budget = self.study.budget
-        workload = runtime.workload_of(self.data, self.located, budget.n_select)
+        workload = workloads.workload_of(self.data, self.located, budget.n_select)
         price.remember(self.study, workload)
         return Options(
             higher_is_better=self.task.higher_is_better,
-            limits=runtime.limits_of(self.study.device, self.located, workload.train_tokens),
+            limits=workloads.limits_of(self.study.device, self.located, workload.train_tokens),
             workload=workload,
-            place=runtime.place_of(self.study.device),
+            place=workloads.place_of(self.study.device),
             **more,
         )
 

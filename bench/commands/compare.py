@@ -107,7 +107,7 @@ def command(
 
 def of_this_test(rows: Mapping[str, Row], resolved: Resolved) -> dict[str, Row]:
     """Return the rows without test scores of another test split than the task has now."""
-    from bench.data.text import hash_data
+    from bench.data.splits import hash_data
 
     now = None if resolved.test is None else hash_data(resolved.test)
     return {i: row if row["test_hash"] == now else {**row, "test_metric": None} for i, row in rows.items()}

@@ -82,8 +82,6 @@ def _write_text(target: Path, table: pa.Table) -> None:
     else:
         lines = csv.DictWriter(stream, table.column_names, lineterminator="\n")
         lines.writeheader()
-        lines.writerows(
-            {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()} for row in rows
-        )
+        lines.writerows({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()} for row in rows)
     write_atomic(target, lambda file: file.write(stream.getvalue().encode()) and None)  # type: ignore[arg-type]
     target.chmod(0o644)

@@ -63,9 +63,9 @@ def _price(study: Study, results_dir: Path) -> None:
 def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
     """Measure a pack of each method and keep the speeds in the results directory."""
     from bench.core.errors import BadInput
-    from bench.data.text import TextData
+    from bench.data.splits import TextData
     from bench.executors import runtime
-    from bench.schedule import calibrate, estimate
+    from bench.schedule import calibrate, estimate, workloads
 
     study, workload = resolved.study, options.workload
     assert workload is not None  # as sweep_options gives it
@@ -80,7 +80,7 @@ def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
             packs,
             lambda pack: executor.run(pack, study=study.name),
             workload=workload,
-            short=runtime.workload_of(data, resolved.located, 0),
+            short=workloads.workload_of(data, resolved.located, 0),
             place=options.place,
             tell=print,
         )

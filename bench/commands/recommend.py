@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
     from bench.core.cells import BestCell, Score
     from bench.core.spec import Trial
-    from bench.data.text import TextData
+    from bench.data.splits import TextData
     from bench.export.recommend import Winner
 
 SAVE_HELP = "train the cell once and save it here: a PEFT adapter for LoRA and LoRA+, else a merged model"
@@ -268,6 +268,6 @@ def _facts(trial: Trial, resolved: Resolved, outcome: Any) -> str:
 
 
 def _device_name(resolved: Resolved) -> str:
-    from bench.executors import runtime
+    from bench.schedule import workloads
 
-    return runtime.place_of(resolved.study.device).device
+    return workloads.place_of(resolved.study.device).device

@@ -74,7 +74,7 @@ def _prepare(resolved: Resolved, *, steps: int, ranks: tuple[int, ...]) -> tuple
 
     from bench import models
     from bench.core import devices
-    from bench.data import text
+    from bench.data import splits, text
     from bench.engine import memory
     from bench.engine.run import DTYPES, settle_cpu
     from bench.models import _targets as targets
@@ -83,7 +83,7 @@ def _prepare(resolved: Resolved, *, steps: int, ranks: tuple[int, ...]) -> tuple
     from bench.timing.peers.setup import timer_of
 
     study, located, task = resolved.study, resolved.located, resolved.task
-    if not isinstance(resolved.data, text.TextData):
+    if not isinstance(resolved.data, splits.TextData):
         rule = "must be a text classification"
         raise BadInput("--task", rule, got=repr(task.name), way_out="choose demo or sst2, say")
     settle_cpu()
@@ -119,11 +119,11 @@ def _context(resolved: Resolved, mode: str, load: Load) -> Context:
     import torch
 
     from bench.core import provenance
-    from bench.executors import runtime
+    from bench.schedule import workloads
     from bench.timing.methods.rows import Context
 
     study = resolved.study
-    made = provenance.collect(runtime.place_of(study.device).device)
+    made = provenance.collect(workloads.place_of(study.device).device)
     return Context(
         study=study.name, timing_mode=mode, task=resolved.task.name, model=resolved.located.name,
         batch_size=study.budget.batch_size, max_length=study.budget.max_length, precision=study.budget.precision,

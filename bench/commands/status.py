@@ -45,14 +45,14 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
     """Return whether every trial is finished, and what there is to tell."""
     from bench import store
     from bench.commands import _show
-    from bench.executors import runtime
+    from bench.schedule import workloads
     from bench.sweep import live
 
     found = store.scan(directory)
     resolved, table, told = resolved.reading(found.table)
     rows = dict(zip(*(table.column(name).to_pylist() for name in ("trial_id", "status")), strict=True))
     attempts = frozenset(store.load_attempts(directory).column("trial_id").to_pylist())
-    lines = [_show.heading(resolved, directory, runtime.place_of(resolved.study.device).device), ""]
+    lines = [_show.heading(resolved, directory, workloads.place_of(resolved.study.device).device), ""]
     if resolved.is_search:
         n_wanted = (resolved.study.n_trials or 0) * len(resolved.study.grids)
         n_finished = len(rows)

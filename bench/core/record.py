@@ -189,7 +189,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         name="eval_predictions",
         type=pa.binary(),
-        meaning="predicted class or number of each example, in file order; bench.data.predictions.predictions_of reads it",
+        meaning="predicted class or number of each example, in file order; read by bench.data.predictions",
     ),
     Column(name="eval_predictions_type", type=_S, meaning="bits, uint8, uint16, uint32 or float32, little-endian"),
     Column(name="test_metric", type=_F, meaning="the metric on the test split: runs of chosen cells only"),

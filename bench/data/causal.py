@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -23,9 +23,9 @@ import numpy.typing as npt
 
 from bench.core.errors import BadInput
 from bench.core.spec import Trial
-from bench.data import special_tokens, text
+from bench.data import special_tokens, splits, text
 from bench.data.held_out import hold_out
-from bench.data.text import Encoded, EncodedData, Split, TextData
+from bench.data.splits import Encoded, EncodedData, Reading, Split, TextData
 
 if TYPE_CHECKING:
     from bench.models import Located
@@ -57,24 +57,13 @@ class Layout:
     numeric: bool = False  # exact_match compares answers as numbers: 1,000 is 1000.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """What the engine needs to generate and to read what it generated."""
-
-    decode: Callable[[Sequence[Sequence[int]]], list[str]]  # token ids -> texts, special tokens left out
-    end_id: int
-    answer: str | None
-    max_new_tokens: int | None
-    numeric: bool = False
-
-
 LATER = ("max_prompt_tokens", "numeric")  # fields of Layout that count in a data hash only where they are set
 
 
 def data_of(train: Split, evaluation: Split, layout: Layout, metric: str) -> TextData:
     """Return the data of a causal task; its hash covers what the texts are read by, too."""
     fields = {name: value for name, value in asdict(layout).items() if name not in LATER or value}
-    parts = [text.hash_data(train, evaluation), metric, fields]
+    parts = [splits.hash_data(train, evaluation), metric, fields]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     return TextData(train=train, eval=evaluation, data_hash=digest)
 
@@ -144,7 +133,7 @@ def encode(
         test=None
         if data.test is None
         else _encode_split(data.test, tokenizer, layout, max_length, "test", whole=metric in GENERATED),
-        test_hash=None if data.test is None else text.hash_data(data.test),
+        test_hash=None if data.test is None else splits.hash_data(data.test),
         n_labels=0,
         metric=metric,
         data_hash=data.data_hash,

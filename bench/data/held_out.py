@@ -1,8 +1,8 @@
 """The part of train that is held out for choosing: whole groups of examples, drawn to look like the evaluation split.
 
-1. Examples with a text in common (up to case and punctuation, see bench/data/containment.py) are a group: duplicates, and
-   pairs that share a sentence. A sentence in more than CATEGORY of the pairs is a category, such as a question asked
-   of every text, and joins none.
+1. Examples with a text in common (up to case and punctuation, see bench/data/containment.py) are a group: duplicates,
+   and pairs that share a sentence. A sentence in more than CATEGORY of the pairs is a category, such as a question
+   asked of every text, and joins none.
 2. Groups are drawn one after the other, each for a length and a label: the lengths are quantiles of the evaluation
    split's, in words, the labels have train's shares, both evenly spread by a Halton sequence. Of the groups of that
    label the nearest in length is taken, whole texts (that stand inside no other text of train) before fragments, then
@@ -33,7 +33,7 @@ from bench.core import cache
 from bench.data import containment
 
 if TYPE_CHECKING:
-    from bench.data.text import Split, TextData
+    from bench.data.splits import Split, TextData
 
 Ints = npt.NDArray[np.int64]
 
@@ -283,7 +283,7 @@ def _limit(rule: tuple[int, float], n: int) -> int:
 
 
 def _key(data: TextData, wanted: int) -> str:
-    from bench.data.text import hash_data
+    from bench.data.splits import hash_data
 
     return hashlib.sha256(f"{BY} {wanted} {hash_data(data.train, data.eval)}".encode()).hexdigest()[:32]
 

@@ -10,92 +10,23 @@ import contextlib
 import hashlib
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bench import models
 from bench.core import cache
 from bench.core.errors import BadInput
 from bench.data import special_tokens
 from bench.data.held_out import hold_out
+from bench.data.splits import Encoded, EncodedData, Split, TextData, hash_data, update_texts
 
 if TYPE_CHECKING:
-    from bench.data.causal import Reading
     from bench.models import Located
 
 ENCODING_VERSION = 2  # counts in ids and in the cache key: raised when the same texts become other token ids
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Split:
-    """The examples of one split: first texts, second texts where the task has pairs, labels as indices."""
-
-    texts: tuple[str, ...]
-    pairs: tuple[str, ...] | None
-    labels: npt.NDArray[Any]  # [n]: classes, int64, 0 .. n_labels - 1; or numbers, float64
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextData:
-    """A task's data as read: the training split, the evaluation split, and one hash of both."""
-
-    train: Split
-    eval: Split
-    data_hash: str  # 16 hex digits over texts, labels and the order of both splits
-    test: Split | None = None  # scored once, by chosen cells; neither trained on nor chosen by, so not in data_hash
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Encoded:
-    """One split as token ids, without padding: example i is ids[offsets[i]:offsets[i + 1]]."""
-
-    ids: npt.NDArray[np.int32]  # [n_tokens]
-    type_ids: npt.NDArray[np.int8] | None  # [n_tokens]; None where the model has no token types
-    offsets: npt.NDArray[np.int64]  # [n + 1]
-    labels: npt.NDArray[Any]  # [n]: classes, int64, or numbers, float64
-    index: npt.NDArray[np.int64]  # [n], the example's place in its source file: keys its dropout masks
-    prompt_lengths: npt.NDArray[np.int64] | None = None  # [n], tokens before the target of a causal language model
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each example, special tokens included: [n]."""
-        return np.diff(self.offsets)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncodedData:
-    """What the engine trains and evaluates on."""
-
-    train: Encoded
-    select: Encoded | None  # held out of train, see bench/data/held_out.py; None: nothing is held out
-    eval: Encoded
-    n_labels: int
-    metric: str  # a name in bench/core/metrics.py
-    data_hash: str
-    reading: Reading | None = None  # causal language models only, which have no labels
-    other_metrics: tuple[str, ...] = ()  # scored beside the metric, at the last step
-    classes: tuple[str, ...] = ()  # their names, in index order
-    test: Encoded | None = None
-    test_hash: str | None = None  # of the texts and labels of test
-
-
-def hash_data(*splits: Split) -> str:
-    """Return 16 hex digits over the texts, the labels and the order of the splits."""
-    digest = hashlib.sha256()
-    for split in splits:
-        _update_texts(digest, split)
-        kind = "<f8" if split.labels.dtype.kind == "f" else "<i8"
-        digest.update(np.ascontiguousarray(split.labels, dtype=kind).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def encode(
@@ -196,7 +127,7 @@ def _flat(rows: Sequence[Sequence[int]], dtype: type) -> npt.NDArray[Any]:
 
 def check_length(located: Located, max_length: int) -> None:
     """Refuse a length that the model's position embeddings do not reach."""
-    limit = located.max_tokens
+    limit = models.max_tokens(located)
     if limit is not None and max_length > limit:
         rule = f"must be <= {limit}, the most that {located.name} takes"
         raise BadInput("max_length", rule, got=max_length, way_out=f"set max_length = {limit} or less")
@@ -204,7 +135,7 @@ def check_length(located: Located, max_length: int) -> None:
 
 def _token_key(split: Split, located: Located, max_length: int) -> str:
     digest = hashlib.sha256(f"{ENCODING_VERSION} {located.tokenizer_hash} {max_length} ".encode())
-    _update_texts(digest, split)
+    update_texts(digest, split)
     return digest.hexdigest()[:32]
 
 
@@ -223,12 +154,3 @@ def _read_arrays(path: Path, n: int) -> dict[str, npt.NDArray[Any]] | None:
 def _write_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
     with contextlib.suppress(OSError):  # a cache that cannot be written costs the next sweep the tokenising, no more
         cache.write_atomic(path, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
-
-
-def _update_texts(digest: Any, split: Split) -> None:
-    """Feed the texts to a hash, each with its length before it, so that no two splits give the same bytes."""
-    digest.update(f"{len(split)} {split.pairs is not None} ".encode())
-    for column in (split.texts, split.pairs or ()):
-        for text in column:
-            raw = text.encode("utf-8", "surrogatepass")
-            digest.update(b"%d " % len(raw) + raw)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,13 +18,13 @@ import numpy.typing as npt
 from bench.core import seeds
 from bench.core.errors import BadInput
 from bench.core.spec import TrainBudget, Trial
+from bench.models.mlp import MODEL_TYPE as MODEL_TYPE
+from bench.models.mlp import N_INPUTS as N_INPUTS
+from bench.models.mlp import WIDTH as WIDTH
 
 KIND = "toy"
-MODEL_TYPE = "toy"
-N_INPUTS, WIDTH = 5, 100  # d and n
 N_TRAIN, N_EVAL = 1000, 100
 LAYER = "hidden"  # the one that B A is: its frozen weight is 0
-CONFIG: Mapping[str, object] = {"model_type": MODEL_TYPE, "n_inputs": N_INPUTS, "width": WIDTH}
 DRAW_VERSION = 1  # part of the data hash: raised when the same seed draws other numbers
 
 Floats = npt.NDArray[np.float64]

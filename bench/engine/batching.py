@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.core.seeds import derive
-from bench.data.text import Encoded
+from bench.data.splits import Encoded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
 from bench.data import causal
-from bench.data.causal import Reading
+from bench.data.splits import Reading
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches, Chunk
 from bench.engine.paths import Path

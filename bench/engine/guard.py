@@ -29,7 +29,7 @@ from bench import methods
 from bench.core import cache, provenance
 from bench.core.errors import BadInput, one_line
 from bench.core.spec import Trial
-from bench.data.text import Encoded
+from bench.data.splits import Encoded
 from bench.engine import twin, unpadded
 from bench.engine.bank import Bank, adapted_layers
 from bench.engine.batching import Batches, Chunk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from bench.engine.objective import Classification, Objective
 from bench.engine.optim import Optimizer
 from bench.engine.paths import Path
 from bench.engine.scaling import LossScale, SkippingOptimizer
-from bench.engine.state import Keeper
+from bench.engine.state import Keeper, LoopState
 
 
 @dataclass(kw_only=True)
@@ -63,8 +63,8 @@ class Loop:
     def run(self) -> Training:
         """Train max_steps steps, or until every trial has diverged; a kept state goes on where it was."""
         budget, state = self.budget, self.state
-        if self.keeper is not None:
-            self.keeper.resume(self)
+        if self.keeper is not None and (found := self.keeper.find()) is not None and found.fits(self.state_dict()):
+            self.load_state_dict(found)
         batches = self.split.order(
             seed=self.bank.trials[0].seed, batch_size=budget.batch_size, max_steps=budget.max_steps
         )
@@ -81,7 +81,7 @@ class Loop:
                 if not self.alive_K.any():
                     break
             if self.keeper is not None and state.steps_done < budget.max_steps:
-                self.keeper.after_step(self)
+                self.keeper.after_step(self.state_dict)
         return state
 
     def step(self, places: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -150,3 +150,60 @@ class Loop:
                     metric_value=float(metric_K[k]) if np.isfinite(metric_K[k]) else None,
                 )  # fmt: skip
                 curve.append(point)
+
+    def state_dict(self) -> LoopState:
+        """Return all that a later `load_state_dict` needs to go on bitwise: batches and masks follow from the step."""
+        state = self.state
+        numbers = {
+            "steps_done": state.steps_done,
+            "updates": self.optimizer.steps_done,
+            "tokens": state.tokens,
+            "examples": state.examples,
+            "all_alive": self.all_alive,
+            "diverged_step_K": state.diverged_step_K.tolist(),
+            "curves": [[asdict(point) for point in curve] for curve in state.curves],
+            "seconds": self.clock.all_seconds(),
+        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        return LoopState(tensors=tensors, numbers=numbers)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = {"values": self.bank.params.values, "alive_K": self.alive_K, "died_K": self.died_K}
+        if self.budget.optimizer == "adamw":
+            found |= {"mean": self.optimizer.mean, "square": self.optimizer.square}
+        if isinstance(self.optimizer, SkippingOptimizer):
+            found["updates_K"] = self.optimizer.updates_K
+        if self.scale is not None:
+            found |= {"scale_K": self.scale.scale_K, "good_K": self.scale.good_K}
+        if self.state.losses_SxK:
+            found["losses_SxK"] = torch.from_numpy(np.stack(self.state.losses_SxK))
+            found["norms_SxK"] = torch.from_numpy(np.stack(self.state.norms_SxK))
+        if self.since:
+            found["since_losses_SxK"] = torch.stack([loss for loss, _ in self.since])
+            found["since_norms_SxK"] = torch.stack([norm for _, norm in self.since])
+        return found
+
+    def load_state_dict(self, kept: LoopState) -> None:
+        """Put everything back; the parameters are parts of one buffer, which is therefore filled, not replaced."""
+        state, optimizer, device = self.state, self.optimizer, self.split.device
+        tensors, numbers = kept.tensors, kept.numbers
+        with torch.no_grad():
+            self.bank.params.values.copy_(tensors["values"])
+        self.alive_K, self.died_K = tensors["alive_K"].to(device), tensors["died_K"].to(device)
+        if "mean" in tensors:
+            optimizer.mean.copy_(tensors["mean"])
+            optimizer.square.copy_(tensors["square"])
+        if isinstance(optimizer, SkippingOptimizer):
+            optimizer.updates_K = tensors["updates_K"].to(device)
+        if self.scale is not None:
+            self.scale.scale_K, self.scale.good_K = tensors["scale_K"].to(device), tensors["good_K"].to(device)
+        if "since_losses_SxK" in tensors:
+            pairs = zip(tensors["since_losses_SxK"].to(device), tensors["since_norms_SxK"].to(device), strict=True)
+            self.since = list(pairs)
+        optimizer.steps_done, self.all_alive = numbers["updates"], numbers["all_alive"]
+        state.steps_done, state.tokens, state.examples = numbers["steps_done"], numbers["tokens"], numbers["examples"]
+        state.diverged_step_K = np.array(numbers["diverged_step_K"], dtype=np.int64)
+        if "losses_SxK" in tensors:
+            state.losses_SxK, state.norms_SxK = list(tensors["losses_SxK"].numpy()), list(tensors["norms_SxK"].numpy())
+        state.curves = [[CurvePoint(**point) for point in curve] for curve in numbers["curves"]]
+        self.clock.add(numbers["seconds"])

@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.core.clock import Clock
 from bench.core.spec import Pack
-from bench.data.text import EncodedData
+from bench.data.splits import EncodedData
 from bench.engine.loop import Loop
 from bench.engine.run import EngineOptions, prepare
 from bench.models._base import LoadedModel

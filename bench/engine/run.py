@@ -20,7 +20,7 @@ from bench.core.clock import Clock
 from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Precision, Trial
 from bench.data import causal, predictions
-from bench.data.text import Encoded, EncodedData
+from bench.data.splits import Encoded, EncodedData
 from bench.engine import guard, state, unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches

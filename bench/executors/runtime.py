@@ -13,94 +13,22 @@ from bench.core.errors import BadInput
 from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Trial
 from bench.data import causal
-from bench.data.text import Split, TextData
-from bench.data.toy import MODEL_TYPE as TOY
+from bench.data.splits import TextData
 from bench.data.toy import ToyData
 from bench.executors.local import LocalExecutor
 from bench.models import Located
-from bench.schedule.estimate import Place, Workload, matmul_params
-from bench.schedule.planner import Limits, Shape
+from bench.schedule import workloads
 from bench.tasks import Task
 
 if TYPE_CHECKING:
     import torch
-    from tokenizers import Tokenizer
 
-    from bench.data.text import EncodedData
+    from bench.data.splits import EncodedData
     from bench.engine.bank import Bank
     from bench.models import LoadedModel
 
-SAMPLE = 500  # texts of a split whose tokens are counted: the standard error of their mean is about 3 %
-TOKENS_PER_WORD = 1.3  # where there is no tokenizer.json; only time estimate and pack size rest on it
 LOGS = "logs"
-STACKABLE = ("bert", "roberta", "xlm-roberta")  # those that take the engine's unpadded path
 CPU_UNITS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}  # in torch.cpu's names
-TOY_PACK = 1024  # the toy's trials are small, and few large parts are read faster than many small ones
-TOY_PARAMS = 1000  # P of the toy: its five products of width x rank take 4P FLOP for each training example
-
-
-def place_of(device: str) -> Place:
-    """Return where trials run: the device's name, as rows tell it, and its kind."""
-    chosen = devices.resolve(device)
-    if chosen == "cpu":
-        return Place(device=provenance.cpu_name(), kind="cpu")
-    return Place(device=devices.gpu_name(devices.index_of(chosen)), kind="cuda")
-
-
-def workload_of(data: TextData | ToyData, located: Located, n_select: int) -> Workload:
-    """Return what the work of a trial depends on; tokens are counted on a sample of the texts."""
-    if isinstance(data, ToyData):
-        return Workload(matmul_params=TOY_PARAMS, train_tokens=1.0, n_eval=len(data.eval), eval_tokens=1.0)
-    return Workload(
-        matmul_params=matmul_params(located.config),
-        train_tokens=mean_tokens(data.train, located),
-        n_eval=len(data.eval),
-        eval_tokens=mean_tokens(data.eval, located),
-        n_select=min(n_select, len(data.train) // 10),
-    )
-
-
-def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
-    """Return what bounds a pack on a device.
-
-    By its whole memory, not what happens to be free: a resumed sweep must form the same packs.
-    """
-    chosen = devices.resolve(device)
-    sizes = {key: int(str(located.config.get(key) or 0)) for key in ("num_hidden_layers", "n_layers", "n_layer")}
-    hidden = next(
-        (int(str(located.config[key])) for key in ("hidden_size", "dim", "n_embd") if key in located.config), 0
-    )
-    shape = Shape(
-        n_layers=max(sizes.values()),
-        hidden_size=hidden,
-        train_tokens=train_tokens,
-        n_weights=_stackable(located, hidden),
-    )
-    return Limits(
-        max_pack_size=TOY_PACK if located.model_type == TOY else None,
-        device_kind=chosen.partition(":")[0],
-        memory_bytes=devices.memory_bytes(chosen),
-        shape=shape if shape.n_layers and shape.hidden_size else None,
-    )
-
-
-def _stackable(located: Located, hidden: int) -> int:
-    """Return the weights of a base that can be trained K times side by side, embeddings included; 0 if it cannot."""
-    if located.model_type not in STACKABLE:
-        return 0
-    return matmul_params(located.config) + int(located.config.get("vocab_size") or 0) * hidden
-
-
-def mean_tokens(split: Split, located: Located) -> float:
-    """Return the mean number of tokens of an example, special tokens included, from a sample of SAMPLE examples."""
-    places = range(0, len(split), max(1, len(split) // SAMPLE))
-    pairs = split.pairs
-    examples = [(split.texts[i],) if pairs is None else (split.texts[i], pairs[i]) for i in places]
-    tokenizer = _tokenizer(located.directory / "tokenizer.json")
-    if tokenizer is None:
-        return sum(2 + TOKENS_PER_WORD * len(" ".join(texts).split()) for texts in examples) / len(examples)
-    encoded = tokenizer.encode_batch([texts if len(texts) > 1 else texts[0] for texts in examples])
-    return sum(len(encoding.ids) for encoding in encoded) / len(encoded)
 
 
 def local_executor(
@@ -130,7 +58,7 @@ def local_executor(
     return LocalExecutor(
         load=load,
         train=train,
-        provenance=provenance.collect(place_of(device).device),
+        provenance=provenance.collect(workloads.place_of(device).device),
         metric_name=task.metric,
         log_dir=log_dir,
         free=_free,
@@ -256,17 +184,3 @@ def _free() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _tokenizer(path: Path) -> Tokenizer | None:
-    if not path.is_file():
-        return None
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception:  # the library raises plain Exception; the run itself names what is wrong with the file
-        return None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer

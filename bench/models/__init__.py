@@ -6,16 +6,14 @@ registry. Nothing here imports torch before `load_model`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bench.core import registry
 from bench.models import _targets as targets
 from bench.models._base import LoadedModel, Located, Model
 from bench.models._locate import locate
-from bench.models._outline import LAYER_SETTINGS, check_targets, distinct
-from bench.models._shapes import check_shapes
+from bench.models._outline import LAYER_SETTINGS, check_targets, distinct, max_tokens
+from bench.models._registry import get, names
 from bench.models._vocabulary import check_ids, check_vocabulary
 
 __all__ = [
@@ -24,7 +22,6 @@ __all__ = [
     "Located",
     "Model",
     "check_ids",
-    "check_shapes",
     "check_targets",
     "check_vocabulary",
     "distinct",
@@ -33,20 +30,10 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "locate",
+    "max_tokens",
     "names",
     "targets",
 ]
-
-
-def names() -> tuple[str, ...]:
-    """Return the names of all registered models, sorted."""
-    return registry.names(sys.modules[__name__])
-
-
-def get(name: str, *, where: str = "model") -> Model:
-    """Return the registered model called `name`; BadInput if there is none."""
-    model: Model = registry.load(sys.modules[__name__], name, "MODEL", where=where)
-    return model
 
 
 def load_model(located: Located, n_labels: int, dtype: Any = None, labels: Sequence[str] = ()) -> LoadedModel:

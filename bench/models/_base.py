@@ -13,20 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# The key of config.json that bounds the length, where the table is not among the weights or the weights are not here.
-_POSITIONS = {
-    **dict.fromkeys(("albert", "bert", "distilbert", "electra", "roberta", "xlm-roberta"), "max_position_embeddings"),
-    **dict.fromkeys(("gpt2", "gptj", "codegen"), "n_positions"),
-    "opt": "max_position_embeddings",
-}
-_OFFSET_BY_PADDING = frozenset((
-    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
-    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
-))  # fmt: skip
-_SPARE_ROWS = dict.fromkeys(
-    ("bart", "biogpt", "mbart", "mra", "mvp", "nystromformer", "opt", "plbart", "yoso"), 2
-)  # rows before the first position
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
@@ -62,27 +48,6 @@ class Located:
         """How many token types the model embeds; 0 where it has none."""
         usual = 2 if self.model_type in ("albert", "bert", "electra") else 0  # transformers' defaults
         return int(self.config.get("type_vocab_size", usual))
-
-    @property
-    def max_tokens(self) -> int | None:
-        """The longest input that a table of absolute positions allows; None where there is none.
-
-        Read off the checkpoint: config.json says of many architectures what they were trained with, table or not.
-        """
-        from bench.models._outline import position_rows
-
-        key = _POSITIONS.get(self.model_type)
-        rows = position_rows(self)
-        if rows is not None:
-            rows -= _SPARE_ROWS.get(self.model_type, 0)
-        elif key is not None and key in self.config:
-            rows = int(self.config[key])
-        if rows is None:
-            return None
-        # RoBERTa counts positions from pad_token_id + 1.
-        pad = self.config.get("pad_token_id")
-        used = (1 if pad is None else int(pad)) + 1 if self.model_type in _OFFSET_BY_PADDING else 0
-        return rows - used
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

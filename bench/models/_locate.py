@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from bench.core import cache, hub
 from bench.core.errors import BadInput, one_of
+from bench.models import _registry
 from bench.models._base import Located, Model
 
 TOKENIZER_FILES = (
@@ -43,10 +44,8 @@ def locate(name: str, *, where: str = "model") -> Located:
     Raises:
         BadInput: for an unknown name, files that are missing or unsafe, and a Hub out of reach.
     """
-    from bench import models
-
-    if name in models.names():
-        registered = models.get(name, where=where)
+    if name in _registry.names():
+        registered = _registry.get(name, where=where)
         if registered.config is not None:
             return _without_files(registered)
         if registered.package is not None:
@@ -57,7 +56,7 @@ def locate(name: str, *, where: str = "model") -> Located:
         return _located(directory.resolve().name, directory, where)
     if name.startswith((".", "/", "~")) or os.path.exists(directory) or not _HUB_ID.fullmatch(name):
         rule = "must be a registered name, a local directory or a Hub id"
-        raise BadInput(where, rule, got=repr(name), way_out=f"known: {one_of(models.names())}")
+        raise BadInput(where, rule, got=repr(name), way_out=f"known: {one_of(_registry.names())}")
     return _from_hub(name, name, where)
 
 

@@ -15,6 +15,20 @@ from bench.models._base import Located
 from bench.models._locate import weight_files
 from bench.models._targets import Candidate, Kind, match_targets
 
+# The key of config.json that bounds the length, where the table is not among the weights or the weights are not here.
+_POSITIONS = {
+    **dict.fromkeys(("albert", "bert", "distilbert", "electra", "roberta", "xlm-roberta"), "max_position_embeddings"),
+    **dict.fromkeys(("gpt2", "gptj", "codegen"), "n_positions"),
+    "opt": "max_position_embeddings",
+}
+_OFFSET_BY_PADDING = frozenset((
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+))  # fmt: skip
+_SPARE_ROWS = dict.fromkeys(
+    ("bart", "biogpt", "mbart", "mra", "mvp", "nystromformer", "opt", "plbart", "yoso"), 2
+)  # rows before the first position
+
 # model_type -> transformers' base_model_prefix; other architectures are checked when the engine has built them.
 PREFIXES = {
     **dict.fromkeys(("roberta", "xlm-roberta"), "roberta"),
@@ -70,6 +84,25 @@ def tensors(located: Located) -> dict[str, list[int]]:
     for path in weight_files(located.directory):
         shapes |= _shapes(path, f"model {located.name}")
     return shapes
+
+
+def max_tokens(located: Located) -> int | None:
+    """The longest input that a table of absolute positions allows; None where there is none.
+
+    Read off the checkpoint: config.json says of many architectures what they were trained with, table or not.
+    """
+    key = _POSITIONS.get(located.model_type)
+    rows = position_rows(located)
+    if rows is not None:
+        rows -= _SPARE_ROWS.get(located.model_type, 0)
+    elif key is not None and key in located.config:
+        rows = int(located.config[key])
+    if rows is None:
+        return None
+    # RoBERTa counts positions from pad_token_id + 1.
+    pad = located.config.get("pad_token_id")
+    used = (1 if pad is None else int(pad)) + 1 if located.model_type in _OFFSET_BY_PADDING else 0
+    return rows - used
 
 
 def position_rows(located: Located) -> int | None:

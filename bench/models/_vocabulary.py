@@ -28,7 +28,7 @@ def check_vocabulary(located: Located, texts: Sequence[str]) -> str:
         BadInput: where the tokenizer covers little of the model's vocabulary, gives ids beyond it, or does not know
             most of `texts`.
     """
-    from bench.models import load_tokenizer
+    from bench.models._load import load_tokenizer
 
     n_rows = vocab_size(located)
     if n_rows is None:

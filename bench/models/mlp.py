@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bench.data import toy
 from bench.models._base import Model
 
-MODEL = Model(name="mlp", config=toy.CONFIG)
+MODEL_TYPE = "toy"
+N_INPUTS, WIDTH = 5, 100  # d and n
+
+MODEL = Model(name="mlp", config={"model_type": MODEL_TYPE, "n_inputs": N_INPUTS, "width": WIDTH})

@@ -51,7 +51,7 @@ def build(
     df: pd.DataFrame, attempts: pd.DataFrame, study: Study, info: StudyInfo, *, source: Source,
     comparison: Comparison | None = None, speed: pa.Table | None = None, fresh: pd.DataFrame | None = None,
 ) -> Report:  # fmt: skip
-    """Return the report of a study from its finished rows and its failed attempts (columns of bench.core.record.SCHEMA).
+    """Return the report of a study from its finished rows and its failed attempts (columns: record.SCHEMA).
 
     `speed` are the rows of `bench speed`, `fresh` those of the comparison's fresh runs, where there are some.
 

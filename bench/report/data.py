@@ -1,4 +1,4 @@
-"""What a report says, as frozen dataclasses: bench/report/contents.py works them out, bench/report/page/document.py shows them."""
+"""What a report says, as frozen dataclasses: bench/report/contents.py works them out, bench/report/page/ shows them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from bench.core.errors import BadInput
 from bench.core.record import Outcome, Record
 from bench.core.spec import Pack, round_rate
-from bench.data.text import Split, TextData
+from bench.data.splits import Split, TextData
 from bench.schedule.estimate import UNCALIBRATED, Calibration, Key, Place, Workload, work_of
 
 SECONDS = 40.0  # for all methods together

@@ -41,7 +41,9 @@ class Limits:
     device_kind: str = "cpu"
     memory_bytes: int | None = None  # free on the device; None: not bounded by memory
     shape: Shape | None = None
-    measured: Mapping[str, int] = field(default_factory=dict)  # by kind: the size found fastest (see bench.schedule.pack_sizes)
+    measured: Mapping[str, int] = field(
+        default_factory=dict
+    )  # by kind: the size found fastest (see bench.schedule.pack_sizes)
 
 
 def limits_for(study: Study, limits: Limits) -> Limits:

@@ -1,8 +1,8 @@
 """What a study costs in time: one price for `studies`, `plan`, `compare` and `doctor`, also where nothing is here yet.
 
-The work is counted in FLOP and priced by the speeds measured on this device (bench/schedule/estimate.py). What a trial's work
-depends on comes from data and model where they are on this machine; the Hub is never asked. Without the data every
-text counts with max_length tokens and evaluation is left out, and the price says "at most". No torch.
+The work is counted in FLOP and priced by the speeds measured on this device (bench/schedule/estimate.py). What a
+trial's work depends on comes from data and model where they are on this machine; the Hub is never asked. Without the
+data every text counts with max_length tokens and evaluation is left out, and the price says "at most". No torch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from bench import models, study, tasks
 from bench.core import cache, hub
 from bench.core.errors import BadInput
 from bench.core.spec import Pack, Study, Trial
-from bench.data.text import TextData
+from bench.data.splits import TextData
 from bench.data.toy import ToyData
-from bench.executors import runtime
 from bench.models import Located
 from bench.models._config import read_config
-from bench.schedule import estimate
+from bench.schedule import estimate, workloads
 from bench.schedule.estimate import Estimate, Place, Workload
 
 
@@ -50,7 +49,7 @@ def of_study(chosen: Study, *, results_dir: Path) -> Price:
         workload, at_most = workload_here(chosen)
     except BadInput as error:
         return Price(estimate=None, doubt=str(error))
-    found = of_trials(wanted(chosen), workload, results_dir=results_dir, place=runtime.place_of(chosen.device))
+    found = of_trials(wanted(chosen), workload, results_dir=results_dir, place=workloads.place_of(chosen.device))
     return Price(estimate=found, at_most=at_most, doubt="its texts are not on this machine" if at_most else "")
 
 
@@ -87,7 +86,7 @@ def workload_here(chosen: Study) -> tuple[Workload, bool]:
             most = chosen.budget.max_length
             return Workload(matmul_params=estimate.matmul_params(located.config), train_tokens=most, n_eval=0,
                             eval_tokens=0), True  # fmt: skip
-    return runtime.workload_of(data, located, chosen.budget.n_select), False
+    return workloads.workload_of(data, located, chosen.budget.n_select), False
 
 
 def remember(chosen: Study, workload: Workload) -> None:
@@ -114,7 +113,7 @@ def _remembered(chosen: Study) -> Path:
 
 @functools.cache
 def _data(task: str, data_dir: str | None) -> TextData | ToyData:
-    return tasks.get(task).load(None if data_dir is None else Path(data_dir))
+    return tasks.load(tasks.get(task), None if data_dir is None else Path(data_dir))
 
 
 @functools.cache

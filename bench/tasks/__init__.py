@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.core import registry
+from bench.data.splits import TextData
+from bench.data.toy import ToyData
 from bench.tasks._base import TEXT_CLASSIFICATION, Task, TsvLayout
 
-__all__ = ["TEXT_CLASSIFICATION", "Task", "TsvLayout", "get", "names"]
+__all__ = ["TEXT_CLASSIFICATION", "Task", "TsvLayout", "get", "load", "names"]
 
 
 def names() -> tuple[str, ...]:
@@ -36,3 +38,18 @@ def get(name: str, *, where: str = "task") -> Task:
             return sized(int(size))
     task: Task = registry.load(sys.modules[__name__], name, "TASK", where=where)
     return task
+
+
+def load(task: Task, data_dir: Path | None = None) -> TextData | ToyData:
+    """Return the data of a task, of the type that goes with its kind.
+
+    Looked for in `<data_dir>/<name>/`, then the Hugging Face cache, then the Hub; a task with `read` reads its own.
+
+    Raises:
+        BadInput: where the data is missing, malformed or out of reach.
+    """
+    if task.read is not None:
+        return task.read(data_dir)
+    from bench.tasks import _load
+
+    return _load.load(task, data_dir)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.data.causal import Layout
-from bench.data.text import TextData
+from bench.data.splits import TextData
 from bench.data.toy import ToyData
 
 TEXT_CLASSIFICATION = "text_classification"
@@ -68,17 +68,3 @@ class Task:
         from bench.core import metrics
 
         return metrics.higher_is_better(self.metric)
-
-    def load(self, data_dir: Path | None = None) -> TextData | ToyData:
-        """Return the data of a task, of the type that goes with its kind.
-
-        Looked for in `<data_dir>/<name>/`, then the Hugging Face cache, then the Hub; a task with `read` reads its own.
-
-        Raises:
-            BadInput: where the data is missing, malformed or out of reach.
-        """
-        if self.read is not None:
-            return self.read(data_dir)
-        from bench.tasks import _load
-
-        return _load.load(self, data_dir)

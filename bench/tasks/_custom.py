@@ -13,7 +13,7 @@ from typing import Any
 from bench.core import metrics
 from bench.core.errors import BadInput, one_of
 from bench.data import causal
-from bench.data.text import TextData
+from bench.data.splits import TextData
 from bench.tasks import _load
 from bench.tasks._base import Task, TsvLayout
 from bench.tasks._keys import CLASSES, METRICS, NUMBERS, TEXTS, Reader

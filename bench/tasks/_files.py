@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.core.errors import BadInput, one_of
-from bench.data.text import Split
+from bench.data.splits import Split
 from bench.tasks._base import TsvLayout
 
 Row = tuple[int, tuple[Any, ...]]  # line (or row, in parquet) from 1, and the values of the wanted columns

@@ -12,7 +12,7 @@ from typing import Any
 from bench.core import hub
 from bench.core.errors import BadInput
 from bench.data import causal
-from bench.data.text import Split, TextData, hash_data
+from bench.data.splits import Split, TextData, hash_data
 from bench.tasks import _files
 from bench.tasks._base import REGRESSION, Task, TsvLayout
 

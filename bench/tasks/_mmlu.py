@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.core.errors import BadInput
 from bench.data import causal
 from bench.data.causal import Layout
-from bench.data.text import Split, TextData
+from bench.data.splits import Split, TextData
 from bench.tasks._base import Task
 from bench.tasks._parts import MEND, Part, Row, checked, rows, texts
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.data.text import TextData, hash_data
+from bench.data.splits import TextData, hash_data
 from bench.embedded.demo import grammar
 from bench.tasks._base import Task
 

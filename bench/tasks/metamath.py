@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.data import causal
 from bench.data.causal import Layout
-from bench.data.text import TextData
+from bench.data.splits import TextData
 from bench.tasks._base import Task
 from bench.tasks._parts import Part, Row, checked, rows, texts
 

@@ -12,7 +12,7 @@ import torch
 from transformers import DebertaV2Config, DistilBertConfig, ElectraConfig
 
 from bench.core.spec import Trial
-from bench.data.text import Encoded, EncodedData
+from bench.data.splits import Encoded, EncodedData
 from bench.models import load_model, locate, targets
 from bench.models._base import LoadedModel
 from tests.support.engine_helpers import budget, clone, load_random, random_data, tiny_model, trial

@@ -18,7 +18,7 @@ import torch
 
 from bench import models, store, tasks
 from bench.core.spec import TrainBudget, Trial
-from bench.data import text
+from bench.data import splits, text
 from tests.support.engine_helpers import budget, random_data, tiny_model, trial
 from tests.support.mask_oracle import train_peft_with_masks
 from tests.support.oracle import start_values, train_pack
@@ -46,8 +46,8 @@ def test_a_cell_of_the_reference_sweep_trained_by_peft_has_its_curve() -> None:
     """MiniLM on SST-2, 300 steps: the same order, masks and start; PEFT's model, torch.optim's AdamW."""
     row = next(r for r in store.load_files([ROWS]).to_pylist() if all(r[key] == value for key, value in CELL.items()))
     located = models.locate(row["model"])
-    texts = tasks.get(row["task"]).load(Path(os.environ["LORASWEEP_DATA"]))
-    assert isinstance(texts, text.TextData)
+    texts = tasks.load(tasks.get(row["task"]), Path(os.environ["LORASWEEP_DATA"]))
+    assert isinstance(texts, splits.TextData)
     data = text.encode(texts, located, n_labels=2, metric="accuracy", max_length=row["max_length"], n_select=0)
     data = replace(data, train=text.take(data.train, trained_on_in_version_1(texts.train.texts, 1000)))
     assert (data.data_hash, located.model_hash) == (row["data_hash"], row["model_hash"])

@@ -39,8 +39,7 @@ from bench import models
 from bench.core.clock import Clock
 from bench.core.errors import BadInput, one_line
 from bench.core.spec import Pack, Trial
-from bench.data.causal import Reading
-from bench.data.text import Encoded, EncodedData
+from bench.data.splits import Encoded, EncodedData, Reading
 from bench.engine.batching import Batches
 from bench.engine.loop import Loop
 from bench.engine.run import EngineOptions, Ready, path_name, prepare

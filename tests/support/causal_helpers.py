@@ -14,8 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from bench.core.clock import Clock
 from bench.core.spec import Trial
-from bench.data.causal import Reading
-from bench.data.text import Encoded, EncodedData
+from bench.data.splits import Encoded, EncodedData, Reading
 from bench.engine.batching import Batches
 from bench.engine.loop import Loop
 from bench.engine.paths import BankPath, settle_masks

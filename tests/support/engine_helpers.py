@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Roberta
 from transformers.utils import logging as transformers_logging
 
 from bench.core.spec import TrainBudget, Trial
-from bench.data.text import Encoded, EncodedData
+from bench.data.splits import Encoded, EncodedData
 from bench.models._base import LoadedModel
 
 transformers_logging.set_verbosity_error()

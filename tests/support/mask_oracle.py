@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench.core.spec import Trial
-from bench.data.text import Encoded
+from bench.data.splits import Encoded
 from bench.engine.attention import ATTENTION
 from bench.engine.dropout import KeyedCalls, KeyedDropout, MaskKeys, token_key
 from bench.models._base import LoadedModel

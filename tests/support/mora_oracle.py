@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.spec import Trial
-from bench.data.text import Encoded
+from bench.data.splits import Encoded
 from bench.models._base import LoadedModel
 from tests.support.engine_helpers import clone
 from tests.support.oracle import Alone, Start, optimizer_of, train_alone

@@ -22,7 +22,7 @@ from transformers import get_scheduler
 from bench import methods
 from bench.core.clock import Clock
 from bench.core.spec import Trial
-from bench.data.text import Encoded, EncodedData
+from bench.data.splits import Encoded, EncodedData
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.loop import Loop, Training

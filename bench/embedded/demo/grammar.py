@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from bench.data.text import Split
+from bench.data.splits import Split
 from bench.embedded.demo import words
 
 Polarity = Literal[-1, 1]

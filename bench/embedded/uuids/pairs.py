@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.core import seeds
-from bench.data.text import Split
+from bench.data.splits import Split
 
 N_PAIRS = 256  # the most, of those tried, that full fine-tuning holds at 99 % or more and LoRA of rank 8 does not
 SEPARATOR = "="  # between key and value; one token of its own in tiny-decoder

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bench.core.clock import Clock
 from bench.core.spec import Pack, Trial
-from bench.data.text import EncodedData, take
+from bench.data.splits import EncodedData
+from bench.data.text import take
 from bench.engine.bank import AdaptedLayer, Bank
 from bench.engine.batching import Batches
 from bench.engine.evaluate import evaluate, summed_loss

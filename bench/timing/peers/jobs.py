@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bench.core.errors import BadInput, one_of
 from bench.core.spec import Precision
-from bench.data.text import EncodedData
+from bench.data.splits import EncodedData
 from bench.engine.memory import Meter
 from bench.engine.run import DTYPES
 from bench.executors.local import is_out_of_memory

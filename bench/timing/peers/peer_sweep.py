@@ -1,6 +1,6 @@
 """Trainer + PEFT + Optuna over the cells of `sweeps.Cells`: the loop that a careful user writes, one trial at a time.
 
-`python -m bench.timing.peers.peer_sweep <b0, b1 or b1g> '<Cells as JSON>' <scratch directory>`; prints one line of JSON:
+`python -m bench.timing.peers.peer_sweep <b0, b1 or b1g> '<Cells as JSON>' <scratch directory>`; prints a line of JSON:
 {"trials": n, "best": accuracy}. Batches of training and evaluation are that contender's.
 """
 
@@ -41,7 +41,7 @@ def _objective(name: str, cells: Cells, directory: Path) -> Any:
 
     from bench import models, study, tasks
     from bench.core.spec import TrainBudget
-    from bench.data import text
+    from bench.data import splits, text
     from bench.models import _targets as targets
     from bench.timing.peers import contenders
     from bench.timing.peers.contenders._peer import Collator, Peer, Rows, make_trainer, peft_model
@@ -49,8 +49,8 @@ def _objective(name: str, cells: Cells, directory: Path) -> Any:
     peer = contenders.get(name)
     assert isinstance(peer, Peer)
     task, located = tasks.get(TASK), models.locate(MODEL)
-    data = task.load(None)
-    assert isinstance(data, text.TextData)
+    data = tasks.load(task, None)
+    assert isinstance(data, splits.TextData)
     encoded = text.encode(
         data, located, n_labels=task.n_labels, metric=task.metric, max_length=cells.max_length, n_select=0
     )

@@ -16,11 +16,12 @@ from bench import models, study, tasks
 from bench.core import devices, provenance
 from bench.core.errors import BadInput
 from bench.core.spec import Precision, TrainBudget, Trial
-from bench.data import text
+from bench.data import splits, text
 from bench.engine.run import settle_cpu
 from bench.executors import runtime
 from bench.models import LoadedModel, Located
 from bench.models import _targets as targets
+from bench.schedule import workloads
 from bench.schedule.estimate import matmul_params
 from bench.study import overrides
 from bench.tasks import TEXT_CLASSIFICATION, Task
@@ -112,7 +113,7 @@ def timer_of(device: torch.device) -> Timer:
 def context_of(work: Work, chosen: Chosen, load: Load, now: datetime | None = None) -> Context:
     """Return what all rows of the run share; its id begins with task and model and ends with the time."""
     began = now or datetime.now(UTC)
-    made = provenance.collect(runtime.place_of(chosen.device).device)
+    made = provenance.collect(workloads.place_of(chosen.device).device)
     trial = work.trial
     return Context(
         run_id=f"{trial.task}-{trial.model}-{began:%Y%m%dT%H%M%S}".replace("/", "-"),
@@ -153,9 +154,9 @@ def _trial(chosen: Chosen, task: Task, model_name: str, config: dict[str, Any]) 
     return study.make_trial("lora", cell, shared=shared, default_targets=default)
 
 
-def _encode(task: Task, located: Located, chosen: Chosen, config: dict[str, Any]) -> text.EncodedData:
-    data = task.load(chosen.data_dir)
-    assert isinstance(data, text.TextData)  # as its kind says
+def _encode(task: Task, located: Located, chosen: Chosen, config: dict[str, Any]) -> splits.EncodedData:
+    data = tasks.load(task, chosen.data_dir)
+    assert isinstance(data, splits.TextData)  # as its kind says
     encoded = text.encode(
         data, located, n_labels=task.n_labels, metric=task.metric, max_length=chosen.max_length, n_select=0
     )

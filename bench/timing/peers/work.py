@@ -11,7 +11,8 @@ import torch
 
 from bench.core.seeds import derive
 from bench.core.spec import Precision, Trial
-from bench.data.text import Encoded, EncodedData, take
+from bench.data.splits import Encoded, EncodedData
+from bench.data.text import take
 from bench.models._base import LoadedModel
 
 WARM_UP_STEPS = 2

@@ -1,4 +1,4 @@
-"""python -m tests.campaigns.fuzz [--n 10000] [--seed 0] [--target NAME]: fuzz every reader of user input; prints counts.
+"""python -m tests.campaigns.fuzz [--n 10000] [--seed 0] [--target NAME]: fuzz every reader of user input.
 
 Half of the inputs that are bytes come from strategies, half by mutation guided by the lines that they reach. With
 --notes FILE a campaign that is stopped goes on from its last whole portion; --minutes M stops it by itself.

@@ -81,7 +81,7 @@ def _task(path: Path) -> None:
     task = _custom.read_task(path)
     assert task.n_labels >= 2 or task.kind != tasks.TEXT_CLASSIFICATION
     if task.hub_id is None:
-        task.load(None)
+        tasks.load(task, None)
 
 
 def _split(path: Path) -> None:

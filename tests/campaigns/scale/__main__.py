@@ -148,7 +148,17 @@ def run_step(step: str, results: Path, n: int) -> None:
 
 def measure(step: str, results: Path, n: int) -> dict[str, float]:
     """Run one step in a process of its own; return its seconds, CPU seconds with all imports, and bytes."""
-    command = [sys.executable, "-m", "tests.campaigns.scale", "--step", step, "--results", str(results), "--rows", str(n)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.campaigns.scale",
+        "--step",
+        step,
+        "--results",
+        str(results),
+        "--rows",
+        str(n),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{step} with {n:,} trials failed:\n{done.stderr}")

@@ -1,4 +1,4 @@
-"""python -m tests.campaigns.torture [--seed 0] [--rounds 3] [--short]: the fault campaign; prints its counts as it goes.
+"""python -m tests.campaigns.torture [--seed 0] [--rounds 3] [--short]: the fault campaign; prints its counts.
 
 The full campaign kills at least 200 sweeps, at least 20 inside each phase and at least 40 with the real engine. With
 --notes FILE a campaign that is stopped goes on from its last whole portion; --minutes M stops it by itself.

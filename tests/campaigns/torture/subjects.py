@@ -187,7 +187,7 @@ def write_data(directory: Path) -> None:
     """Write a few of the demo's sentences as train.tsv and dev.tsv."""
     from bench import tasks
 
-    data = tasks.get("demo").load(None)
+    data = tasks.load(tasks.get("demo"), None)
     for name, split, n in (("train", data.train, 64), ("dev", data.eval, 24)):
         with open(directory / f"{name}.tsv", "w", newline="") as stream:
             lines = csv.writer(stream, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")

@@ -11,7 +11,7 @@ import pytest
 from bench import cli, study
 from bench.checks import preflight
 from bench.core.errors import BadInput
-from bench.data.text import Split
+from bench.data.splits import Split
 
 # Options of a study that no device or model can train as asked, and how the one line begins.
 REFUSED = {

@@ -22,7 +22,7 @@ from bench.core.errors import BadInput
 from bench.core.record import SCHEMA, Outcome
 from bench.core.spec import Pack
 from bench.data import text
-from bench.executors import runtime
+from bench.schedule import workloads
 from bench.schedule.estimate import Estimate
 from bench.study.overrides import BY_KEY, OPTIONS
 from bench.sweep.loop import PackStarted, PackStored, Started
@@ -251,10 +251,10 @@ def test_the_place_of_a_trial() -> None:
 
 def test_mean_tokens_are_those_of_the_encoded_texts() -> None:
     task, located = tasks.get("demo"), models.locate("tiny-roberta")
-    data = task.load(None)
+    data = tasks.load(task, None)
     encoded = text.encode(data, located, n_labels=2, metric="accuracy", max_length=128, n_select=0)
-    assert runtime.mean_tokens(data.train, located) == pytest.approx(encoded.train.lengths.mean(), rel=0.05)
-    assert runtime.mean_tokens(data.eval, located) == pytest.approx(encoded.eval.lengths.mean(), rel=0.05)
+    assert workloads.mean_tokens(data.train, located) == pytest.approx(encoded.train.lengths.mean(), rel=0.05)
+    assert workloads.mean_tokens(data.eval, located) == pytest.approx(encoded.eval.lengths.mean(), rel=0.05)
 
 
 def test_a_precision_that_the_device_lacks_is_refused(

@@ -35,7 +35,7 @@ if len(sys.argv) > 3:  # a hub that answers is waited for as long as it takes
 from bench.core.errors import BadInput
 try:
     located = models.locate(sys.argv[1], where="--model")
-    data = tasks.get(sys.argv[2]).load(None)
+    data = tasks.load(tasks.get(sys.argv[2]), None)
 except BadInput as error:
     sys.exit(f"BadInput {error}")
 found = {

@@ -17,7 +17,7 @@ from bench.commands._resolve import resolve
 from bench.core.errors import BadInput
 from bench.data import causal
 from bench.data.causal import Layout
-from bench.data.text import EncodedData
+from bench.data.splits import EncodedData
 from bench.embedded.uuids import pairs, pretrain
 from bench.store.rows import load
 
@@ -48,11 +48,11 @@ def test_the_floor_is_what_guessing_digits_gives() -> None:
 
 def test_tasks_of_every_size() -> None:
     assert tasks.get("uuid").name == tasks.get(f"uuid-{pairs.N_PAIRS}").name == "uuid"
-    data = tasks.get("uuid-7").load()
+    data = tasks.load(tasks.get("uuid-7"))
     assert tasks.get("uuid-7").name == "uuid-7"
     assert data.train is data.eval
     assert len(data.train) == 7
-    hashes = {tasks.get(name).load().data_hash for name in ("uuid-7", "uuid-8", "uuid")}
+    hashes = {tasks.load(tasks.get(name)).data_hash for name in ("uuid-7", "uuid-8", "uuid")}
     assert len(hashes) == 3
     for name in ("uuid-0", "uuid-007", "sst2-5", "uuid-"):
         with pytest.raises(BadInput, match="known: "):
@@ -61,14 +61,14 @@ def test_tasks_of_every_size() -> None:
 
 def encoded(n: int = 3) -> EncodedData:
     return causal.encode(
-        tasks.get(f"uuid-{n}").load(), models.locate("tiny-decoder"), Layout(),
+        tasks.load(tasks.get(f"uuid-{n}")), models.locate("tiny-decoder"), Layout(),
         metric="char_accuracy", max_length=128, n_select=0,
     )  # fmt: skip
 
 
 def test_a_sequence_is_begin_key_value_end_and_the_target_begins_behind_the_separator() -> None:
     data, tokenizer = encoded(), models.load_tokenizer(models.locate("tiny-decoder"))
-    wanted = tasks.get("uuid-3").load().train
+    wanted = tasks.load(tasks.get("uuid-3")).train
     assert data.train.prompt_lengths is not None
     assert data.reading is not None
     assert wanted.pairs is not None
@@ -127,7 +127,7 @@ def write_task(directory: Path, rows: list[tuple[str, str]] = SUMS, **keys: str)
 def test_a_task_of_prompts_and_targets(tmp_path: Path) -> None:
     path = write_task(tmp_path, template='"Q: {prompt}\\nA: "', answer='"=(\\\\d+)"', max_new_tokens="9")
     task = tasks.get(str(path))
-    data = task.load()
+    data = tasks.load(task)
     assert (task.kind, task.metric, task.name) == (causal.KIND, "exact_match", "sums")
     assert task.causal is not None
     assert (task.causal.answer, task.causal.max_new_tokens) == ("=(\\d+)", 9)
@@ -140,7 +140,7 @@ def test_a_task_of_prompts_and_targets(tmp_path: Path) -> None:
 
 def test_texts_without_prompts_are_scored_by_perplexity(tmp_path: Path) -> None:
     task = tasks.get(str(write_task(tmp_path, columns="none")))
-    data = task.load()
+    data = tasks.load(task)
     assert (task.metric, task.higher_is_better) == ("perplexity", False)
     assert (data.train.texts[0], data.train.pairs[0]) == ("", "0-0=0")
 
@@ -171,12 +171,12 @@ def test_what_a_causal_task_may_not_hold(keys: dict[str, str], message: str, tmp
 def test_rows_are_checked_where_they_stand(row: Any, message: str, tmp_path: Path) -> None:
     path = write_task(tmp_path, [SUMS[0], row])
     with pytest.raises(BadInput, match=message):
-        tasks.get(str(path)).load()
+        tasks.load(tasks.get(str(path)))
 
 
 @pytest.mark.parametrize(("metric", "fits"), [("perplexity", 75), ("char_accuracy", 75)])
 def test_what_max_length_may_cut(metric: str, fits: int) -> None:
-    data, located = tasks.get("uuid-2").load(), models.locate("tiny-decoder")
+    data, located = tasks.load(tasks.get("uuid-2")), models.locate("tiny-decoder")
     settings: dict[str, Any] = {"metric": metric, "n_select": 0}
     assert causal.encode(data, located, Layout(), max_length=fits, **settings).train.lengths.tolist() == [75, 75]
     if metric == "perplexity":
@@ -194,7 +194,7 @@ def test_targets_that_the_tokenizer_cannot_write_are_refused(tmp_path: Path) -> 
     assert task.causal is not None
     with pytest.raises(BadInput, match=r"tokenizer of tiny-decoder: must know.*example 144: 'two'"):
         causal.encode(
-            task.load(), models.locate("tiny-decoder"), task.causal, metric=task.metric, max_length=128, n_select=0
+            tasks.load(task), models.locate("tiny-decoder"), task.causal, metric=task.metric, max_length=128, n_select=0
         )
 
 

@@ -17,7 +17,7 @@ from bench import tasks
 from bench.data import causal, containment, held_out
 from bench.data.causal import Layout
 from bench.data.held_out import HeldOut, hold_out
-from bench.data.text import Split, TextData, hash_data
+from bench.data.splits import Split, TextData, hash_data
 
 WORDS = tuple(f"word{i}" for i in range(300))  # the first ones are common, as words are
 
@@ -249,7 +249,7 @@ def test_prompts_are_joined_without_their_template_and_targets_do_not_join() -> 
 @pytest.mark.skipif("LORASWEEP_DATA" not in os.environ, reason="needs LORASWEEP_DATA")
 @pytest.mark.parametrize(("name", "n_select"), [("sst2", 1000), ("cola", 855), ("mrpc", 366)])
 def test_glue_is_held_out_without_overlap_and_with_the_lengths_of_dev(name: str, n_select: int, tmp_path: Path) -> None:
-    found = tasks.get(name).load(Path(os.environ["LORASWEEP_DATA"]))
+    found = tasks.load(tasks.get(name), Path(os.environ["LORASWEEP_DATA"]))
     assert isinstance(found, TextData)
     part = hold_out(found, 1000, cache_dir=tmp_path)
     assert len(part.select) == n_select

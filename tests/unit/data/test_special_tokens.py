@@ -17,7 +17,8 @@ from bench import models as registry
 from bench.data import causal
 from bench.data.causal import Layout
 from bench.data.special_tokens import frame_of
-from bench.data.text import Encoded, Split, TextData, encode
+from bench.data.splits import Encoded, Split, TextData
+from bench.data.text import encode
 from bench.models import Located
 from tests.support.tiny_models import save_tiny
 

@@ -11,8 +11,9 @@ import pytest
 
 from bench import models
 from bench.core.errors import BadInput
-from bench.data import text
-from bench.data.text import Split, TextData, encode, hash_data, take
+from bench.data import splits
+from bench.data.splits import Split, TextData, hash_data
+from bench.data.text import encode, take
 from tests.support.tiny_models import save_tiny
 
 
@@ -26,7 +27,7 @@ def _data(train: Split, evaluation: Split | None = None) -> TextData:
     return TextData(train=train, eval=evaluation, data_hash=hash_data(train, evaluation))
 
 
-def _encode(data: TextData, located: models.Located, cache_dir: Path, **changes: Any) -> text.EncodedData:
+def _encode(data: TextData, located: models.Located, cache_dir: Path, **changes: Any) -> splits.EncodedData:
     options: dict[str, Any] = {"n_labels": 2, "metric": "accuracy", "max_length": 16, "n_select": 0}
     return encode(data, located, cache_dir=cache_dir, **{**options, **changes})
 
@@ -68,7 +69,7 @@ def test_roberta_has_no_type_ids_and_its_positions_are_counted(tmp_path: Path) -
     assert encoded.type_ids is None
     assert encoded.ids[0] == 0
     assert (encoded.ids == 2).sum() == 3
-    assert located.max_tokens == 38
+    assert models.max_tokens(located) == 38
     with pytest.raises(BadInput, match="max_length: must be <= 38, the most that roberta takes, but got 39"):
         _encode(_data(_split(["a"])), located, tmp_path, max_length=39)
 

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def trials(task: str = "toy", **options: str) -> tuple[Trial, ...]:
     """The trials of a toy study; `options` are those of the command line."""
     loaded = study.load(overrides={"task": task, **options})
-    located, data = models.locate(loaded.model), tasks.get(task).load()
+    located, data = models.locate(loaded.model), tasks.load(tasks.get(task))
     made = study.expand(
         loaded, data_hash=data.data_hash, model_hash=located.model_hash, default_targets=(), model_name=located.name
     )

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from bench import models, tasks
-from bench.data.text import Split
+from bench.data.splits import Split
 from bench.embedded.demo import corpus, grammar, pretrain, words
 from bench.embedded.pretraining import learning_rate
 
@@ -127,7 +127,7 @@ def test_the_data_is_pinned_and_depends_on_the_seed() -> None:
 
 def test_the_task_is_registered_and_its_hash_pinned() -> None:
     task = tasks.get("demo")
-    data = task.load(None)
+    data = tasks.load(task, None)
     assert (task.labels, task.metric, task.default_model) == (("negative", "positive"), "accuracy", "tiny-roberta")
     assert data.train.texts == SPLITS[0].texts
     np.testing.assert_array_equal(data.eval.labels, SPLITS[1].labels)

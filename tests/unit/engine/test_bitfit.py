@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, DebertaV2Config, GP
 from bench import methods
 from bench.core.errors import BadInput
 from bench.core.spec import Trial
-from bench.data.text import Encoded
+from bench.data.splits import Encoded
 from bench.engine import unpadded
 from bench.engine.bank import adapted_layers
 from bench.engine.batching import Batches

@@ -15,7 +15,7 @@ from transformers import DistilBertConfig
 from bench.core.clock import Clock
 from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Trial
-from bench.data.text import Encoded, EncodedData
+from bench.data.splits import Encoded, EncodedData
 from bench.engine.run import DTYPES, EngineOptions, default_chunks, prepare, run_pack
 from bench.engine.unpadded import UnpaddedPath
 from bench.models._base import LoadedModel

@@ -19,7 +19,7 @@ from bench.core.errors import BadInput
 from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Trial
 from bench.data.predictions import pack, predictions_of
-from bench.data.text import Encoded, EncodedData
+from bench.data.splits import Encoded, EncodedData
 from bench.engine.batching import Batches
 from bench.engine.loop import Loop
 from bench.engine.paths import settle_masks
@@ -168,10 +168,10 @@ def test_stsb_reads_glue_s_layout(tmp_path: Path) -> None:
         "pearson",
         ("spearman", "mse"),
     )
-    data: Any = task.load(write_stsb(tmp_path))
+    data: Any = tasks.load(task, write_stsb(tmp_path))
     assert (data.train.texts, data.train.pairs, data.train.labels.tolist()) == (('A "man.',), ("A boy.",), [3.8])
     assert (data.train.labels.dtype, data.eval.labels.tolist()) == (np.float64, [0.0])
-    other: Any = task.load(write_stsb(tmp_path / "other", "3.801"))
+    other: Any = tasks.load(task, write_stsb(tmp_path / "other", "3.801"))
     assert other.data_hash != data.data_hash
 
 
@@ -186,7 +186,7 @@ def test_stsb_reads_glue_s_layout(tmp_path: Path) -> None:
 )
 def test_numbers_are_checked_where_they_stand(score: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=message):
-        tasks.get("stsb").load(write_stsb(tmp_path, score))
+        tasks.load(tasks.get("stsb"), write_stsb(tmp_path, score))
 
 
 def test_a_task_of_numbers_of_one_s_own_is_swept_and_its_chosen_cell_scored_on_the_test_file(

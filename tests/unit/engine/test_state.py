@@ -66,11 +66,12 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     wanted: list[int] = []
     save = state.Keeper.after_step
 
-    def after_step(self: state.Keeper, loop: Any) -> None:
+    def after_step(self: state.Keeper, take: Any) -> None:
         self._interval = 0.0
-        save(self, loop)
-        if loop.state.steps_done in wanted:
-            wanted.remove(loop.state.steps_done)
+        save(self, take)
+        step = take().numbers["steps_done"]
+        if step in wanted:
+            wanted.remove(step)
             raise Killed
 
     monkeypatch.setattr(state.Keeper, "after_step", after_step)
@@ -154,12 +155,10 @@ def test_it_saves_once_an_interval_and_a_full_disk_costs_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(state, "write_atomic", write)
-    monkeypatch.setattr(state, "_tensors", lambda loop: {})
-    monkeypatch.setattr(state, "_numbers", lambda loop: {})
     keeper = state.Keeper(tmp_path / "x.safetensors", key="k", now=lambda: now[0])
     for second in range(0, 1000, 10):
         now[0] = float(second)
-        keeper.after_step(None)  # type: ignore[arg-type]
+        keeper.after_step(lambda: state.LoopState(tensors={}, numbers={}))
     assert written == [300.0, 600.0, 900.0]
 
 

@@ -13,7 +13,7 @@ from transformers import GPT2Config
 
 from bench import methods
 from bench.core.spec import Trial
-from bench.data.text import Encoded
+from bench.data.splits import Encoded
 from bench.methods import LayerShape
 from bench.methods._circulant import product
 from bench.models._base import LoadedModel

@@ -17,9 +17,9 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from bench import store, sweep
+from bench import store, sweep  # noqa: E402
 from bench.core.spec import Pack  # noqa: E402
-from bench.executors import cluster
+from bench.executors import cluster  # noqa: E402
 from bench.schedule import planner  # noqa: E402
 from bench.schedule.planner import Limits  # noqa: E402
 from bench.sweep.events import PackStarted  # noqa: E402

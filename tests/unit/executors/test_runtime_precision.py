@@ -10,7 +10,7 @@ import torch
 from bench import models, study, tasks
 from bench.core.errors import BadInput
 from bench.core.spec import TrainBudget
-from bench.data.text import TextData
+from bench.data.splits import TextData
 from bench.executors import runtime
 from bench.models import _targets as targets
 
@@ -43,7 +43,7 @@ def test_half_precision_needs_a_cpu_that_computes_in_it(
 
 def test_loading_for_a_sweep_flushes_denormals() -> None:
     task, located = tasks.get("demo"), models.locate("tiny-roberta")
-    data = task.load(None)
+    data = tasks.load(task, None)
     assert isinstance(data, TextData)
     shared = {
         "task": "demo", "model": "tiny-roberta", "data_hash": "", "model_hash": "",

@@ -19,7 +19,7 @@ from bench.core.cells import Score
 from bench.core.clock import Clock
 from bench.core.record import to_table
 from bench.core.spec import Meaning, Pack, Trial
-from bench.data.text import EncodedData
+from bench.data.splits import EncodedData
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.run import EngineOptions, choose_path, run_pack
@@ -360,7 +360,7 @@ def measured(directory: Path, method: str) -> float:
     """Return the accuracy of a saved model on the demo's evaluation split, by plain transformers."""
     located = models.locate("tiny-roberta")
     tokenizer = models.load_tokenizer(located)
-    split = tasks.get("demo").load(None).eval
+    split = tasks.load(tasks.get("demo"), None).eval
     if method == "mora":
         model: Any = AutoModelForSequenceClassification.from_pretrained(directory)
     else:

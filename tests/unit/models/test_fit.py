@@ -109,7 +109,7 @@ def test_the_longest_input_is_the_longest_that_transformers_takes(model_type: st
     model = AutoModel.from_config(AutoConfig.for_model(model_type, **{**SIZES, **POSITIONS[model_type]})).eval()
     model.save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
-    longest = models.locate(str(tmp_path)).max_tokens
+    longest = models.max_tokens(models.locate(str(tmp_path)))
 
     def runs(n: int) -> bool:
         try:

@@ -55,7 +55,7 @@ def test_a_local_directory_is_named_by_its_last_part(tiny: Path) -> None:
     located = models.locate(str(tiny))
     assert (located.name, located.directory, located.model_type) == ("tiny-bert", tiny, "bert")
     assert located.config["hidden_size"] == 16
-    assert (located.max_tokens, located.n_token_types, located.revision) == (40, 2, None)
+    assert (models.max_tokens(located), located.n_token_types, located.revision) == (40, 2, None)
 
 
 def test_the_hash_follows_weights_and_config_not_place_or_time(tiny: Path, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_model_whose_package_is_missing_tells_how_to_install_it(monkeypatch: p
 def test_minilm_is_bert_with_all_its_weights() -> None:
     located = models.locate("minilm")
     loaded = models.load_model(located, 2)
-    assert (located.model_type, located.max_tokens) == ("bert", 512)
+    assert (located.model_type, models.max_tokens(located)) == ("bert", 512)
     assert loaded.head_names == ("classifier.weight", "classifier.bias")
     assert models.load_tokenizer(located)("a good film")["input_ids"] == [101, 1037, 2204, 2143, 102]
 

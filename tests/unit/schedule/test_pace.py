@@ -14,7 +14,7 @@ from bench import cli
 from bench.core.errors import BadInput
 from bench.core.record import Record, Status
 from bench.core.spec import Pack
-from bench.data.text import Split, TextData
+from bench.data.splits import Split, TextData
 from bench.schedule import calibrate, planner
 from bench.schedule.estimate import UNCALIBRATED, Place, Workload, estimate, read_calibration
 from tests.support import sweep_helpers as helpers

@@ -11,8 +11,7 @@ import pytest
 from bench import cli, study
 from bench.commands import _resolve, _text
 from bench.core import hub
-from bench.executors import runtime
-from bench.schedule import price
+from bench.schedule import price, workloads
 from bench.schedule.estimate import Workload, read_calibration
 
 LINES = "sentence\tlabel\n" + "a good film , no more\t1\nbad\t0\n" * 20
@@ -97,7 +96,7 @@ def test_a_price_is_that_of_the_measured_speeds(tmp_path: Path) -> None:
     resolved = _resolve.resolve(study.load("demo", overrides={"device": "cpu"}))
     options = resolved.sweep_options()
     assert options.workload is not None
-    place = runtime.place_of("cpu")
+    place = workloads.place_of("cpu")
     plain = price.of_trials(resolved.trials, options.workload, results_dir=tmp_path, place=place)
     assert not plain.calibrated
     assert read_calibration(tmp_path).spent == {}

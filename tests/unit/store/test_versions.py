@@ -20,7 +20,7 @@ from bench.core import cells
 from bench.core.errors import BadInput
 from bench.core.record import SCHEMA, to_table
 from bench.core.spec import Meaning, Trial
-from bench.data.text import Split, TextData
+from bench.data.splits import Split, TextData
 from bench.models import Located
 from bench.models import _targets as targets
 from bench.store import parts

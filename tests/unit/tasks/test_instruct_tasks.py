@@ -17,7 +17,7 @@ from bench import cli, models, tasks
 from bench.core.errors import BadInput
 from bench.data import causal
 from bench.data.causal import Layout
-from bench.data.text import TextData
+from bench.data.splits import TextData
 from bench.store.rows import load
 from bench.tasks import _mmlu, metamath
 
@@ -64,7 +64,7 @@ def write_pubmed(data_dir: Path) -> None:
 
 
 def read(name: str, data_dir: Path) -> TextData:
-    found = tasks.get(name).load(data_dir)
+    found = tasks.load(tasks.get(name), data_dir)
     assert isinstance(found, TextData)
     return found
 
@@ -160,7 +160,7 @@ def test_a_directory_without_a_part_is_refused(tmp_path: Path) -> None:
 
 
 def test_new_fields_leave_the_hash_of_older_data_alone() -> None:
-    assert tasks.get("uuid-3").load().data_hash == "a6563a64dc153f2e"
+    assert tasks.load(tasks.get("uuid-3")).data_hash == "a6563a64dc153f2e"
 
 
 def save_byte_gpt2(directory: Path) -> Path:

@@ -164,9 +164,9 @@ def test_an_empty_prompt_is_refused_with_its_file_and_line(tmp_path: Path) -> No
     toml = 'kind = "causal_lm"\n[columns]\nprompt = "q"\ntarget = "a"\n[files]\ntrain = "a.jsonl"\neval = "a.jsonl"\n'
     (tmp_path / "t.toml").write_text(toml)
     with pytest.raises(BadInput, match=r"a\.jsonl line 2: a prompt must not be empty"):
-        tasks.get(str(tmp_path / "t.toml")).load()
+        tasks.load(tasks.get(str(tmp_path / "t.toml")))
     (tmp_path / "t.toml").write_text("empty_texts = true\n" + toml)
-    allowed: Any = tasks.get(str(tmp_path / "t.toml")).load()
+    allowed: Any = tasks.load(tasks.get(str(tmp_path / "t.toml")))
     assert len(allowed.train) == 2
 
 

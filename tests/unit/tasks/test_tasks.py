@@ -96,7 +96,7 @@ def test_glue_layouts(name: str, ending: str, tmp_path: Path) -> None:
     stem, lines, expected = LAYOUTS[name]
     _write(tmp_path / name, f"{stem}.tsv", lines, ending)
     _write(tmp_path / name, "train.tsv", lines, ending)
-    data = tasks.get(name).load(tmp_path)
+    data = tasks.load(tasks.get(name), tmp_path)
     assert _examples(data.eval) == _examples(data.train) == expected
     assert data.train.labels.dtype == np.int64
 
@@ -104,13 +104,13 @@ def test_glue_layouts(name: str, ending: str, tmp_path: Path) -> None:
 def test_glue_s_own_directory_names_are_found(tmp_path: Path) -> None:
     _sst2(tmp_path)
     (tmp_path / "sst2").rename(tmp_path / "SST-2")
-    assert len(tasks.get("sst2").load(tmp_path).train) == 2
+    assert len(tasks.load(tasks.get("sst2"), tmp_path).train) == 2
 
 
 def test_a_tsv_with_the_hub_s_columns_is_read_by_its_header(tmp_path: Path) -> None:
     for stem in ("train", "dev"):
         _write(tmp_path / "cola", f"{stem}.tsv", ["sentence\tlabel", "They sang.\tacceptable"])
-    assert _examples(tasks.get("cola").load(tmp_path).eval) == [(("They sang.",), 1)]
+    assert _examples(tasks.load(tasks.get("cola"), tmp_path).eval) == [(("They sang.",), 1)]
 
 
 def test_the_other_formats_give_the_same_data(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_other_formats_give_the_same_data(tmp_path: Path) -> None:
                 path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in as_dicts), "utf-8")
             else:
                 path.write_text(csv_text, "utf-8")
-    loaded = [tasks.get("mrpc").load(tmp_path / suffix) for suffix in ("csv", "jsonl", "parquet")]
+    loaded = [tasks.load(tasks.get("mrpc"), tmp_path / suffix) for suffix in ("csv", "jsonl", "parquet")]
     assert _examples(loaded[0].train) == [(row[:2], row[2]) for row in rows]
     assert len({data.data_hash for data in loaded}) == 1
 
@@ -137,12 +137,12 @@ def test_the_other_formats_give_the_same_data(tmp_path: Path) -> None:
 def test_the_hash_depends_on_texts_labels_and_order(tmp_path: Path) -> None:
     versions = ["good\t1\nbad\t0\n", "good\t0\nbad\t0\n", "bad\t0\ngood\t1\n", "good \t1\nbad\t0\n"]
     hashes = [
-        tasks.get("sst2").load(_sst2(tmp_path / str(i), "sentence\tlabel\n" + text)).data_hash
+        tasks.load(tasks.get("sst2"), _sst2(tmp_path / str(i), "sentence\tlabel\n" + text)).data_hash
         for i, text in enumerate(versions)
     ]
     assert len(set(hashes)) == 4
     assert all(len(value) == 16 for value in hashes)
-    assert tasks.get("sst2").load(_sst2(tmp_path / "again")).data_hash == hashes[0]
+    assert tasks.load(tasks.get("sst2"), _sst2(tmp_path / "again")).data_hash == hashes[0]
 
 
 @pytest.mark.parametrize(
@@ -163,14 +163,14 @@ def test_the_hash_depends_on_texts_labels_and_order(tmp_path: Path) -> None:
 )
 def test_bad_tsv_is_named_by_file_and_line(train: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=message):
-        tasks.get("sst2").load(_sst2(tmp_path, train))
+        tasks.load(tasks.get("sst2"), _sst2(tmp_path, train))
 
 
 def test_bytes_that_are_no_utf8_are_named_by_line(tmp_path: Path) -> None:
     _sst2(tmp_path)
     (tmp_path / "sst2" / "train.tsv").write_bytes(b"sentence\tlabel\ngood\t1\nb\xe4d\t0\n")
     with pytest.raises(BadInput, match=r"train\.tsv line 3: must be UTF-8"):
-        tasks.get("sst2").load(tmp_path)
+        tasks.load(tasks.get("sst2"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_other_formats_are_named_by_file_and_line(name: str, content: str, messa
     (tmp_path / "sst2" / "train.tsv").unlink()
     (tmp_path / "sst2" / name).write_text(content, "utf-8")
     with pytest.raises(BadInput, match=message):
-        tasks.get("sst2").load(tmp_path)
+        tasks.load(tasks.get("sst2"), tmp_path)
 
 
 def test_parquet_is_named_by_row(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_parquet_is_named_by_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"sentence": ["a", "b"], "label": [1, -1]}), tmp_path / "sst2" / "train.parquet")
     secret = r"train\.parquet row 2: label must be one of .*, but got -1; use a split with labels: -1 stands for"
     with pytest.raises(BadInput, match=secret):
-        tasks.get("sst2").load(tmp_path)
+        tasks.load(tasks.get("sst2"), tmp_path)
 
 
 def test_more_than_a_few_broken_rows_are_not_left_out(tmp_path: Path) -> None:
@@ -210,19 +210,19 @@ def test_more_than_a_few_broken_rows_are_not_left_out(tmp_path: Path) -> None:
     _write(tmp_path / "qqp", "train.tsv", [header, *["1\t2\tcut"] * 33])
     _write(tmp_path / "qqp", "dev.tsv", [header, "1\t2\t3\ta\tb\t0"])
     with pytest.raises(BadInput, match=r"train\.tsv line 34: must have 6 tab-separated fields .*, but got 3"):
-        tasks.get("qqp").load(tmp_path)
+        tasks.load(tasks.get("qqp"), tmp_path)
 
 
 def test_a_missing_file_of_a_task_directory_is_bad_input(tmp_path: Path) -> None:
     _sst2(tmp_path)
     (tmp_path / "sst2" / "dev.tsv").unlink()
     with pytest.raises(BadInput, match=r"sst2: must hold dev\.tsv \(or \.parquet, \.csv, \.jsonl\)"):
-        tasks.get("sst2").load(tmp_path)
+        tasks.load(tasks.get("sst2"), tmp_path)
 
 
 def test_a_data_directory_that_does_not_exist_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"--data-dir: must be a directory, but got .*nowhere; mend"):
-        tasks.get("sst2").load(tmp_path / "nowhere")
+        tasks.load(tasks.get("sst2"), tmp_path / "nowhere")
 
 
 def test_an_unknown_task_names_the_nearest() -> None:
@@ -253,7 +253,7 @@ def _custom(root: Path, toml: str = CUSTOM) -> str:
 def test_a_custom_task_is_read_beside_its_toml(tmp_path: Path) -> None:
     task = tasks.get(_custom(tmp_path))
     assert (task.name, task.labels, task.metric) == ("my-answers", ("no", "yes", "maybe"), "accuracy")
-    data = task.load(None)
+    data = tasks.load(task, None)
     assert _examples(data.train) == [(("Ready?", "Yes."), 1), (("Sure?", "Hm."), 2)]
     assert _examples(data.eval) == [(("Now?", "No."), 0)]
 
@@ -263,10 +263,10 @@ def test_labels_that_are_numbers_are_names_and_not_indices(tmp_path: Path) -> No
     (tmp_path / "stars.toml").write_text(toml)
     (tmp_path / "a.tsv").write_text("text\tlabel\ngood\t2\nbad\t1\n")
     task = tasks.get(str(tmp_path / "stars.toml"))
-    assert task.load(None).train.labels.tolist() == [1, 0]
+    assert tasks.load(task, None).train.labels.tolist() == [1, 0]
     (tmp_path / "a.tsv").write_text("text\tlabel\ngood\t0\n")
     with pytest.raises(BadInput, match=r"a\.tsv line 2: label must be one of 1, 2, but got '0'"):
-        task.load(None)
+        tasks.load(task, None)
 
 
 def test_a_custom_tsv_without_a_header_line(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_custom_tsv_without_a_header_line(tmp_path: Path) -> None:
     )
     (tmp_path / "t.toml").write_text(toml)
     (tmp_path / "a.tsv").write_text("1\tgood\tg\n")
-    assert _examples(tasks.get(str(tmp_path / "t.toml")).load(None).eval) == [(("good",), 1)]
+    assert _examples(tasks.load(tasks.get(str(tmp_path / "t.toml")), None).eval) == [(("good",), 1)]
 
 
 def test_a_custom_task_may_name_a_hub_data_set(tmp_path: Path) -> None:
@@ -326,13 +326,13 @@ def test_a_task_file_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
 @pytest.mark.skipif(REAL is None, reason="LORASWEEP_DATA is not set")
 @pytest.mark.parametrize(("name", "n_train", "n_eval"), [("sst2", 67_349, 872), ("cola", 8_551, 1_043)])
 def test_real_glue_has_the_published_counts(name: str, n_train: int, n_eval: int) -> None:
-    data = tasks.get(name).load(Path(str(REAL)))
+    data = tasks.load(tasks.get(name), Path(str(REAL)))
     assert (len(data.train), len(data.eval)) == (n_train, n_eval)
 
 
 @pytest.mark.skipif(REAL is None, reason="LORASWEEP_DATA is not set")
 def test_real_mrpc_loses_no_row_to_quotes_or_the_byte_order_mark() -> None:
-    data = tasks.get("mrpc").load(Path(str(REAL)))
+    data = tasks.load(tasks.get("mrpc"), Path(str(REAL)))
     n_lines = len((Path(str(REAL)) / "mrpc" / "train.tsv").read_bytes().strip().split(b"\n"))
     assert (len(data.train), len(data.eval)) == (n_lines - 1, 408)
     assert any(text.count('"') == 1 for text in data.train.texts)

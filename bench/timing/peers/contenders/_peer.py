@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from bench.core.errors import BadInput
 from bench.core.spec import Precision, Trial
-from bench.data.text import Encoded, take
+from bench.data.splits import Encoded
+from bench.data.text import take
 from bench.timing.peers.contenders._base import Block, Contender, Session
 from bench.timing.peers.timer import Timer
 from bench.timing.peers.work import WARM_UP_STEPS, Work

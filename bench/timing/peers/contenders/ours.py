@@ -6,7 +6,8 @@ import numpy as np
 
 from bench.core.clock import Clock
 from bench.core.spec import Pack, Precision
-from bench.data.text import Encoded, take
+from bench.data.splits import Encoded
+from bench.data.text import take
 from bench.engine.batching import Batches
 from bench.engine.evaluate import evaluate
 from bench.engine.loop import Loop

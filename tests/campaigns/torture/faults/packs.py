@@ -112,7 +112,7 @@ def corrupt_model_directory(root: Path, chance: random.Random) -> str:
                 from bench import tasks
                 from bench.executors import runtime
 
-                encoded_from = tasks.get("demo").load(None)
+                encoded_from = tasks.load(tasks.get("demo"), None)
                 runtime._load(_real_trial(located), task=tasks.get("demo"), data=encoded_from, located=located)
             except BadInput as error:
                 messages.append(says(str(error), model.name, "; "))

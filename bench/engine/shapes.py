@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bench import methods
 from bench.core.errors import BadInput
 from bench.core.spec import Trial
+from bench.engine.bank import adapted_layers
 from bench.methods._base import require_fit
 from bench.models._base import Located
 from bench.models._outline import distinct, tensors
@@ -25,8 +26,6 @@ def check_shapes(located: Located, trials: Iterable[Trial], *, labels: Sequence[
     Raises:
         BadInput: where transformers has no such model for the architecture, or a trial does not fit its layers.
     """
-    from bench.engine.bank import adapted_layers
-
     model = _on_meta(located, len(labels))
     if model is None:
         return "layers not known before the model is loaded"
