@@ -76,13 +76,13 @@ test: $(VENV)/.dev
 # the portion that is at work then, and the same command goes on from there.
 PORTIONS = $(if $(SEED),--seed $(SEED)) $(if $(NOTES),--notes $(NOTES)) $(if $(MINUTES),--minutes $(MINUTES))
 torture: $(VENV)/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(PORTIONS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns.torture $(PORTIONS)
 
 fuzz: $(VENV)/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(if $(N),--n $(N)) $(PORTIONS) $(if $(TARGET),--target $(TARGET))
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns.fuzz $(if $(N),--n $(N)) $(PORTIONS) $(if $(TARGET),--target $(TARGET))
 
 scale: $(VENV)/.dev $(if $(POSTGRESQL),$(VENV)/.postgresql)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.scale $(if $(ROWS),--rows $(ROWS)) $(if $(POSTGRESQL),--postgresql)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaigns.scale $(if $(ROWS),--rows $(ROWS)) $(if $(POSTGRESQL),--postgresql)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from plots import curves, dimension, heatmap, levels, page, rank, rates, ratio, scatter, speedup, steps
+from plots import curves, dimension, forms, heatmap, levels, page, rank, rates, ratio, scatter, speedup, steps
 from plots.grid import View
 from plots.tidy import CellTable, Measure, StudyInfo, rows_of_study
 
@@ -110,7 +110,7 @@ def _of_pairs(df: pd.DataFrame, study: StudyInfo) -> Made:
     clip = None if trivial is None else levels.CLIP * trivial.of(pairs.metric_name)
     for init in sorted(pairs.cells["init"].dropna().unique()):
         table, name = pairs.where(pairs.cells["init"] == init), _file_name(init)
-        form = heatmap.FULL if heatmap.is_roomy(table) else heatmap.PAPER_TOY
+        form = forms.FULL if heatmap.is_roomy(table) else forms.PAPER_TOY
         if is_grid(table, "eta_B"):
             yield f"heatmap_eta_B_{name}", heatmap.draw(table, view="eta_B", form=form, clip=clip)
         elif scatter.is_worth(table):
@@ -145,7 +145,7 @@ def _in_paper_form(df: pd.DataFrame, study: StudyInfo, clip: float | None) -> Ma
                 clipped = clip if measure == "metric_value" else None
                 yield (
                     f"paper_{_file_name(pairs.metric_name)}_{_file_name(init)}",
-                    heatmap.draw(table, form=heatmap.PAPER, clip=clipped),
+                    heatmap.draw(table, form=forms.PAPER, clip=clipped),
                 )
     pairs = heatmap.tidy(df, study)
     if len(pairs.cells) and is_grid(pairs, "eta_B") and not heatmap.is_roomy(pairs):

@@ -7,7 +7,6 @@ varies) and share one colour scale; bright is good, whichever way the metric poi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -22,6 +21,7 @@ from matplotlib.ticker import FuncFormatter
 from bench.study.varying import SETTINGS
 from plots import marks, page, style
 from plots import tidy as cells_of
+from plots.forms import FULL, Form, Scale
 from plots.grid import EQUAL_BAND, Grid, View, equal_line, grid_of, limits
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, Measure, StudyInfo
@@ -30,24 +30,6 @@ FAMILY = ("lora", "lora+")
 MOST_COLUMNS, MOST_ROWS = 14, 18  # of a panel whose cells are large enough for numbers
 MOST_COLUMNS_OF_A_COLUMN = 8  # the same in one column of a paper
 TICK_INCHES = 0.56  # a rate such as 4.0e-03 with some space around it
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Form:
-    """What a heatmap shows beside its colours."""
-
-    numbers: Literal["all", "best", "none"]  # best: of the best cell and of the best with equal rates, in red
-    near: frozenset[str]  # which nearness to the best is marked: "percent" (within 1 %), "stderr" (within one)
-    outlines: bool  # of the best cell and of the best with equal rates
-    equal_line: Literal["solid", "dashed"] | None
-    tick_every: int = 1  # cells
-
-
-FULL = Form(numbers="all", near=frozenset({"percent", "stderr"}), outlines=True, equal_line="solid")
-PAPER = Form(numbers="best", near=frozenset(), outlines=False, equal_line=None)  # arXiv:2402.12354, figures 3 on
-PAPER_TOY = Form(  # its figure 2
-    numbers="none", near=frozenset({"percent"}), outlines=False, equal_line="dashed", tick_every=6
-)
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, measure: Measure = "metric_value") -> CellTable:
@@ -95,15 +77,6 @@ def draw(
             _panel(panel_ax, grid, panel, title=None, form=form, scale=scale)
         _colour_bar(figure, axes, table, scale)
         return figure
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scale:
-    """The colours of all panels: `norm` from value to [0, 1], and what lies beyond its ends."""
-
-    norm: Normalize
-    cmap: mpl.colors.Colormap
-    extend: Literal["neither", "min", "max"]
 
 
 def scale_of(table: CellTable, clip: float | None = None) -> Scale:

@@ -17,7 +17,7 @@ from plots.grid import EQUAL_BAND, Bools, Floats, Grid, Place
 from plots.tidy import CellTable
 
 if TYPE_CHECKING:
-    from plots.heatmap import Form, Scale
+    from plots.forms import Form, Scale
 
 HATCH = "////"
 RED = "#c00000"

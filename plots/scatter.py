@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import heatmap, lines, page, style
+from plots.forms import Scale
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, StudyInfo, choose
 
@@ -51,7 +52,7 @@ def draw(table: CellTable, ax: Axes | None = None) -> Figure:
         return figure
 
 
-def _panel(ax: Axes, panel: CellTable, scale: heatmap.Scale) -> None:
+def _panel(ax: Axes, panel: CellTable, scale: Scale) -> None:
     cells = panel.cells
     valued, lost = cells[cells["mean"].notna()], cells[cells["mean"].isna() & (cells["n_diverged"] > 0)]
     good_last = valued.sort_values("mean", ascending=panel.higher_is_better)

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from bench.core.record import Status
 from plots import heatmap, levels, marks, page, style
+from plots.forms import PAPER_TOY, Form
 from plots.grid import grid_of
-from plots.heatmap import PAPER_TOY, Form
 from plots.levels import Trivial
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, StudyInfo, rows_of_study

@@ -1,7 +1,7 @@
 """Long packs: everything a half-trained pack is, saved now and then, so that a killed one goes on where it was.
 
-One safetensors file for each pack, replaced whole: the loop's tensors, and its numbers as JSON in the header. Batches and masks follow from seed and step, so that the rest is bitwise what
-it would have been.
+One safetensors file for each pack, replaced whole: the loop's tensors, and its numbers as JSON in the header.
+Batches and masks follow from seed and step, so that the rest is bitwise what it would have been.
 """
 
 from __future__ import annotations

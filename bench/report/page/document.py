@@ -1,6 +1,6 @@
 """The report as one self-contained HTML page: no file, script, font or picture from anywhere else.
 
-Everything shown is escaped in plots.html; a content security policy lets only the page's own script run and forbids
+Everything shown is escaped in bench/report/page/html.py; a content security policy lets only the page's own script run and forbids
 every request.
 """
 

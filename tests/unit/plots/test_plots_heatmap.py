@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from plots import figures, grid, heatmap, marks, style
+from plots import figures, forms, grid, heatmap, marks, style
 from tests.support.plot_helpers import ETAS, RATIOS, exact, gids, info, panel_axes, places
 from tests.support.plot_rows import frame, lora_grid, trial
 
@@ -182,7 +182,7 @@ def test_the_papers_form_clips_colours_and_shows_two_red_numbers() -> None:
     trials = tuple(trial("lora+", a, ratio=b / a, eta_B=b) for a in etas_A for b in etas_B)
     values = {(1e-4, 10.0, 0): 0.9, (4e-4, 1.25, 0): 0.85, (8e-4, 1.25, 0): 0.84, (1e-4, 1.0, 0): 0.83}
     table = heatmap.tidy(exact(trials, values), info(trials, (0,)))
-    figure = heatmap.draw(table, form=heatmap.PAPER, clip=0.8)
+    figure = heatmap.draw(table, form=forms.PAPER, clip=0.8)
     ax = panel_axes(figure)[0]
     numbers = {t.get_text(): t for t in gids(ax, "number")}  # type: ignore[attr-defined]
     assert set(numbers) == {"90.0", "85.0"}
@@ -199,7 +199,7 @@ def test_a_large_grid_has_crosses_and_few_ticks_and_no_numbers() -> None:
     etas = tuple(10 ** (-4 + k / 9) for k in range(46))
     trials = tuple(trial("lora+", a, ratio=b / a, eta_B=b, init="nonzero") for a in etas for b in etas[::3])
     df = frame(trials)
-    figure = heatmap.draw(heatmap.tidy(df, info(trials, (0,))), form=heatmap.PAPER_TOY)
+    figure = heatmap.draw(heatmap.tidy(df, info(trials, (0,))), form=forms.PAPER_TOY)
     ax = panel_axes(figure)[0]
     assert gids(ax, "number") == []
     assert len(ax.get_xticklabels()) == 8

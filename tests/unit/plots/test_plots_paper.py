@@ -11,7 +11,7 @@ import pytest
 
 from bench.core.spec import Trial
 from bench.data import toy
-from plots import curves, figures, grid, heatmap, levels, ratio, speedup, steps, style
+from plots import curves, figures, forms, grid, heatmap, levels, ratio, speedup, steps, style
 from plots.tidy import StudyInfo
 from tests.support.plot_helpers import exact, gids, info, panel_axes
 from tests.support.plot_rows import frame, trial
@@ -235,5 +235,5 @@ def test_neighbours_that_diverged_share_a_patch_in_a_fine_grid_only() -> None:
     df, study = toy_rows()
     table = heatmap.tidy(df, study)
     drawn = grid.grid_of(table, "eta_B")
-    patches = [p for p in panel_axes(heatmap.draw(table, form=heatmap.PAPER_TOY))[0].patches if p.get_hatch()]
+    patches = [p for p in panel_axes(heatmap.draw(table, form=forms.PAPER_TOY))[0].patches if p.get_hatch()]
     assert sum(p.get_width() for p in patches) == drawn.diverged.sum() > len(patches)  # type: ignore[attr-defined]
