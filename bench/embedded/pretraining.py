@@ -1,4 +1,4 @@
-"""What the pretraining of the shipped models (bench/embedded/demo, bench/embedded/uuids) shares: schedule, optimizer, one update."""
+"""What the pretraining of the shipped models (bench/embedded) shares: schedule, optimizer, one update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tables of measured speeds (bench/timing/methods, bench/timing/peers) share: what a run says of itself; their rows."""
+"""What the tables of measured speeds (bench/timing) share: what a run says of itself; their rows."""
 
 from __future__ import annotations
 

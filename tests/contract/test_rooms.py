@@ -85,3 +85,15 @@ def test_the_order_of_floors_is_the_documented_one() -> None:
     told = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
     rooms = [name.removeprefix("bench/").removesuffix(".py").strip("/") for name in told]
     assert [name for name in rooms if name in FLOORS] == list(FLOORS)
+
+
+def test_no_test_imports_a_test() -> None:
+    found = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+        if name is not None and any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert found == [], "what tests share lies in tests/support"

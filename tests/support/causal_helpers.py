@@ -20,9 +20,9 @@ from bench.engine.loop import Loop
 from bench.engine.paths import BankPath, settle_masks
 from bench.engine.run import objective_of
 from bench.models._base import LoadedModel
+from tests.support.decoders import config_of
 from tests.support.engine_helpers import clone, random_split
 from tests.support.oracle import CPU, Alone, Packed, Start, descend, make_bank, optimizer_of
-from tests.unit.engine.test_decoders import config_of
 
 END = 2
 

@@ -1,7 +1,7 @@
 """The report as one self-contained HTML page: no file, script, font or picture from anywhere else.
 
-Everything shown is escaped in bench/report/page/html.py; a content security policy lets only the page's own script run and forbids
-every request.
+Everything shown is escaped in bench/report/page/html.py; a content security policy lets only the page's own script run
+and forbids every request.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.unit.study.test_study_fuzz import BASE, KEYS, TABLES, VALUES, toml
+from tests.support.study_texts import BASE, KEYS, TABLES, VALUES, toml
 
 SPECIAL = ["\t", "\n", "\r\n", '"', '""', ",", "\\", "\0", "\ufeff", "\u2028", "\x85", "[", "]", "{", "}", "=", "'",
            "#", "nan", "1e999", "-1", "../", "é", "\ud800", "null", "9" * 400]  # fmt: skip

@@ -9,8 +9,8 @@ from bench.comparison import arms, calibrate, calibrate_methods, rule
 from bench.comparison.calibrate import Calibration
 from bench.comparison.calibrate_methods import MethodCalibration
 from bench.comparison.numbers import Top
+from tests.support.comparisons import row
 from tests.support.plot_rows import lora_grid
-from tests.unit.comparison.test_compare import row
 
 
 def pool(n: int = 64, sd: float = 0.004, seed: int = 0) -> list[float]:

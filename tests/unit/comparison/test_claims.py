@@ -18,8 +18,8 @@ from bench.comparison.numbers import History, Runs, Top
 from bench.core import stats
 from bench.core.errors import BadInput
 from bench.core.spec import MethodGrid, Trial
+from tests.support.comparisons import ETAS, compared, landscape, make_arms, noisy, ramp, row, setup, table
 from tests.support.plot_rows import lora_grid
-from tests.unit.comparison.test_compare import ETAS, compared, landscape, make_arms, noisy, ramp, row, setup, table
 
 REFERENCE = Path(__file__).resolve().parents[3] / "results" / "reference"
 

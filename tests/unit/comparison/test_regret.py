@@ -6,8 +6,8 @@ import pytest
 
 from bench.comparison import regret
 from bench.comparison.arms import Arm, Row
+from tests.support.comparisons import row
 from tests.support.plot_rows import trial
-from tests.unit.comparison.test_compare import row
 
 ETAS = (1e-4, 4e-4, 1.6e-3)
 

@@ -34,9 +34,9 @@ from tests.support.causal_helpers import (
     train_pack,
     written_alone,
 )
+from tests.support.decoders import DECODERS, MEMBERS, PACK
 from tests.support.engine_helpers import budget, clone, trial
 from tests.support.oracle import CPU, assert_hard, assert_same_course, make_bank, start_values
-from tests.unit.engine.test_decoders import DECODERS, MEMBERS, PACK
 
 
 def members(**changes: Any) -> list[Trial]:

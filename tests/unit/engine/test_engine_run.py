@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from transformers import DistilBertConfig
 from bench.core.clock import Clock
 from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Trial
-from bench.data.splits import Encoded, EncodedData
 from bench.engine.run import DTYPES, EngineOptions, default_chunks, prepare, run_pack
 from bench.engine.unpadded import UnpaddedPath
-from bench.models._base import LoadedModel
 from tests.support.engine_helpers import budget, load_random, random_data, tiny_model, trial
+from tests.support.engine_runs import data, go
 from tests.support.oracle import CPU, padded, start_values, train_peft_alone
 
 STEPS: dict[str, Any] = {"max_steps": 50, "eval_steps": 20, "lr_scheduler_type": "constant"}
@@ -34,31 +32,6 @@ class Ticks:
     def __call__(self) -> float:
         self.seconds += 1.0
         return self.seconds
-
-
-def with_rule(split: Encoded) -> Encoded:
-    """The same examples with a first token that gives the label away: 5 or 6."""
-    ids = split.ids.copy()
-    ids[split.offsets[:-1]] = 5 + split.labels
-    return replace(split, ids=ids)
-
-
-@cache
-def data() -> EncodedData:
-    drawn = random_data(n_train=120, n_eval=45)
-    assert drawn.select is not None
-    parts = {"train": with_rule(drawn.train), "eval": with_rule(drawn.eval), "select": with_rule(drawn.select)}
-    return replace(drawn, **parts)
-
-
-def go(
-    trials: list[Trial], *, loaded: LoadedModel | None = None, clock: Clock | None = None, **options: Any
-) -> list[Outcome]:
-    content = options.pop("data", data())
-    on_steps = options.pop("on_steps", lambda n: None)
-    settings = EngineOptions(device=CPU, **options)
-    pack = Pack(trials=tuple(trials))
-    return run_pack(pack, content, loaded or tiny_model(), settings, clock=clock or Clock(), on_steps=on_steps)
 
 
 def lora(**changes: Any) -> Trial:

@@ -101,7 +101,7 @@ def test_a_gradient_that_overflows_at_every_scale_means_divergence() -> None:
 
 @pytest.mark.parametrize("path", ["bank", "unpadded"])
 def test_a_pack_in_fp16_trains_nearly_as_in_fp32_and_leaves_its_neighbours_alone(path: Any) -> None:
-    from tests.unit.engine.test_engine_run import go
+    from tests.support.engine_runs import go
 
     def pack(precision: Any, rates: list[float]) -> list[Any]:
         short = budget(max_steps=12, eval_steps=12, precision=precision)

@@ -23,6 +23,7 @@ from bench.executors import cluster  # noqa: E402
 from bench.schedule import planner  # noqa: E402
 from bench.schedule.planner import Limits  # noqa: E402
 from bench.sweep.events import PackStarted  # noqa: E402
+from tests.support.loopback import assert_on_loopback  # noqa: E402
 from tests.support.ray_helpers import PAUSE, executor, notes  # noqa: E402
 from tests.support.sweep_helpers import OPTIONS as PLAIN  # noqa: E402
 from tests.support.sweep_helpers import FakeEngine, comparable, family, grid, ids, run, study  # noqa: E402
@@ -57,14 +58,6 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     finally:
         ray.shutdown()
         made.shutdown()
-
-
-def assert_on_loopback(one: psutil.Process) -> None:
-    """No process of this tree may listen on another address than loopback's."""
-    processes = [one, *one.children(recursive=True)]
-    found = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert len(found) > 3
-    assert {ip.removeprefix("::ffff:") for ip in found} == {cluster.LOOPBACK}
 
 
 def connect(made: Any) -> None:
@@ -209,7 +202,7 @@ def test_a_cluster_of_its_own_listens_on_loopback_alone(ray_is_imported_first: b
     script = (
         f"{'import ray' if ray_is_imported_first else ''}\n"
         "from bench import cluster; cluster.connect(None)\n"
-        "import psutil, ray; from tests.unit.executors.test_ray import assert_on_loopback\n"
+        "import psutil, ray; from tests.support.loopback import assert_on_loopback\n"
         "ray.get(ray.remote(lambda: 1).remote())\n"
         "assert_on_loopback(psutil.Process()); print('on loopback')\n"
     )

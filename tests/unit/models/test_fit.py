@@ -16,8 +16,8 @@ from bench.checks import preflight
 from bench.core.errors import BadInput
 from bench.models import Located, _outline
 from bench.models._targets import candidates
+from tests.support.exports import OPTIONS, decoder, four_classes, sums
 from tests.support.tiny_models import WORDS, save_tiny, save_tokenizer
-from tests.unit.export.test_takeaway import OPTIONS, decoder, four_classes, sums
 
 TEXTS = ["a good film", "not a bad plot .", "why ?"]
 

@@ -34,8 +34,8 @@ from bench.report.page import html as markup
 from bench.report.page import tables
 from bench.timing.methods import rows as speed_rows
 from plots.tidy import StudyInfo
+from tests.support.comparisons import compared, noisy, ramp, setup
 from tests.support.plot_rows import BUDGET, PLACE, frame, lora_grid, trial
-from tests.unit.comparison.test_compare import compared, noisy, ramp, setup
 
 ETAS, RATIOS, SEEDS = (1e-4, 4e-4, 1.6e-3, 6.4e-3), (1, 4, 16), (0, 1, 2)
 NO_ATTEMPTS = SCHEMA.empty_table().to_pandas()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,42 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench import study
-from bench.core import rules
 from bench.core.errors import BadInput
 from bench.study import as_toml
 from bench.study.overrides import OPTIONS
+from tests.support.study_texts import BASE, KEYS, SCALARS, TABLES, VALUES, toml
 
-KEYS = [*rules.GRID_KEYS, *rules.TRAIN_KEYS, *rules.SETTING_KEYS, "epochs", "base", "drop"]
-WORDS = [
-    "rank",
-    "eta_A",
-    "zero_B",
-    "demo",
-    "sst2",
-    "lora",
-    "lora+",
-    "all-linear",
-    "grid.lora",
-    "x",
-    "grid",
-    "tpe",
-    "bf16",
-    "",
-    "../x",
-    "\n",
-]
-SCALARS = st.one_of(
-    st.integers(-2, 10), st.integers(), st.floats(), st.booleans(), st.sampled_from(WORDS), st.text(max_size=5)
-)
-VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.lists(st.lists(SCALARS, max_size=2), max_size=2))
-TABLES = ["", "[train]", "[adapter]", '[grid."lora+"]', "[grid.lora]", "[grid.mora]", "[profile.quick]", "[x]"]
 RELAXED = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-
-
-def toml(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(toml(item) for item in value) + "]"
-    return json.dumps(value) if isinstance(value, str | bool) else str(value)
 
 
 def ends_well(text: str, directory: Path, **overrides: str) -> None:
@@ -66,9 +35,6 @@ def ends_well(text: str, directory: Path, **overrides: str) -> None:
         again = study.load("x", profile=loaded.profile, studies_dir=directory / "printed")
         assert replace(again, device=loaded.device) == loaded, "printed and read again it is the same study"
     assert "\n" not in refusal
-
-
-BASE = 'task = "demo"\n{top}\n[train]\nmax_steps = 5\n{train}\n[grid.lora]\neta_A = [1e-4]\n{lora}\n'
 
 
 @RELAXED
