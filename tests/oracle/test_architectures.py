@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests import architectures
+from tests.support import architectures
 
 FAST = [
     ("bloom", "classifier", "equal"), ("falcon", "causal", "equal"), ("modernbert", "classifier", "equal"),
