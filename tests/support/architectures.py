@@ -1,7 +1,7 @@
 """Every text architecture that transformers classifies or continues texts with, as a tiny model: how it trains here.
 
-An architecture trains as PEFT trains it, or it is refused in one line. `python -m tests.support.architectures` looks at all of
-them and writes docs/architectures.md; oracle/test_architectures.py holds the page to be what is found.
+An architecture trains as PEFT trains it, or it is refused in one line. `python -m tests.support.architectures` looks at
+all of them and writes docs/architectures.md; oracle/test_architectures.py holds the page to be what is found.
 """
 
 from __future__ import annotations
@@ -395,7 +395,8 @@ a tiny random model.
   architecture. A real model of it is still looked at before it trains.
 
 `engine_path` is what the row of a trial says where the config has dropout: "the model's own dropout left out" where its
-masks cannot be keyed by example, so that they would depend on the pack. Written by `python -m tests.support.architectures`."""
+masks cannot be keyed by example, so that they would depend on the pack. This page is written by
+`python -m tests.support.architectures`."""
 
 
 def _row(one: Found) -> tuple[str, ...]:
