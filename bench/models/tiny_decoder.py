@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from bench.models._base import Model
 
-MODEL = Model(name="tiny-decoder", package="bench", directory="uuids/tiny-decoder")
+MODEL = Model(name="tiny-decoder", package="bench", directory="embedded/uuids/tiny-decoder")

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from bench.models._base import Model
 
-MODEL = Model(name="tiny-roberta", package="bench", directory="demo/tiny-roberta")
+MODEL = Model(name="tiny-roberta", package="bench", directory="embedded/demo/tiny-roberta")

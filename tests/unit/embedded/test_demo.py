@@ -198,7 +198,7 @@ def test_shipped_directory_is_small_complete_and_safe() -> None:
     files = {path.name: path.stat().st_size for path in MODEL_DIR.iterdir()}
     assert set(files) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert sum(files.values()) <= 4_000_000
-    assert models.get("tiny-roberta").directory == "demo/tiny-roberta"
+    assert models.get("tiny-roberta").directory == "embedded/demo/tiny-roberta"
 
 
 def test_shipped_tokenizer_gives_one_token_a_word() -> None:
