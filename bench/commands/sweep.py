@@ -31,7 +31,7 @@ def command(
     rerun_stale: Annotated[
         bool, typer.Option("--rerun-stale", help="repeat rows of other versions of the code")
     ] = False,
-    executor: Annotated[str, typer.Option(help="local: this process; ray: a cluster, see docs/scaling.md")] = "local",
+    executor: Annotated[str, typer.Option(help="local, or ray: a cluster (docs/how-to/many-gpus.md)")] = "local",
     ray_address: Annotated[
         str | None,
         typer.Option(help="Ray cluster [default: one of this machine alone]", envvar="RAY_ADDRESS", show_default=False),

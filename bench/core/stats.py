@@ -54,7 +54,7 @@ def mean_interval(values: npt.ArrayLike, rng: np.random.Generator, *, level: flo
     2^n - 1 subsets (Hartigan 1969), the k-th from either side, k = floor((1 - level) / 2 * 2^n): it covers
     1 - k / 2^(n - 1) >= level exactly wherever differences are symmetric about their mean, and leaves out 0 just where
     `sign_flip_p` <= 1 - level. Below MIN_PAIRS no such k is there at 95 %: None. `rng` is used beyond EXACT_PAIRS only.
-    Simulated coverage: docs/statistics.md.
+    Simulated coverage: docs/concepts/statistics.md.
 
     Raises:
         ValueError: for no value, or one that is not finite.

@@ -1,4 +1,4 @@
-"""A user's own task, described by a TOML file; its keys are those of `_keys.py`, listed in docs/tasks.md."""
+"""A user's own task, described by a TOML file with the keys of `_keys.py` (docs/reference/task-keys.md)."""
 
 from __future__ import annotations
 

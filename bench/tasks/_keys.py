@@ -1,4 +1,4 @@
-"""The keys of a task TOML: what each may hold, what it is without, what it means; docs/tasks.md is made of them.
+"""The keys of a task TOML: type, default and meaning of each; docs/reference/task-keys.md is made of them.
 
 `Reader` checks a file against them, so that the page cannot say anything else than what is checked.
 """

@@ -1,4 +1,4 @@
-"""toy-mean: the toy with its target replaced by the target's mean, which fits the published Fig. 2 (docs/toy.md)."""
+"""toy-mean: the toy with its target replaced by the target's mean, which fits Fig. 2 (docs/papers/toy.md)."""
 
 from __future__ import annotations
 

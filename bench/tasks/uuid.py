@@ -1,4 +1,4 @@
-"""uuid: write the second UUID of a pair, given the first; random, so nothing but memory helps (docs/uuid.md).
+"""uuid: write the second UUID of a pair, given the first; random, so nothing but memory helps (docs/papers/uuid.md).
 
 MoRA (arXiv:2405.12130), section 3 and Table 2. `uuid` has 256 pairs, `uuid-100` the first 100 of them; what is trained
 on is what is evaluated. char_accuracy is 1/6 where only the layout is known: 4 hyphens, and 1/16 of 32 digits.

@@ -1,6 +1,6 @@
-"""Simulations of intervals and of the whole rule of claims: what docs/statistics.md tells and the slow tests hold.
+"""Simulations of intervals and of the whole rule of claims: the numbers of docs/concepts/statistics.md.
 
-`python -m tests.claim_simulations` prints the tables. Every number is a share over N simulations from a seed.
+`python -m tests.support.claim_simulations` prints the tables. Every number is a share over N simulations from a seed.
 """
 
 from __future__ import annotations

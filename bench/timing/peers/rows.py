@@ -101,6 +101,6 @@ def read(path: Path) -> pa.Table:
 
 
 def dictionary(columns: tuple[Column, ...]) -> str:
-    """Return Markdown, one line for each column; docs/benchmarks.md holds it."""
+    """Return Markdown, one line for each column; docs/benchmarks/method.md holds it."""
     head = "| column | type | unit | meaning |\n|---|---|---|---|\n"
     return head + "".join(f"| {c.name} | {c.type} | {c.unit} | {c.meaning} |\n" for c in columns)

@@ -1,4 +1,4 @@
-"""The intervals and the rule of claims as a whole, simulated: what docs/statistics.md tells holds."""
+"""The intervals and the rule of claims as a whole, simulated: what docs/concepts/statistics.md tells holds."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ CLASS_NAMES = ("very bad", "bad", "good", "very good")
 
 
 def test_the_page_of_keys_is_up_to_date_and_tells_every_key() -> None:
-    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "task-keys.md").read_text(encoding="utf-8")
     assert page == _page.page(), "run make dictionary"
     assert re.findall(r"^\| (\w+) \| (?!kinds)", page, re.MULTILINE) == [key.name for key in KEYS]
 
