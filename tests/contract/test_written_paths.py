@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.core import rules
+
 ROOT = Path(__file__).resolve().parents[2]
 # A path of this repository, as prose, comments and docstrings write it; `<name>` and * stand for any name.
 PATH = re.compile(r"(?<![\w./<>-])(?:bench|plots|tests|studies|docs)/[\w./*<>-]*[\w>*/]")
 MODULE = re.compile(r"(?<![\w./-])(?:bench|plots)(?:\.[a-z_]\w*)+")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HISTORY = ("docs/log.md", "CHANGELOG.md")  # they tell of files that are gone
 
@@ -81,6 +84,25 @@ def test_modules_that_texts_name_exist() -> None:
         if not is_module(found)
     ]
     assert missing == []
+
+
+def test_tests_that_documents_name_exist() -> None:
+    named = [(name, *found) for name in tracked("*.md") for found in TEST.findall((ROOT / name).read_text("utf-8"))]
+    missing = [
+        f"{name}: {path}::{test}"
+        for name, path, test in named
+        if not (ROOT / path).is_file() or f"\ndef {test}(" not in (ROOT / path).read_text("utf-8")
+    ]
+    assert missing == []
+    assert any(name == "docs/findings.md" for name, _, _ in named)
+
+
+def test_commands_and_keys_are_all_in_the_reference() -> None:
+    commands = {path.stem for path in (ROOT / "bench" / "commands").glob("[a-z]*.py")}
+    keys = {*rules.SETTING_KEYS, *rules.TRAIN_KEYS, *rules.GRID_KEYS}
+    for page, names in (("commands.md", commands), ("study-keys.md", keys)):
+        text = (ROOT / "docs" / "reference" / page).read_text("utf-8")
+        assert [name for name in sorted(names) if f"`{name}`" not in text] == [], page
 
 
 def test_links_between_documents_lead_somewhere() -> None:
