@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +15,19 @@ from bench.core.errors import BadInput, one_of
 
 def names(package: ModuleType) -> tuple[str, ...]:
     """Return the sorted names that `package` holds; `lora_plus.py` is `lora+`, `tiny_roberta.py` is `tiny-roberta`."""
-    modules = (m.name for m in pkgutil.iter_modules(package.__path__))
+    return _listed(package.__path__)
+
+
+def names_in(directory: str) -> tuple[str, ...]:
+    """Return the names that a registry holds, given as its path below bench/; imports nothing.
+
+    For a setting whose values are the files of a room above.
+    """
+    return _listed([str(Path(__file__).parents[1] / directory)])
+
+
+def _listed(path: Iterable[str]) -> tuple[str, ...]:
+    modules = (m.name for m in pkgutil.iter_modules(path))
     return tuple(sorted(_public(module) for module in modules if not module.startswith("_")))
 
 

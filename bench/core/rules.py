@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bench.core import registry
 from bench.core.errors import BadInput
 from bench.core.spec import HEAD_POLICIES, INITS, PRECISIONS, SCHEDULES, round_rate
 
@@ -172,7 +173,7 @@ TRAIN_KEYS: Mapping[str, Check] = {
     "eval_steps": whole(1),
     "batch_size": whole(1),
     "max_length": whole(4),
-    "optimizer": choice("adamw", "sgd"),
+    "optimizer": choice(*registry.names_in("engine/optimizers")),
     "adam_beta1": number(0, 1),
     "adam_beta2": number(0, 1),
     "adam_eps": number(0),

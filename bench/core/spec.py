@@ -49,7 +49,7 @@ class TrainBudget:
     max_steps: int
     batch_size: int = 32
     max_length: int = 128  # tokens; longer texts are cut, shorter ones are never padded to it
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: str = "adamw"  # a file of bench/engine/optimizers/
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_eps: float = 1e-8

@@ -169,10 +169,7 @@ class Loop:
 
     def _tensors(self) -> dict[str, Tensor]:
         found = {"values": self.bank.params.values, "alive_K": self.alive_K, "died_K": self.died_K}
-        if self.budget.optimizer == "adamw":
-            found |= {"mean": self.optimizer.mean, "square": self.optimizer.square}
-        if isinstance(self.optimizer, SkippingOptimizer):
-            found["updates_K"] = self.optimizer.updates_K
+        found |= self.optimizer.tensors()
         if self.scale is not None:
             found |= {"scale_K": self.scale.scale_K, "good_K": self.scale.good_K}
         if self.state.losses_SxK:
@@ -189,12 +186,9 @@ class Loop:
         tensors, numbers = kept.tensors, kept.numbers
         with torch.no_grad():
             self.bank.params.values.copy_(tensors["values"])
+            for name, mine in optimizer.tensors().items():
+                mine.copy_(tensors[name])
         self.alive_K, self.died_K = tensors["alive_K"].to(device), tensors["died_K"].to(device)
-        if "mean" in tensors:
-            optimizer.mean.copy_(tensors["mean"])
-            optimizer.square.copy_(tensors["square"])
-        if isinstance(optimizer, SkippingOptimizer):
-            optimizer.updates_K = tensors["updates_K"].to(device)
         if self.scale is not None:
             self.scale.scale_K, self.scale.good_K = tensors["scale_K"].to(device), tensors["good_K"].to(device)
         if "since_losses_SxK" in tensors:

@@ -1,7 +1,6 @@
-"""AdamW and SGD over K trials at once, with a learning rate for each trial and role, and clipping for each trial.
+"""One optimizer over K trials at once: a learning rate for each trial and role, decay, and clipping for each trial.
 
-torch.optim takes no vector of learning rates. The update is torch.optim.AdamW's, operation for operation (Loshchilov
-and Hutter 2019, arXiv:1711.05101, algorithm 2, with the bias corrections applied as torch does).
+torch.optim takes no vector of learning rates. What the rate multiplies is a file of `bench/engine/optimizers/`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.core.spec import TrainBudget, Trial
+from bench.engine import optimizers
 from bench.engine.params import ParamBank, Segment
 from bench.methods._base import rate_of
 
@@ -44,8 +44,12 @@ class Optimizer:
     def __init__(self, bank: ParamBank, trials: Sequence[Trial], budget: TrainBudget) -> None:
         self.bank, self.budget, self.steps_done = bank, budget, 0
         self.rates = [segment.spread(_rates(segment, trials, bank.values)) for segment in bank.segments]
-        if budget.optimizer == "adamw":
-            self.mean, self.square = torch.zeros_like(bank.values), torch.zeros_like(bank.values)
+        self.rule = optimizers.of(budget)
+        self.state = {name: torch.zeros_like(bank.values) for name in self.rule.state}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a later run needs to go on bitwise, by name; it is put back by copying into these tensors."""
+        return dict(self.state)
 
     @torch.no_grad()
     def clip(self) -> Tensor:
@@ -69,24 +73,15 @@ class Optimizer:
 
     def _update(self, part: slice, rate: Tensor, alive: Tensor | None, *, decays: bool) -> None:
         values = self.bank.values[part]
-        change = self._direction(part).mul_(rate)
+        change = self.rule.direction(self.bank.grads[part], self._state(part), self.steps_done).mul_(rate)
         if decays and self.budget.weight_decay:
             change.add_(values * (rate * self.budget.weight_decay))
         if alive is not None:  # 0 * nan is nan: a dead trial's change is replaced, not multiplied away
             change = torch.where(alive, change, 0)
         values.sub_(change)
 
-    def _direction(self, part: slice) -> Tensor:
-        """Return what the rate multiplies, a new tensor: the gradient, or AdamW's mean / (sqrt(square) + eps)."""
-        budget, grads = self.budget, self.bank.grads[part]
-        if budget.optimizer == "sgd":
-            return grads.clone()
-        mean, square = self.mean[part], self.square[part]
-        mean.lerp_(grads, 1 - budget.adam_beta1)
-        square.mul_(budget.adam_beta2).addcmul_(grads, grads, value=1 - budget.adam_beta2)
-        correction = 1 - budget.adam_beta1**self.steps_done
-        root = (1 - budget.adam_beta2**self.steps_done) ** 0.5
-        return mean.div(correction).div_(square.sqrt().div_(root).add_(budget.adam_eps))
+    def _state(self, part: slice) -> dict[str, Tensor]:
+        return {name: tensor[part] for name, tensor in self.state.items()}
 
 
 def _rates(segment: Segment, trials: Sequence[Trial], like: Tensor) -> Tensor:

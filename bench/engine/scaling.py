@@ -41,7 +41,7 @@ class LossScale:
 
 
 class SkippingOptimizer(Optimizer):
-    """AdamW or SGD in which a trial that overflowed skips the update, its moments, its count and its schedule.
+    """An optimizer in which a trial that overflowed skips the update, its state, its count and its schedule.
 
     So do GradScaler and accelerate for one trial; the bias corrections and the schedule follow each trial's own count.
     """
@@ -53,30 +53,24 @@ class SkippingOptimizer(Optimizer):
         factors = [schedule_factor(step, budget) for step in range(budget.max_steps + 1)]
         self._factors = torch.tensor(factors, dtype=torch.float64).to(like)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a later run needs: the state and each trial's count of updates."""
+        return {**super().tensors(), "updates_K": self.updates_K}
+
     @torch.no_grad()
     def step(self, alive_K: Tensor, *, all_alive: bool = False) -> None:
         """Update the trials in `alive_K`, bool [K]: here, those whose gradient is finite in this step."""
         factor_K = self._factors[self.updates_K]
-        self.updates_K = self.updates_K + alive_K
+        self.updates_K += alive_K
         self.steps_done += 1
         for segment, rate in zip(self.bank.segments, self.rates, strict=True):
             part = slice(segment.start, segment.stop)
             ok = segment.spread(alive_K)
-            direction = self._own_direction(part, ok, segment.spread(self.updates_K).clamp(min=1).to(rate.dtype))
+            grads = torch.where(ok, self.bank.grads[part], 0)
+            count = segment.spread(self.updates_K).clamp(min=1).to(rate.dtype)
+            direction = self.rule.masked_direction(grads, self._state(part), count, ok)
             step = direction * rate * segment.spread(factor_K)
             values = self.bank.values[part]
             if segment.decays and self.budget.weight_decay:
                 step = step + values * (rate * segment.spread(factor_K) * self.budget.weight_decay)
             values.sub_(torch.where(ok, step, 0))
-
-    def _own_direction(self, part: slice, ok: Tensor, count: Tensor) -> Tensor:
-        """As `_direction`, each element with its own trial's count of updates; nothing moves where `ok` is False."""
-        budget, grads = self.budget, torch.where(ok, self.bank.grads[part], 0)
-        if budget.optimizer == "sgd":
-            return grads
-        mean, square = self.mean[part], self.square[part]
-        mean.copy_(torch.where(ok, mean.lerp(grads, 1 - budget.adam_beta1), mean))
-        moved = square * budget.adam_beta2 + grads * grads * (1 - budget.adam_beta2)
-        square.copy_(torch.where(ok, moved, square))
-        correction, root = 1 - budget.adam_beta1**count, (1 - budget.adam_beta2**count).sqrt()
-        return mean / correction / (square.sqrt() / root + budget.adam_eps)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass, field, replace
 
 from bench import methods
-from bench.core.spec import Pack, Study, Trial
+from bench.core.spec import Pack, Study, TrainBudget, Trial
+from bench.engine import optimizers
 
 # A cap, not a tuning: beyond it a pack only makes Ctrl-C and a crash lose more. CPUs gain nothing after about 16.
 MAX_PACK_SIZE = {"cpu": 16, "cuda": 64}
@@ -134,7 +135,7 @@ def pack_limit(trial: Trial, limits: Limits) -> int:
 
     The activations of one trial take about batch_size * train_tokens * hidden_size * n_layers * VALUES_KEPT * bytes of
     a value; MEMORY_SHARE of the free memory, shared by that, bounds K. Adapters and their moments are small beside it.
-    A trial that trains the base brings its own weights, gradients and two moments in float32, and on a CPU, where
+    A trial that trains the base brings its own weights, gradients and optimizer state in float32, and on a CPU, where
     nothing is gained by models side by side, or in an architecture that cannot be stacked, it is alone. No pack is
     larger than what was measured to be fastest.
     """
@@ -156,7 +157,12 @@ def bytes_of(trial: Trial, shape: Shape) -> float:
     activations = tokens * shape.hidden_size * shape.n_layers * VALUES_KEPT * BYTES_OF[budget.precision]
     if not methods.get(trial.method).trains_base:
         return activations
-    return activations + 4 * BYTES_OF["fp32"] * shape.n_weights
+    return activations + shape.n_weights * training_bytes(budget, BYTES_OF["fp32"])
+
+
+def training_bytes(budget: TrainBudget, value_bytes: int) -> int:
+    """Return the bytes that a trained number of `value_bytes` takes: itself, its gradient, the optimizer's state."""
+    return 2 * value_bytes + optimizers.of(budget).state_bytes(value_bytes)
 
 
 def _split(group: dict[str, Trial], limits: Limits) -> list[Pack]:

@@ -23,7 +23,7 @@ from bench.engine.paths import Path
 from bench.engine.run import EngineOptions, prepare
 from bench.methods.mora import r_hat
 from bench.models._base import LoadedModel
-from bench.schedule.planner import BYTES_OF
+from bench.schedule.planner import BYTES_OF, training_bytes
 from bench.timing.methods.flops import adapter_flop
 from bench.timing.methods.kept import kept_bytes
 from bench.timing.methods.marks import Marks, Split, marking
@@ -34,7 +34,6 @@ WARM_UP_STEPS = 3
 SPLIT_STEPS = 3  # steps that are marked, beside those that are timed: marks make a GPU wait
 EVAL_WARM_UP = 64  # examples
 FP32_BYTES = 4
-COPIES_IN_TRAINING = 4  # of a trained weight: itself, its gradient, AdamW's two moments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +100,7 @@ def take_turn(trial: Trial, bench: Bench) -> Turn:
         kept_bytes=kept,
         kept_tokens=kept_tokens,
         n_trainable=bank.n_trainable(trial),
-        train_state_bytes=COPIES_IN_TRAINING * bank.params.values.element_size() * bank.n_trainable(trial),
+        train_state_bytes=training_bytes(trial.budget, bank.params.values.element_size()) * bank.n_trainable(trial),
         stored_bytes=_stored_bytes(bank, trial),
         adapter_flop_per_token=adapter_flop(trial, bank.shapes),
         mora_r_hat=None if trial.mora_type is None or not bank.shapes else r_hat(trial, bank.shapes[0]),
