@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from bench import searches
 from bench.comparison.numbers import Top
 from bench.core import choice, stats
 from bench.core.cells import Score, objective
@@ -82,7 +83,7 @@ def check(study: Study, arms: Sequence[Arm]) -> None:
     """
     where = f"compare, study {study.name}"
     names = ", ".join(arm.name for arm in arms)
-    if study.sampler != "grid":
+    if not searches.get(study.sampler).planned:
         raise BadInput(where, "must be a grid", got=f"sampler {study.sampler}", way_out='set sampler = "grid"')
     if BASELINE not in [arm.name for arm in arms] or len(arms) < 2:
         raise BadInput(where, "must hold lora, the baseline, and another method", got=names, way_out="add their grids")

@@ -188,7 +188,7 @@ SETTING_KEYS: Mapping[str, Check] = {
     "task": word,
     "model": word,
     "seeds": whole(0),
-    "sampler": choice("grid", "tpe"),
+    "sampler": choice(*registry.names_in("searches")),
     "n_trials": whole(1),
     "pack_size": whole(1),
     "clip": number(0),

@@ -194,8 +194,8 @@ class Study:
     budget: TrainBudget
     profile: str
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    sampler: Literal["grid", "tpe"] = "grid"
-    n_trials: int | None = None  # tpe only: how many trials for each method
+    sampler: str = "grid"  # a file of bench/searches/
+    n_trials: int | None = None  # of each method, for a search that chooses between the grid's bounds
     pack_size: int | None = None  # None: the planner decides
     figure: str = ""  # what it reproduces: the comment on line 1 of the file
     rows_from: str | None = None  # a figure study may name the study whose rows it draws

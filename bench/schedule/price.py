@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bench import models, study, tasks
+from bench import models, searches, study, tasks
 from bench.core import cache, hub
 from bench.core.errors import BadInput
 from bench.core.spec import Pack, Study, Trial
@@ -59,14 +59,7 @@ def wanted(chosen: Study) -> tuple[Trial, ...]:
     They are expanded without data and model, so their ids are not those of the rows.
     """
     trials = study.expand(chosen, data_hash="", model_hash="", default_targets=())
-    if chosen.sampler != "tpe":
-        return trials
-    drawn: list[Trial] = []
-    for method in dict.fromkeys(trial.method for trial in trials):
-        of_method = [trial for trial in trials if trial.method == method]
-        n = chosen.n_trials or 0
-        drawn += [of_method[i * len(of_method) // n] for i in range(n)]
-    return tuple(drawn)
+    return searches.get(chosen.sampler).sample(trials, chosen.n_trials)
 
 
 def workload_here(chosen: Study) -> tuple[Workload, bool]:

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import methods, tasks
+from bench import methods, searches, tasks
 from bench.core import rules
-from bench.core.errors import BadInput
+from bench.core.errors import BadInput, one_of
 from bench.core.spec import NO_MEANING, Meaning, MethodGrid, Study, TrainBudget, Trial, round_rate
 from bench.study import inherit, layer
 from bench.study.files import DEFAULTS, STUDIES_DIR, StudyFile, chain, find, names
@@ -255,13 +255,17 @@ def _budget(merged: Layer, shown: str) -> TrainBudget:
 
 
 def _check_sampler(study: Study, merged: Layer, shown: str) -> None:
-    if study.sampler == "tpe" and study.n_trials is None:
-        raise BadInput(f"{shown} n_trials", 'must be given with sampler = "tpe"', way_out="add n_trials = 50")
-    if study.sampler == "grid" and study.n_trials is not None:
-        rule = 'must be left out with sampler = "grid", which runs every cell'
-        raise BadInput(merged.where("n_trials"), rule, got=study.n_trials, way_out='remove it or set sampler = "tpe"')
-    if study.sampler == "tpe" and study.min_lr_ratio is not None:
-        rule = 'must be left out with sampler = "tpe", which searches the whole range'
+    """Refuse n_trials where every cell is run; require it, and refuse min_lr_ratio, where trials are chosen."""
+    setting, planned = f'sampler = "{study.sampler}"', searches.get(study.sampler).planned
+    if planned and study.n_trials is not None:
+        rule = f"must be left out with {setting}, which runs every cell"
+        choosing = one_of(f'"{name}"' for name in searches.names() if not searches.get(name).planned)
+        way_out = f"remove it or set sampler = {choosing}"
+        raise BadInput(merged.where("n_trials"), rule, got=study.n_trials, way_out=way_out)
+    if not planned and study.n_trials is None:
+        raise BadInput(f"{shown} n_trials", f"must be given with {setting}", way_out="add n_trials = 50")
+    if not planned and study.min_lr_ratio is not None:
+        rule = f"must be left out with {setting}, which searches the whole range"
         way_out = "give lr_ratio in place of eta_B"
         raise BadInput(merged.where("min_lr_ratio"), rule, got=study.min_lr_ratio, way_out=way_out)
 

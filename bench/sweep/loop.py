@@ -79,7 +79,7 @@ def run(
     on_event: Callable[[Event], None] = lambda event: None,
     family: Callable[[Trial], Hashable] = planner.family_of,
 ) -> SweepSummary:
-    """Run the trials of a study that are not finished (sampler tpe: search their space), and return how it ended.
+    """Run the trials of a study that are not finished, or search their space (`sampler`); return how it ended.
 
     Ctrl-C ends it after the packs at work; a second one, SIGTERM or a full disk gives them up. All finished is kept.
 

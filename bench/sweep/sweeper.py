@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import store
+from bench import searches, store
 from bench.core import cells
 from bench.core.cells import SCORE_COLUMNS, Score
 from bench.core.errors import one_line
@@ -23,7 +23,7 @@ from bench.schedule.estimate import Calibration, Estimate, Workload
 from bench.sweep.events import STATE, Event, Noted, Options, PackStarted, PackStored, Started, SweepSummary, Warned
 from bench.sweep.interrupt import Guard
 from bench.sweep.optuna_mirror.mirror import ROW_COLUMNS, Mirror
-from bench.sweep.optuna_mirror.search import Search
+from bench.sweep.optuna_mirror.search import MethodSearch
 
 QUEUE_LIMIT = 2000  # trials; beyond it Optuna's queue costs more than small trials do: finished ones are only mirrored
 _UNIT_WORK = Workload(matmul_params=1, train_tokens=1.0, n_eval=0, eval_tokens=0.0)  # for the time left, not before
@@ -38,6 +38,7 @@ class Sweeper:
     ) -> None:  # fmt: skip
         self.study, self.directory, self.executor, self.options = study, directory, executor, options
         self.trials = {trial.trial_id: trial for trial in trials}
+        self.planned = searches.get(study.sampler).planned
         self.on_event, self.family, self.guard = on_event, family, guard
         self.limits = planner.limits_for(study, options.limits)
         self.scores: dict[str, Score] = {}  # of every finished row in the directory
@@ -58,10 +59,10 @@ class Sweeper:
             mirror = Mirror(
                 self.study, directory=self.directory, options=self.options, guard=self.guard, warn=self.warn
             )
-            if self.study.sampler == "tpe":
-                self.search(mirror, rows)
-            else:
+            if self.planned:
                 self.grid(mirror, rows, part_of)
+            else:
+                self.search(mirror, rows)
         except KeyboardInterrupt:
             interrupted = True
         except StoppedError as error:
@@ -126,19 +127,19 @@ class Sweeper:
             self.on_event(Noted(text=line))
 
     def search(self, mirror: Mirror, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Let TPE choose within the space of each method's grid, a pack at a time, until each has its n_trials."""
-        searches = Search.of_study(self.study, list(self.trials.values()), mirror)
+        """Choose within the space of each method's grid, a pack at a time, until each has its n_trials."""
+        found = MethodSearch.of_study(self.study, list(self.trials.values()), mirror)
         self.trials = {}
-        for one in searches:
+        for one in found:
             self.trials |= one.resume(rows)
-        self.start(sum(one.n_wanted for one in searches), [])
-        for one in searches:
+        self.start(sum(one.n_wanted for one in found), [])
+        for one in found:
             while one.n_left > 0:
                 if self.guard.asked:
                     raise KeyboardInterrupt
                 new = one.next_trials(planner.pack_limit(one.template, self.limits), self.scores)
                 if not mirror.alive:
-                    raise StoppedError("sampler tpe cannot go on without Optuna's storage; run again")
+                    raise StoppedError(f"sampler {self.study.sampler} cannot go on without Optuna's storage; run again")
                 self.trials |= {trial.trial_id: trial for trial in new}
                 packs = planner.plan(new, limits=self.limits, family=self.family)
                 self.execute([(pack, None) for pack in packs], mirror)
@@ -282,7 +283,6 @@ class Sweeper:
         """Sum up the study's trials."""
         trials, mine = tuple(self.trials.values()), self.finished_scores()
         best = cells.best_cells(trials, self.scores, higher_is_better=self.options.higher_is_better)
-        on_grid = self.study.sampler == "grid"
         return SweepSummary(
             directory=self.directory,
             n_trials=self.n_goal or len(trials),
@@ -292,7 +292,7 @@ class Sweeper:
             n_diverged=sum(score.status == Status.DIVERGED for score in mine),
             seconds=seconds,
             best=best,
-            borders=cells.borders(trials, best, self.study.grids) if on_grid else (),
+            borders=cells.borders(trials, best, self.study.grids) if self.planned else (),
             warnings=tuple(self.warnings),
             interrupted=interrupted,
             stopped=stopped,

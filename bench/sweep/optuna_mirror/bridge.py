@@ -1,4 +1,4 @@
-"""The Optuna bridge, and the only import of optuna: rows mirrored into Optuna studies, packs asked and told.
+"""The Optuna bridge: rows mirrored into Optuna studies, packs asked and told.
 
 One Optuna study `<study>/<task>/<model>/<method>`, numeric parameters named as the columns of a row. The rows are the
 truth: whatever the storage lost, tore or got wrong is put right from them (`recover`).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from urllib.parse import unquote, unquote_plus
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
@@ -96,11 +97,11 @@ class Bridge:
                     study.tell(trial, state=TrialState.FAIL)  # put into the queue by someone else
             return asked
 
-    def suggest(self, name: str, space: Space, n: int, *, seed: int) -> list[Asked]:
-        """Ask TPE for n points at once; each takes those asked before it for bad, so that they spread."""
+    def suggest(self, name: str, space: Space, n: int, *, sampler: Callable[[], BaseSampler]) -> list[Asked]:
+        """Ask a new sampler for n points at once."""
         with _quiet():
             study = self._study(name)
-            study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32, multivariate=True, constant_liar=True)
+            study.sampler = sampler()
             trials = [study.ask(_distributions(space)) for _ in range(n)]
             return [Asked(number=trial.number, params=trial.params) for trial in trials]
 

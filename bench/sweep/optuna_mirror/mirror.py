@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.core.cells import Score, objective
 from bench.core.errors import BadInput
@@ -15,6 +15,9 @@ from bench.sweep.events import Options
 from bench.sweep.interrupt import Guard
 from bench.sweep.optuna_mirror.bridge import Asked, Bridge, Entry, open_bridge, scrub
 from bench.sweep.optuna_mirror.space import Space, settings_of, space_of
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
 ROW_COLUMNS = (
     "seed",
@@ -96,9 +99,9 @@ class Mirror:
             asked = self._ask(name, space, entries)
             self._running |= {e.trial_id: Told(name=name, asked=a) for e, a in zip(entries, asked, strict=False)}
 
-    def suggest(self, name: str, space: Space, n: int, *, seed: int) -> list[Asked]:
-        """Return n points of TPE's choice; none if the storage does not answer."""
-        asked: list[Asked] | None = self._call(lambda b: b.suggest(name, space, n, seed=seed))
+    def suggest(self, name: str, space: Space, n: int, *, sampler: Callable[[], BaseSampler]) -> list[Asked]:
+        """Return n points of the sampler's choice; none if the storage does not answer."""
+        asked: list[Asked] | None = self._call(lambda b: b.suggest(name, space, n, sampler=sampler))
         return asked or []
 
     def take(self, name: str, asked: Asked, trial_id: str) -> bool:

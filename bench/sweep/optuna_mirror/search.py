@@ -1,30 +1,33 @@
-"""Adaptive search: TPE over the space of one method's grid, a pack at a time, taught by the finished rows."""
+"""A search over the space of one method's grid, a pack at a time, taught by the finished rows."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from bench import searches
 from bench.core import seeds
 from bench.core.spec import Study, Trial
 from bench.sweep.optuna_mirror.mirror import Mirror
 from bench.sweep.optuna_mirror.space import alpha_by_rank, is_in, searchable, trial_at, variants
 
 
-class Search:
+class MethodSearch:
     """The search of one method, and of one variant of it where its grid has several (mora_type, init, ...)."""
 
     def __init__(self, study: Study, name: str, grid_trials: Sequence[Trial], mirror: Mirror) -> None:
         self._study, self._mirror, self.name, self.template = study, mirror, name, grid_trials[0]
+        self._search = searches.get(study.sampler)
         grid = next(g for g in study.grids if g.method == self.template.method)
-        self._space, self._alpha = searchable(grid_trials, grid), alpha_by_rank(grid_trials)
+        self._space, self._alpha = searchable(grid_trials, grid, sampler=study.sampler), alpha_by_rank(grid_trials)
         self.n_wanted = study.n_trials or len(grid_trials)
         self.n_left = self.n_wanted
         self._n_turns = 0
 
     @classmethod
-    def of_study(cls, study: Study, trials: Sequence[Trial], mirror: Mirror) -> list[Search]:
+    def of_study(cls, study: Study, trials: Sequence[Trial], mirror: Mirror) -> list[MethodSearch]:
         """Return the searches of a study, whose grids' trials are given.
 
         LoRA+'s trials of ratio 1 are LoRA's: LoRA is searched only where it has a grid.
@@ -46,17 +49,18 @@ class Search:
         return {row["trial_id"]: self._trial_of(row) for row in mine}
 
     def next_trials(self, pack_size: int, known: Container[str]) -> list[Trial]:
-        """Return up to pack_size new trials of TPE's choice, all of one seed; the seeds of the study take turns.
+        """Return up to pack_size new trials that the sampler chose, all of one seed; the study's seeds take turns.
 
-        TPE's own seed comes from how many trials came before, so that a resumed search repeats an uninterrupted one.
+        Its own seed comes from how many trials came before, so that a resumed search repeats an uninterrupted one.
         A choice whose trial there is already counts, so that a small space comes to an end.
         """
         n = min(pack_size, self.n_left)
         seed = self._study.seeds[(self._n_turns // pack_size) % len(self._study.seeds)]
-        key = seeds.derive("tpe", self.name, self._n_turns)
+        key = seeds.derive(self._study.sampler, self.name, self._n_turns)
+        sampler = partial(self._search.new_sampler, key % 2**32)
         self.n_left, self._n_turns = self.n_left - n, self._n_turns + n
         new: list[Trial] = []
-        for asked in self._mirror.suggest(self.name, self._space, n, seed=key):
+        for asked in self._mirror.suggest(self.name, self._space, n, sampler=sampler):
             trial = trial_at(self.template, asked.params, seed=seed, alpha_of_rank=self._alpha)
             if trial.trial_id in known:
                 self._mirror.drop(self.name, asked)

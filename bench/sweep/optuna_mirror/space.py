@@ -1,4 +1,4 @@
-"""The settings of a method that are numbers, as axes: what Optuna sees of a trial, and what TPE searches."""
+"""The settings of a method that are numbers, as axes: what Optuna sees of a trial, and what a search may choose."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def alpha_by_rank(trials: Sequence[Trial]) -> float | None:
     return ratios.pop() if len(ratios) == 1 and len({t.rank for t in trials}) > 1 else None
 
 
-def searchable(trials: Sequence[Trial], grid: MethodGrid | None) -> Space:
-    """Return the space that TPE searches: the grid's, from its smallest to its largest value on each axis.
+def searchable(trials: Sequence[Trial], grid: MethodGrid | None, *, sampler: str) -> Space:
+    """Return the space that `sampler` searches: the grid's, from its smallest to its largest value on each axis.
 
     Raises:
         BadInput: where the grid is a single point, which leaves nothing to search.
@@ -121,7 +121,7 @@ def searchable(trials: Sequence[Trial], grid: MethodGrid | None) -> Space:
     tied = alpha_by_rank(trials) is not None
     axes = tuple(_widened(a, grid) for a in full.axes if a.name in _SEARCHED and not (tied and a.name == "lora_alpha"))
     if all(axis.low == axis.high for axis in axes):
-        where, rule = f"method {trials[0].method}", "sampler tpe must have a range to search"
+        where, rule = f"method {trials[0].method}", f"sampler {sampler} must have a range to search"
         raise BadInput(where, rule, got="one value on each axis", way_out="give eta_A a smallest and a largest value")
     return Space(axes=axes)
 

@@ -1,0 +1,5 @@
+"""Every cell of the grid, with every seed."""
+
+from bench.searches._base import Search
+
+SEARCH = Search()
