@@ -62,7 +62,7 @@ def _section(report: Report, name: str, title: str, content: Html) -> Html:
 
 
 def _asset(name: str) -> str:
-    return resources.files("plots").joinpath("assets", name).read_text(encoding="utf-8")
+    return resources.files("bench.report.page").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _header(report: Report, sections: Sequence[tuple[str, str, Html]]) -> Html:
