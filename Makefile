@@ -34,14 +34,14 @@ OPTIONS = $(strip \
 
 help:
 	@echo 'make sweep [TASK=sst2] [MODEL=minilm] [METHODS=lora,lora+] [ETA_A=1e-4,1e-3] ...   run a sweep, draw its heatmaps'
+	@echo 'make doctor | plan | status [WATCH=1]                                             before and during a sweep'
 	@echo 'make compare [TASK=sst2] [FRESH_SEEDS=10]                                         which differences are real'
+	@echo 'make report | plots [FORM=column] | recommend [SAVE=dir] | export TO=rows.csv     what to do with the rows'
 	@echo 'make verify [STUDY=...] [CALIBRATE=1]                                             check results by rule'
-	@echo 'make test                                                                         run the tests'
-	@echo 'make torture | fuzz | scale                                                       kill it, feed it rubbish, make it large'
-	@echo 'make lint                                                                         style and types'
-	@echo 'make docs                                                                         the documentation as a site'
+	@echo 'make test | lint | docs                                                           tests, style and types, site'
+	@echo 'make torture | fuzz | scale                                                       kills, bad input, large sweeps'
 	@echo 'also: make $(COMMANDS)'
-	@echo 'all options: .venv/bin/python -m bench sweep --help'
+	@echo 'DATA=dir: where data lie; all options: .venv/bin/python -m bench sweep --help'
 
 setup: $(READY)
 
