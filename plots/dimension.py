@@ -13,12 +13,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.methods import full, head, subspace
 from plots import lines, page, rank, style
 from plots import tidy as cells_of
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, StudyInfo
 
-SUBSPACE, FULL, HEAD = "subspace", "full", "head"
+SUBSPACE, FULL, HEAD = (module.METHOD.name for module in (subspace, full, head))
 SHARE = 0.9  # of full fine-tuning's score
 
 

@@ -18,6 +18,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from bench import methods
 from bench.study.varying import SETTINGS
 from plots import marks, page, style
 from plots import tidy as cells_of
@@ -26,7 +27,6 @@ from plots.grid import EQUAL_BAND, Grid, View, equal_line, grid_of, limits
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, Measure, StudyInfo
 
-FAMILY = ("lora", "lora+")
 MOST_COLUMNS, MOST_ROWS = 14, 18  # of a panel whose cells are large enough for numbers
 MOST_COLUMNS_OF_A_COLUMN = 8  # the same in one column of a paper
 TICK_INCHES = 0.56  # a rate such as 4.0e-03 with some space around it
@@ -38,9 +38,9 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, measure: Measure =
     Where both methods have a cell at one place (they differ there only if embeddings are adapted), LoRA+'s is kept.
     """
     table = cells_of.tidy(df, study, measure=measure)
-    table = table.where(table.cells["method"].isin(FAMILY))
+    table = table.where(table.cells["method"].isin(methods.FAMILY))
     place = [name for name in SETTINGS if name != "method"]
-    both = table.cells.duplicated(place, keep=False) & table.cells["method"].eq("lora")
+    both = table.cells.duplicated(place, keep=False) & table.cells["method"].eq(methods.BASELINE)
     return table.where(~both)
 
 

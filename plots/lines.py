@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bench import methods
 from bench.study import varying
 from plots import page, style
 from plots.settings import Panel, keys_of, split
@@ -19,7 +20,6 @@ from plots.tidy import CellTable, complete
 
 SIZE, ALONE = (3.7, 2.7), (5.6, 3.0)  # inches of a panel beside others, and of an only one
 MOST = 8  # lines that one panel can hold and a reader tell apart
-_ORDER = ("lora", "lora+", "mora-1", "mora-2", "mora-3", "mora-4", "mora-6", "full")
 _STRIP, _STEP = 0.035, 0.05  # where marks without a value stand: heights above the panel's lower edge, in its height
 HALO = (patheffects.withStroke(linewidth=2.0, foreground="white"),)
 
@@ -56,8 +56,7 @@ class Line:
 
 def series_in(cells: pd.DataFrame) -> list[str]:
     """Return the series in the cells, in the order of all legends."""
-    found = set(cells["series"])
-    return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))
+    return sorted(set(cells["series"]), key=lambda name: (methods.named(name).place, name))
 
 
 def arrange(table: CellTable, *, free: Sequence[str] = (), apart: Sequence[str] = (), most: int = MOST) -> list[Panel]:

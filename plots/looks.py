@@ -21,23 +21,9 @@ PALETTE = (
     "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9",
 )  # fmt: skip
 
-COLORS = (*PALETTE, INK)  # the palette has ten, the methods are eleven
+COLORS = (*PALETTE, INK)  # what the look of a method counts in: the palette has ten, the methods are eleven
 
-# Index into COLORS, and a marker, so that colour is never the only difference.
-_LOOKS: dict[str, tuple[int, str]] = {
-    "lora": (0, "o"),
-    "lora+": (3, "s"),
-    "mora-6": (2, "^"),
-    "mora-1": (1, "v"),
-    "full": (7, "D"),
-    "mora-2": (4, "<"),
-    "mora-3": (8, ">"),
-    "mora-4": (9, "P"),
-    "bitfit": (5, "X"),
-    "head": (6, "*"),
-    "subspace": (10, "h"),
-}
-_MARKERS = (*(marker for _, marker in _LOOKS.values()), "d")
+_MARKERS = (*"os^vD<>PX*hd",)  # so that colour is never the only difference
 _SHADES = (0.0, -0.38, 0.42, -0.62, 0.62)  # towards black (negative) or white
 
 
@@ -58,7 +44,7 @@ class Look:
 
 @cache
 def look(series: str, variant: int = 0) -> Look:
-    """Return how a series (`plots.tidy.series_of`) is drawn; `variant` counts its settings from 0.
+    """Return how a series (of a method's `Identity`) is drawn; `variant` counts its settings from 0.
 
     Variants go round 5 shades and 12 markers, whose pairs are all different up to the 60th; from there on markers are
     stars of more and more points. Each has a dash pattern of its own.
@@ -67,25 +53,18 @@ def look(series: str, variant: int = 0) -> Look:
     place = _MARKERS.index(marker)
     rounds = variant // (len(_SHADES) * len(_MARKERS))
     return Look(
-        label=label(series),
+        label=methods.label(series),
         color=_shaded(color, _SHADES[variant % len(_SHADES)]),
         marker=(3 + rounds, 1, float(variant)) if rounds else _MARKERS[(place + variant) % len(_MARKERS)],
         dash=_DASHES[variant] if variant < len(_DASHES) else (0.0, (float(variant), 1.5, 1.0, 1.5)),
     )
 
 
-def label(series: str) -> str:
-    """Return a series' name in words: the method's own label, and MoRA's type."""
-    method, _, mora_type = series.partition("-") if series.startswith("mora-") else (series, "", "")
-    name = methods.label(method)
-    return f"{name} type {mora_type}" if mora_type else name
-
-
 def _base(series: str) -> tuple[str, str]:
-    """Return colour and marker; of a method that is not in the table, by its name: a hue that the table has not."""
-    if series in _LOOKS:
-        index, marker = _LOOKS[series]
-        return COLORS[index], marker
+    """Return colour and marker as the method has them, or by the series' name: a hue that no method has."""
+    own = methods.named(series).look
+    if own is not None:
+        return COLORS[own[0]], own[1]
     number = zlib.crc32(series.encode())
     hue, lightness = number % 9973 / 9973, 0.3 + 0.3 * (number // 9973 % 997) / 997
     return to_hex(colorsys.hls_to_rgb(hue, lightness, 0.65)), _MARKERS[number % len(_MARKERS)]

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.methods import PLUS
 from plots import lines, style
 from plots import tidy as cells_of
 from plots.lines import Line
@@ -40,7 +41,7 @@ def draw(table: CellTable, ax: Axes | None = None) -> Figure:
         f"lines: mean {style.metric_label(table)} over seeds",
         lines.stderr_text(cells, "bands"),
         f"LoRA+ at the best of its λ for each {style.ETA_A}, chosen as cells are"
-        if "lora+" in set(cells["series"])
+        if PLUS in set(cells["series"])
         else "",
     )
     legend = lines.handles(panels, label) + lines.mark_handles(cells)

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from bench.methods import PLUS
 from plots import heatmap, page, style
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, Measure, StudyInfo, complete, rows_of_study
@@ -112,7 +113,7 @@ def _quartiles(title: str, ratios: pd.Series[Any], n_cells: int) -> dict[str, An
 
 def _panel(ax: Axes, table: RatioTable) -> None:
     places = {title: i for i, title in enumerate(table.columns["column"])}
-    color = style.look("lora+").color
+    color = style.look(PLUS).color
     quartiles = table.columns[["low", "median", "high"]].to_numpy(float)
     for (title, x), (low, median, high) in zip(places.items(), quartiles, strict=True):
         own = table.pairs[table.pairs["column"] == title]
@@ -134,7 +135,7 @@ def _panel(ax: Axes, table: RatioTable) -> None:
 
 
 def _legend(table: RatioTable) -> list[Line2D]:
-    color = style.look("lora+").color
+    color = style.look(PLUS).color
     return [
         Line2D([], [], color=color, marker="_", markersize=12, markeredgewidth=2.5, linestyle="", label="median"),
         Line2D([], [], color=color, linewidth=5, alpha=0.45, label="quartiles"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.core.spec import TrainBudget, Trial
+from bench.core.spec import SERIES, TrainBudget, Trial
 from bench.study import varying
 from plots.tidy import CellTable
 
@@ -55,7 +55,7 @@ def keys_of(cells: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 def fixed_text(table: CellTable) -> str:
     """Return in words the settings that do not vary, without those at their defaults that nobody asks for."""
-    names = [name for name in varying.ORDER if name not in (*table.varying, *_HIDDEN, *varying.SERIES, *varying.RATES)]
+    names = [name for name in varying.ORDER if name not in (*table.varying, *_HIDDEN, *SERIES, *varying.RATES)]
     keys = keys_of(table.cells, names)
     parts = []
     for name in names:

@@ -19,13 +19,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.methods import BASELINE, FAMILY, PLUS
 from plots import curves, heatmap, lines, page, rank, style
 from plots.curves import CurveTable
 from plots.grid import at_edge
 from plots.settings import Panel, fixed_text, split
 from plots.tidy import CellTable, StudyInfo
 
-STANDARD, PLUS = "lora", "lora+"
 Floats = npt.NDArray[np.float64]
 
 
@@ -80,14 +80,14 @@ class SpeedupTable:
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> SpeedupTable:
     """Return the curves of the best cell of LoRA and of LoRA+ (see `plots.curves`), and the speed-up."""
     both = curves.tidy(df, study)
-    pair = both.best.where(both.best.cells["series"].isin((STANDARD, PLUS)))
+    pair = both.best.where(both.best.cells["series"].isin(FAMILY))
     both = replace(both, best=pair)
     stored = dict(zip(df["trial_id"], df["curve"], strict=True))
     seeds = {trial_id: int(seed) for trial_id, seed in zip(df["trial_id"], df["seed"], strict=True)}
     readings, of_seeds, unread = {}, {}, {}
     grids = dict(split(heatmap.tidy(df, study), within=rank.RANK))
     for title, panel in split(pair, within=rank.RANK):
-        ids = {series: _ids(panel, series) for series in (STANDARD, PLUS)}
+        ids = {series: _ids(panel, series) for series in FAMILY}
         if not all(ids.values()):
             continue
         found = read(*(_mean_curve(both.points, ids[s][0]) for s in ids), higher=panel.higher_is_better)
@@ -103,13 +103,13 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> SpeedupTable:
 def _reasons(best: CellTable, grid: CellTable) -> tuple[str, ...]:
     """Return why no factor may be read off the best cells of one panel, given the grid of both methods."""
     cell = {str(one["series"]): one for _, one in best.cells.iterrows()}
-    standard, plus = cell[STANDARD], cell[PLUS]
+    standard, plus = cell[BASELINE], cell[PLUS]
     found = ["LoRA collapsed"] if standard["n_collapsed"] > 0 else []
     if standard["n_choices"] != plus["n_choices"]:
         found.append(f"tuning was unequal ({standard['n_choices']} cells of LoRA, {plus['n_choices']} of LoRA+)")
     for series, one in cell.items():
         near = grid.cells[grid.cells["rank"] == one["rank"]]
-        own = near if series == PLUS else near[near["series"] == STANDARD]  # LoRA is LoRA+ at a ratio of 1
+        own = near if series == PLUS else near[near["series"] == BASELINE]  # LoRA is LoRA+ at a ratio of 1
         if at_edge(one, own):
             found.append(f"the best cell of {style.label(series)} lies on its grid's border")
     n_seeds = int(min(standard["n_ok"], plus["n_ok"]))
@@ -231,7 +231,7 @@ def _seed_readings(
     stored: dict[str, Any], seeds: dict[str, int], ids: dict[str, tuple[str, ...]], *, higher: bool
 ) -> tuple[Reading, ...]:
     """Return the reading of each seed that both cells have finished."""
-    by_seed = [{seeds[i]: _curve_of(stored[i]) for i in ids[s] if i in stored} for s in (STANDARD, PLUS)]
+    by_seed = [{seeds[i]: _curve_of(stored[i]) for i in ids[s] if i in stored} for s in FAMILY]
     found: list[Reading] = []
     for seed in sorted(set(by_seed[0]) & set(by_seed[1])):
         reading = read(by_seed[0][seed], by_seed[1][seed], higher=higher)

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from bench.methods import label
 from plots import page
-from plots.looks import COLORS, GREY, INK, PALE, PALETTE, Look, label, look
+from plots.looks import COLORS, GREY, INK, PALE, PALETTE, Look, look
 from plots.tidy import CellTable, Facts
 
 __all__ = ["COLORS", "GREY", "INK", "PALE", "PALETTE", "Look", "label", "look"]

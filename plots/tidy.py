@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bench import methods
 from bench.core import choice
 from bench.core.cells import MIN_SEEDS_FOR_SPREAD, right_bits, spread_of_mean
 from bench.core.errors import BadInput
 from bench.core.record import Status
-from bench.core.spec import Study, Trial, round_rate
+from bench.core.spec import SERIES, Study, Trial, round_rate
 from bench.study.varying import SETTINGS, settings_of, varying
 
 _OTHERS = tuple(name for name in SETTINGS if name not in choice.AXES)
@@ -115,9 +116,10 @@ def rows_of_study(df: pd.DataFrame, study: StudyInfo) -> tuple[pd.DataFrame, int
     return planned.join(outcomes, how="left").reset_index(), n_other
 
 
-def series_of(method: str, mora_type: float | None) -> str:
-    """Return the name under which cells are compared: the method, and for MoRA its type too (`mora-6`)."""
-    return method if mora_type is None or np.isnan(mora_type) else f"{method}-{int(mora_type)}"
+def series_of(rows: pd.DataFrame) -> list[str]:
+    """Return the name under which each row is compared: the method, and its type where it has several (`mora-6`)."""
+    columns = [rows[name] for name in SERIES]
+    return [methods.identity(dict(zip(SERIES, row, strict=True))).series for row in zip(*columns, strict=True)]
 
 
 def complete(cells: pd.DataFrame) -> pd.Series[bool]:
@@ -221,7 +223,7 @@ def _cells(rows: pd.DataFrame, *, n_seeds: int | None) -> pd.DataFrame:
         cells["n_expected"] = cells["n_expected"].clip(lower=n_seeds)
     cells["n_missing"] = cells["n_expected"] - cells["n_ok"] - cells["n_diverged"]
     cells["lr_ratio"] = _ratios(cells["eta_A"].to_numpy(float), _numbers(cells["eta_B"]).to_numpy(np.float64))
-    cells["series"] = [series_of(m, t) for m, t in zip(cells["method"], _numbers(cells["mora_type"]), strict=True)]
+    cells["series"] = series_of(cells)
     return _with_stderr(cells)
 
 
@@ -253,7 +255,7 @@ def _one_embedding_rate(rows: pd.DataFrame) -> pd.DataFrame:
     if len(rates) != 1:
         return rows
     column = pd.to_numeric(rows["loraplus_lr_embedding"]).astype(float)
-    return rows.assign(loraplus_lr_embedding=column.where(~rows["method"].isin(("lora", "lora+")), float(rates[0])))
+    return rows.assign(loraplus_lr_embedding=column.where(~rows["method"].isin(methods.FAMILY), float(rates[0])))
 
 
 def _numbers(column: pd.Series[Any]) -> pd.Series[float]:

@@ -171,7 +171,7 @@ def _architecture(subject: Subject) -> str:
 
 def _kinds_of_trial(subject: Subject) -> dict[tuple[object, ...], Trial]:
     """Return one trial for each method and set of adapted layers."""
-    return {(t.method, t.mora_type, t.target_modules, t.layers_to_transform): t for t in subject.trials}
+    return {(methods.identity(t).arm, t.target_modules, t.layers_to_transform): t for t in subject.trials}
 
 
 def _architecture_rests_on(subject: Subject) -> object:

@@ -7,7 +7,7 @@ import math
 from bench.commands import _text
 from bench.comparison.numbers import ArmResult, Comparison, Difference
 from bench.comparison.verdict import collapses, gap, number, shown
-from bench.methods import arm_label as label
+from bench.methods import label
 
 CURVE_CELLS = (1, 2, 4, 8)  # and the whole grid: where the tuning curves are printed
 

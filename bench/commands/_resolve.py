@@ -10,13 +10,14 @@ import pyarrow as pa
 from bench import study
 from bench.checks import preflight
 from bench.core import cells
-from bench.core.cells import SCORE_COLUMNS, BestCell, Score, best_cells, borders
+from bench.core.cells import SCORE_COLUMNS, BestCell, Score, best_cells
 from bench.core.spec import Meaning, MethodGrid, Study, Trial
 from bench.data import text
 from bench.data.splits import Split, TextData
 from bench.data.toy import ToyData
 from bench.models import Located
 from bench.schedule import price, workloads
+from bench.study.borders import borders
 from bench.sweep.loop import Options
 from bench.tasks import Task
 

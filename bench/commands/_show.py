@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from bench import methods
 from bench.commands import _text
 from bench.commands._resolve import Resolved
 from bench.core.cells import BestCell
 from bench.core.record import Status
-from bench.core.spec import Study, Trial
+from bench.core.spec import SERIES, Study, Trial
 from bench.schedule.estimate import Estimate
 from bench.schedule.price import Price
 from bench.study import varying
@@ -55,7 +56,7 @@ def plan(study: Study, preview: Preview) -> str:
         names = ", ".join(grid.method for grid in study.grids)
         return f"sampler tpe: {study.n_trials} trials for each of {names}, chosen as the results come in"
     trials = [trial for pack in preview.packs for trial in pack.trials]
-    varied = varying.of_trials(trials, but=("method", "mora_type", "rank", *varying.RATES))
+    varied = varying.of_trials(trials, but=(*SERIES, "rank", *varying.RATES))
     header = ("method", "rank", "eta_A", "lambda", *varied, "trials", "packs")
     rows = [_plan_row(name, preview, varied) for name in dict.fromkeys(name_of(trial) for trial in trials)]
     left = sum(pack.size for pack in preview.pending)
@@ -192,8 +193,8 @@ def _by_class(best: Sequence[BestCell], names: Sequence[str]) -> str:
 
 
 def name_of(trial: Trial) -> str:
-    """Return the method, with MoRA's type."""
-    return trial.method if trial.mora_type is None else f"{trial.method} type {trial.mora_type}"
+    """Return the method, with its type."""
+    return methods.identity(trial).arm
 
 
 def place_of(trial: Trial, varied: Sequence[str] = ()) -> str:

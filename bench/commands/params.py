@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench import methods
 from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def command(
     model: Annotated[str, typer.Option("--model", help="registered name, or a directory with config.json")],
-    method: Annotated[str, typer.Option("--method", "--methods", help="the method")] = "lora",
+    method: Annotated[str, typer.Option("--method", "--methods", help="the method")] = methods.BASELINE,
     rank: Annotated[str | None, typer.Option("--rank", "--ranks", help="rank [default: 8]")] = None,
     target_modules: Annotated[
         str | None, typer.Option("--target-modules", help="suffixes a,b,c; a regular expression; or all-linear")
@@ -51,7 +52,7 @@ def command(
 
 
 def _trial(method: str, texts: dict[str, str], model: str, config: dict[str, Any]) -> Trial:
-    from bench import methods, study
+    from bench import study
     from bench.core.spec import TrainBudget
     from bench.models import _targets as targets
     from bench.study import overrides
@@ -69,7 +70,8 @@ def _trial(method: str, texts: dict[str, str], model: str, config: dict[str, Any
     cell = {key: values[0] for key, values in axes.items()}
     budget = TrainBudget(max_steps=1, eval_steps=1)  # nothing is trained
     shared = {"task": "", "model": model, "data_hash": "", "model_hash": "", "budget": budget}
-    rates = {"eta_A": 1e-3, "lr_ratio": 2.0} if method == "lora+" else {"eta_A": 1e-3}  # at ratio 1 it would be LoRA
+    two_rates = methods.get(method).at_equal_rates is not None
+    rates = {"eta_A": 1e-3, "lr_ratio": 2.0} if two_rates else {"eta_A": 1e-3}  # at ratio 1 it would be LoRA
     return study.make_trial(method, {**rates, **cell, "seed": 0}, shared=shared, default_targets=defaults)
 
 
@@ -78,8 +80,8 @@ def _settings(trial: Trial) -> str:
     modules = trial.target_modules
     named = modules if modules is None or isinstance(modules, str) else ", ".join(modules)
     parts = {
-        "rank": trial.rank, "target_modules": named, "layers_to_transform": trial.layers_to_transform,
-        "mora_type": trial.mora_type, "mora_rounding": trial.mora_rounding,
+        "rank": trial.rank, "target_modules": named,
+        **{name: getattr(trial, name) for name in ("layers_to_transform", "mora_type", "mora_rounding")},
     }  # fmt: skip
     said = "; ".join(f"{key} {value}" for key, value in parts.items() if value is not None)
     return f"{trial.method}: {said}" if said else trial.method

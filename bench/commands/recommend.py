@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench import methods
 from bench.commands._options import Selection, study_command
 from bench.core.errors import BadInput
 
@@ -55,13 +56,12 @@ def code_of(trial: Trial, resolved: Resolved) -> str:
     """Return the Python to paste for a cell."""
     from bench import models
     from bench.export import as_code
-    from bench.export.takeaway import ADAPTER_METHODS, modules_to_save
+    from bench.export.takeaway import modules_to_save
 
-    if trial.method not in ADAPTER_METHODS:
+    if methods.get(trial.method).peft_type is None:
         return as_code.plain_code(trial)
     if resolved.task.causal is not None and trial.layers_to_transform is None:
         return as_code.peft_code(trial, modules_to_save=())
-    from bench import methods
     from bench.engine.bank import adapted_layers
 
     located, task = resolved.located, resolved.task
@@ -208,7 +208,7 @@ def _train_into(directory: Path, trial: Trial, resolved: Resolved, data: TextDat
     from bench.models._locate import TOKENIZER_FILES, weight_files
 
     located = resolved.located
-    is_adapter = trial.method in takeaway.ADAPTER_METHODS
+    is_adapter = methods.get(trial.method).peft_type is not None
 
     def keep(bank: Any, loaded: Any) -> None:
         if not is_adapter:
@@ -241,12 +241,11 @@ def _base_name(resolved: Resolved) -> tuple[str, bool]:
 def _card(trial: Trial, resolved: Resolved, outcome: Any, title: str, *, score: str, code: str) -> str:
     from bench.commands import _show
     from bench.export import model_card
-    from bench.export.takeaway import ADAPTER_METHODS
 
     name, is_hub_id = _base_name(resolved)
     return model_card.write(model_card.Card(
         title=title, base_model=name if is_hub_id else resolved.located.name, is_hub_id=is_hub_id,
-        is_adapter=trial.method in ADAPTER_METHODS, is_causal=resolved.task.causal is not None,
+        is_adapter=methods.get(trial.method).peft_type is not None, is_causal=resolved.task.causal is not None,
         task=resolved.task.name, labels=resolved.task.labels, cell=_show.place_of(trial), score=score, code=code,
         trained=f"seed {trial.seed}, {outcome.metric_name} {outcome.metric_value:.4f} on the evaluation split",
     ))  # fmt: skip

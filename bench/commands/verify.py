@@ -129,10 +129,11 @@ def _lora(resolved: Resolved, selection: Selection) -> tuple[tuple[Cell, ...], T
     from bench.commands.compare import TOP
     from bench.comparison import arms
     from bench.comparison.compare import ROW_COLUMNS
+    from bench.methods import BASELINE
 
     better = resolved.task.higher_is_better
     rows = _run.rows(store.load(selection.directory(resolved.study)), ROW_COLUMNS)
-    lora = arms.Arm(name=arms.BASELINE, trials=tuple(t for t in resolved.trials if t.method == arms.BASELINE))
+    lora = arms.Arm(name=BASELINE, trials=tuple(t for t in resolved.trials if t.method == BASELINE))
     if not arms.cells(lora, rows, higher_is_better=better):
         raise BadInput("--calibrate", "the study must have finished lora trials", way_out="sweep them first")
     again = selection.results_dir / f"{resolved.study.name}-{TOP}"

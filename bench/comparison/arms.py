@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from bench import searches
+from bench import methods, searches
 from bench.comparison.numbers import Top
 from bench.core import choice, stats
 from bench.core.cells import Score, objective
@@ -20,8 +20,8 @@ from bench.core.choice import Point
 from bench.core.errors import BadInput
 from bench.core.record import Status
 from bench.core.spec import Study, Trial
+from bench.methods import BASELINE
 
-BASELINE = "lora"
 FIRST_FRESH_SEED = 1000  # far from the seeds that studies tune with, so that more tuning seeds change no fresh run
 FIRST_TOP_SEED = 500  # of the second stage of tuning
 FIRST_POOL_SEED = 2000  # of further runs of a chosen cell: whether it collapses, and the pool of a calibration
@@ -70,8 +70,7 @@ def arms_of(grids: Iterable[tuple[str, Sequence[Trial]]]) -> tuple[Arm, ...]:
     groups: dict[str, list[Trial]] = {}
     for method, trials in grids:
         for trial in trials:
-            name = method if trial.mora_type is None else f"{method} type {trial.mora_type}"
-            groups.setdefault(name, []).append(trial)
+            groups.setdefault(methods.identity(trial, method=method).arm, []).append(trial)
     return tuple(Arm(name=name, trials=tuple(trials)) for name, trials in groups.items())
 
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from bench.comparison import rule
 from bench.comparison.arms import (
-    BASELINE,
     MAX_POOL,
     Arm,
     Cell,
@@ -45,6 +44,7 @@ from bench.core import stats
 from bench.core.cells import right_bits
 from bench.core.spec import Trial
 from bench.core.stats import Interval
+from bench.methods import BASELINE
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bench.comparison.numbers import ArmResult, Comparison, Difference, SpeedUp, Target
 from bench.comparison.rule import MIN_RUNS
 from bench.core.stats import Interval
-from bench.methods import arm_label as label
+from bench.methods import label
 
 AS_POINTS = ("accuracy", "f1", "matthews_correlation", "char_accuracy", "exact_match")  # shown times 100
 CLAIMED_FACTOR = 2.0  # LoRA+'s own claim: up to twice as fast (Hayou et al. 2024, arXiv:2402.12354, abstract)

@@ -1,4 +1,4 @@
-"""What a sweep found: each method's best cell with its spread, and the grid borders it lies on. Pure."""
+"""What a sweep found: each method's best cell with its spread. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 from bench.core import choice
 from bench.core.errors import one_line
 from bench.core.record import Status
-from bench.core.spec import Meaning, MethodGrid, Trial
+from bench.core.spec import SERIES, Meaning, Trial
 
 # What a diverged trial counts as when cells are compared, and what Optuna is told: finite, and never above a score
 # (a correlation can be as low as -1).
@@ -79,13 +79,13 @@ def objective(score: Score, *, higher_is_better: bool) -> float:
 
 
 def best_cells(trials: Iterable[Trial], scores: Mapping[str, Score], *, higher_is_better: bool) -> tuple[BestCell, ...]:
-    """Return the best cell of each method, MoRA's types apart, that has a finished trial, in the order of `trials`.
+    """Return the best cell of each method, its types apart, that has a finished trial, in the order of `trials`.
 
     A cell counts by its mean over seeds, a diverged seed as the worst value; ties as in bench/core/choice.py.
     """
-    cells: dict[tuple[str, int | None], dict[tuple[Any, ...], list[tuple[Trial, Score]]]] = {}
+    cells: dict[tuple[Any, ...], dict[tuple[Any, ...], list[tuple[Trial, Score]]]] = {}
     for trial in trials:
-        of_method = cells.setdefault((trial.method, trial.mora_type), {})
+        of_method = cells.setdefault(tuple(getattr(trial, name) for name in SERIES), {})
         score = scores.get(trial.trial_id)
         if score is not None:
             of_method.setdefault(trial.cell, []).append((trial, score))
@@ -104,20 +104,6 @@ def point_of(trial: Trial, scores: Sequence[Score], *, higher_is_better: bool) -
         trial,
         fmean(objective(score, higher_is_better=higher_is_better) for score in scores),
         all_diverged=all(score.status != Status.OK for score in scores),
-    )
-
-
-def borders(trials: Sequence[Trial], best: Iterable[BestCell], grids: Iterable[MethodGrid] = ()) -> tuple[str, ...]:
-    """Return one warning for each rate of a best cell that is the smallest or largest of its method's grid.
-
-    LoRA is LoRA+ at a ratio of 1, so its trials are part of LoRA+'s grid here.
-    """
-    by_eta_B = {grid.method for grid in grids if grid.axis("eta_B") is not None}
-    return tuple(
-        f"{_name(cell.trial)}: the best {name} is the {side} of the grid ({_shown(name, cell.trial)}); widen it"
-        for cell in best
-        for name in ("eta_A", "eta_B" if cell.method in by_eta_B else "lr_ratio")
-        if (side := _side(name, cell, trials)) is not None
     )
 
 
@@ -197,24 +183,6 @@ def _several(values: Counter[str], n: int) -> str:
     if list(values.values()) == [n]:
         return next(iter(values))
     return ", ".join(f"{value} in {count:,}" for value, count in values.items())
-
-
-def _name(trial: Trial) -> str:
-    return trial.method if trial.mora_type is None else f"{trial.method} type {trial.mora_type}"
-
-
-def _shown(name: str, trial: Trial) -> str:
-    value = getattr(trial, name)
-    return f"{value:g}" if name == "lr_ratio" else f"{value:.1e}"
-
-
-def _side(name: str, cell: BestCell, trials: Sequence[Trial]) -> str | None:
-    methods = {cell.method, "lora"} if cell.method == "lora+" else {cell.method}
-    values = {getattr(t, name) for t in trials if t.method in methods} - {None}
-    value = getattr(cell.trial, name)
-    if len(values) < 2 or value is None:
-        return None
-    return {min(values): "smallest", max(values): "largest"}.get(value)
 
 
 def _cell(members: list[tuple[Trial, Score]]) -> BestCell:

@@ -19,6 +19,7 @@ Init = Literal["zero_B", "zero_A", "nonzero"]
 PRECISIONS: tuple[Precision, ...] = ("fp64", "fp32", "bf16", "fp16")
 SCHEDULES: tuple[Schedule, ...] = ("linear", "constant", "cosine")
 INITS: tuple[Init, ...] = ("zero_B", "zero_A", "nonzero")
+SERIES = ("method", "mora_type")  # the fields of Trial that say what it is compared as: a method, or a type of one
 HEAD_POLICIES = ("eta_A", "peft", "paper")  # or a number
 
 SPEC_VERSION = 2  # part of every trial_id: raised only when the meaning of a field changes

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from bench import methods
 from bench.core import seeds
 from bench.core.errors import BadInput
 from bench.core.spec import TrainBudget, Trial
@@ -126,7 +127,7 @@ def check(kind: str, model_type: str, trials: Iterable[Trial]) -> None:
 
 def _rules(trial: Trial) -> tuple[tuple[str, tuple[Any, ...], Any], ...]:
     return (
-        ("method", ("lora", "lora+"), trial.method),
+        ("method", methods.FAMILY, trial.method),
         ("target_modules", ((LAYER,), LAYER), trial.target_modules),
         ("layers_to_transform", (None,), trial.layers_to_transform),
         ("lora_dropout", (0.0,), trial.lora_dropout),

@@ -46,7 +46,7 @@ class Bank:
         _check(trials, method, self.shapes)
         self.new_names = [loaded.new_names(reinit_head=trial.reinit_head) for trial in trials]
         head = {name: self.model.get_parameter(name) for name in loaded.full_names}
-        adapter_slots = _adapter_slots(self.shapes, method, trials)
+        adapter_slots = _adapter_slots(self.model, self.shapes, method, trials)
         self._adapter_names = frozenset(slot.name for slot in adapter_slots)
         slots = [*_head_slots(head, loaded, trials), *adapter_slots]
         if method.trains_base:
@@ -59,7 +59,7 @@ class Bank:
         for shape in self.shapes:
             layer = self.model.get_submodule(shape.path)
             weights = {name: self.params[_slot_name(self.method, shape, name)] for name in self.method.roles(shape)}
-            constants = self.method.constants(self.trials, shape)
+            constants = self.method.constants(self.trials, shape, frozen_weight(layer, shape))
             dropout = self.trials[0].lora_dropout or 0.0
             kind = AdaptedEmbedding if shape.kind == "embedding" else AdaptedLayer
             _put(self.model, shape.path, kind(layer, shape, self.method, weights, constants, dropout, self.keys))
@@ -264,6 +264,14 @@ def _shape(path: str, module: Any) -> LayerShape:
     return LayerShape(path=path, in_features=int(n_in), out_features=int(n_out))
 
 
+def frozen_weight(layer: nn.Module, shape: LayerShape) -> Tensor | None:
+    """Return the weight that a method adapts, as `Method.init` gets it; None where the layer has none."""
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor):
+        return None
+    return weight.detach().T if shape.kind == "conv1d" else weight.detach()
+
+
 def _check(trials: Sequence[Trial], method: Method, shapes: Sequence[LayerShape]) -> None:
     if len({(trial.seed, trial.budget, method.pack_key(trial)) for trial in trials}) > 1:
         raise ValueError("the trials of a pack share seed, budget and their method's pack_key")
@@ -318,11 +326,14 @@ def _head_value(seed: int, name: str, role: Role, parameter: nn.Parameter, modul
     return torch.full(parameter.shape, float(is_norm_weight))
 
 
-def _adapter_slots(shapes: Sequence[LayerShape], method: Method, trials: Sequence[Trial]) -> list[Slot]:
+def _adapter_slots(
+    model: nn.Module, shapes: Sequence[LayerShape], method: Method, trials: Sequence[Trial]
+) -> list[Slot]:
     slots: dict[str, Slot] = {}
     for shape in shapes:
         size = (shape.out_features, shape.in_features)
-        inits = [method.init(t, shape, _generator(t.seed, shape.path, "adapter", size)) for t in trials]
+        weight = frozen_weight(model.get_submodule(shape.path), shape)
+        inits = [method.init(t, shape, _generator(t.seed, shape.path, "adapter", size), weight) for t in trials]
         stacked = method.stack(inits)
         roles = method.roles(shape)
         if set(stacked) != set(roles):

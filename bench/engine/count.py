@@ -14,12 +14,12 @@ from bench.core.spec import Trial
 from bench.methods._base import require_fit
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from bench.methods import LayerShape, Method
 
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")  # how transformers' classes of causal language models end
-PEFT_METHODS = ("lora", "lora+")
 PEFT_HEAD = ("classifier", "score")  # modules whose name ends so are what PEFT trains in full, unless told of more
 
 
@@ -101,7 +101,7 @@ def count(config: Mapping[str, Any], trial: Trial, *, n_labels: int | None = Non
         n_model=n_model,
         n_adapters=n_adapters,
         n_head=sum(head.values()),
-        peft=_peft(head, n_model, n_adapters) if trial.method in PEFT_METHODS else None,
+        peft=_peft(head, n_model, n_adapters) if method.peft_type is not None else None,
     )
     if found.n_total != n_model + n_adapters:
         raise ValueError(f"each parameter is a row, but {found.n_total} were listed of {n_model} + {n_adapters}")
@@ -160,6 +160,8 @@ def _rows(
     model: PreTrainedModel, method: Method, trial: Trial, shapes: Mapping[str, LayerShape], head: set[str]
 ) -> Iterator[Row]:
     """Yield every parameter; an adapter's stand behind those of the layer they belong to, shared ones at the end."""
+    from bench.engine.bank import frozen_weight
+
     own = dict(model.named_parameters())
     last = {name.rpartition(".")[0]: name for name in own}  # of each module
     sizes: dict[tuple[object, ...], list[tuple[str, tuple[int, ...]]]] = {}
@@ -172,7 +174,7 @@ def _rows(
             continue
         key = (shape.in_features, shape.out_features, shape.kind)
         if key not in sizes:
-            sizes[key] = _adapter(method, trial, shape)
+            sizes[key] = _adapter(method, trial, shape, frozen_weight(model.get_submodule(path), shape))
         yield from (
             Row(name=f"{path}.{leaf}", shape=size, trainable=True)
             for leaf, size in sizes[key]
@@ -182,12 +184,14 @@ def _rows(
     yield from (Row(name=f"{method.name}.{leaf}", shape=size, trainable=True) for leaf, size in together.items())
 
 
-def _adapter(method: Method, trial: Trial, shape: LayerShape) -> list[tuple[str, tuple[int, ...]]]:
+def _adapter(
+    method: Method, trial: Trial, shape: LayerShape, weight: Tensor | None
+) -> list[tuple[str, tuple[int, ...]]]:
     """Return name and shape of each parameter that the method adds to one layer."""
     import torch
 
     require_fit(method, trial, (shape,))
-    made = method.init(trial, shape, torch.Generator().manual_seed(0))
+    made = method.init(trial, shape, torch.Generator().manual_seed(0), weight)
     return [(name, tuple(value.shape)) for name, value in made.items()]
 
 

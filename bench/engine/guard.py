@@ -31,7 +31,7 @@ from bench.core.errors import BadInput, one_line
 from bench.core.spec import Trial
 from bench.data.splits import Encoded
 from bench.engine import twin, unpadded
-from bench.engine.bank import Bank, adapted_layers
+from bench.engine.bank import Bank, adapted_layers, frozen_weight
 from bench.engine.batching import Batches, Chunk
 from bench.engine.paths import BankPath, Path, settle_masks
 from bench.methods._base import LayerShape, Method
@@ -253,12 +253,12 @@ def _as_trial(plain: PreTrainedModel, bank: Bank, k: int) -> Iterator[None]:
 
 def _hook(plain: PreTrainedModel, bank: Bank, shape: LayerShape, k: int) -> Any:
     """Add the method's map of trial k's parameters to what a layer returns, whatever the layout of its input."""
-    method = bank.method
+    method, layer = bank.method, plain.get_submodule(shape.path)
     weights = {name: bank.params[bank.slot(shape, name)][k : k + 1] for name in method.roles(shape)}
     constants = {
         name: value.to(weights[next(iter(weights))].dtype) if isinstance(value, Tensor) and value.is_floating_point()
         else value
-        for name, value in method.constants(bank.trials[:1], shape).items()
+        for name, value in method.constants(bank.trials[:1], shape, frozen_weight(layer, shape)).items()
     }  # fmt: skip
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ def _hook(plain: PreTrainedModel, bank: Bank, shape: LayerShape, k: int) -> Any:
         flat = x.reshape(1, -1) if shape.kind == "embedding" else x.reshape(1, -1, x.shape[-1])
         return output + method.delta(weights, constants, flat).reshape(output.shape).to(output.dtype)
 
-    return plain.get_submodule(shape.path).register_forward_hook(add)
+    return layer.register_forward_hook(add)
 
 
 def _plain_logits(model: PreTrainedModel, chunk: Chunk, kind: twin.Kind) -> Tensor:
@@ -327,7 +327,7 @@ def _pattern(path: str) -> str:
 
 def _key(small: PretrainedConfig, kind: twin.Kind, trial: Trial, shown: set[str], head: set[str], path: str) -> str:
     own: Mapping[str, Any] = {
-        "config": small.to_dict(), "kind": kind, "method": trial.method, "mora_type": trial.mora_type,
+        "config": small.to_dict(), "kind": kind, "arm": methods.identity(trial).arm,
         "adapted": sorted(shown), "head": sorted(head), "path": path,
         "transformers": metadata.version("transformers"), "torch": metadata.version("torch"),
         "source": _source_hash(),

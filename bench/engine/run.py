@@ -18,7 +18,7 @@ from bench import methods
 from bench.core import metrics, provenance
 from bench.core.clock import Clock
 from bench.core.record import Outcome, Status
-from bench.core.spec import Pack, Precision, Trial
+from bench.core.spec import Pack, Precision
 from bench.data import causal, predictions
 from bench.data.splits import Encoded, EncodedData
 from bench.engine import guard, state, unpadded
@@ -29,7 +29,6 @@ from bench.engine.loop import Loop, Training
 from bench.engine.memory import Meter
 from bench.engine.objective import Classification, Objective, Regression, Scored
 from bench.engine.paths import BankPath, Path, settle_masks
-from bench.methods.mora import r_hat
 from bench.models._base import LoadedModel
 
 DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and optimizer are at least float32
@@ -220,7 +219,6 @@ def _outcome(k: int, pack: _Shared) -> Outcome:
         metric_name=pack.data.metric,
         steps_done=training.steps_done if diverged is None else diverged - 1,
         diverged_step=diverged,
-        mora_r_hat=_r_hat(trial, bank),
         n_trainable=bank.n_trainable(trial),
         head_new=json.dumps(bank.new_names[k]),
         n_total=bank.n_total(trial),
@@ -235,6 +233,7 @@ def _outcome(k: int, pack: _Shared) -> Outcome:
         peak_memory_bytes=pack.peak_memory_bytes,
         curve=tuple(curve),
         started_at=pack.started_at,
+        **bank.method.derived(trial, bank.shapes),  # type: ignore[arg-type]
         **(_scores(k, pack) if finite else {"n_eval": len(pack.data.eval)}),
     )
 
@@ -283,10 +282,6 @@ def _tested(k: int, pack: _Shared) -> dict[str, object]:
 
 def _known(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _r_hat(trial: Trial, bank: Bank) -> int | None:
-    return r_hat(trial, bank.shapes[0]) if trial.mora_type is not None else None
 
 
 def _divide(seconds: float | None, n: int) -> float | None:

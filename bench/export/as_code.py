@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench import methods
 from bench.core.spec import TrainBudget, Trial
 
 
 def peft_code(trial: Trial, *, modules_to_save: Sequence[str], paths: Sequence[str] = ()) -> str:
-    """Return Python that builds this LoRA or LoRA+ cell with PEFT on a loaded `model`, rates as they were trained.
+    """Return Python that builds this cell of the LoRA family with PEFT on a loaded `model`, rates as they were trained.
 
     `paths` are the adapted modules, which are named one by one where PEFT cannot select them as the trial does.
 
     Raises:
         ValueError: for a method that PEFT's LoraConfig is not.
     """
-    if trial.method not in ("lora", "lora+"):
+    if methods.get(trial.method).peft_type != "LORA":
         raise ValueError(f"no LoraConfig for {trial.method}")
     parts = [_imports(trial), _config(trial, modules_to_save, paths), *_reinitialise(trial), *_freeze(trial)]
-    optimizer = _adamw(trial) if trial.method == "lora" else _loraplus(trial)
+    optimizer = _loraplus(trial) if _has_two_rates(trial) else _adamw(trial)
     return "\n".join([*parts, optimizer, *_head_rates(trial), _schedule(trial.budget)])
 
 
 def plain_code(trial: Trial) -> str:
     """Return Python for what is no LoRA: full fine-tuning's optimizer, or a word on how to get the trained model."""
     budget = trial.budget
-    if trial.method != "full":
+    if not methods.get(trial.method).trains_base:
         return (
             f"# {trial.method} is no LoraConfig: bench recommend --save DIR writes the model with its updates merged in"
         )
@@ -43,8 +44,12 @@ def plain_code(trial: Trial) -> str:
     ])  # fmt: skip
 
 
+def _has_two_rates(trial: Trial) -> bool:
+    return methods.get(trial.method).at_equal_rates is not None
+
+
 def _imports(trial: Trial) -> str:
-    plus = ["from peft.optimizers import create_loraplus_optimizer"] if trial.method == "lora+" else []
+    plus = ["from peft.optimizers import create_loraplus_optimizer"] if _has_two_rates(trial) else []
     lines = ["import torch", "from peft import LoraConfig, get_peft_model", *plus]
     return "\n".join([*lines, "from transformers import get_scheduler", ""])
 
@@ -55,10 +60,8 @@ def _config(trial: Trial, modules_to_save: Sequence[str], paths: Sequence[str]) 
         targets, layers = tuple(paths), None  # PEFT takes layers_to_transform with a list of names only
     settings: dict[str, object] = {
         "task_type": "SEQ_CLS" if modules_to_save else "CAUSAL_LM",  # a classifier always has a new head
-        "r": trial.rank,
+        **methods.get(trial.method).peft_settings(trial),
         "lora_alpha": _whole(trial.lora_alpha),
-        "use_rslora": bool(trial.use_rslora),
-        "lora_dropout": trial.lora_dropout or 0.0,
         "target_modules": list(targets) if isinstance(targets, tuple) else targets,
     }
     if layers is not None:
@@ -140,7 +143,7 @@ def _head_rates(trial: Trial) -> list[str]:
         return []
     if trial.eta_B == trial.eta_A == trial.head_learning_rate:
         return []
-    why = "" if trial.method == "lora" else "; PEFT trains 1-D parameters of the head at eta_B, its matrices at eta_A"
+    why = "; PEFT trains 1-D parameters of the head at eta_B, its matrices at eta_A" if _has_two_rates(trial) else ""
     return [
         f"# head_policy {trial.head_policy}{why}",
         'head = {id(p) for name, p in model.named_parameters() if ".modules_to_save." in name}',

@@ -11,10 +11,10 @@ from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Any
 
-from bench import methods
 from bench.core import rules as study_fields
 from bench.core.cells import BestCell, Score, best_cells, objective
 from bench.core.spec import HEAD_POLICIES, TrainBudget, Trial
+from bench.study import layer
 from bench.study.as_toml import value as toml_value
 
 
@@ -79,16 +79,9 @@ def study_toml(trial: Trial, seeds: Sequence[int], *, task: str, model: str, com
     lines += [f"seeds = {toml_value(list(seeds))}", "", "[train]"]
     lines += [f"{f.name} = {toml_value(_budget_value(f.name, trial.budget))}" for f in fields(TrainBudget)]
     lines += ["", f"[grid.{toml_value(trial.method)}]"]
-    reads = methods.get(trial.method).reads
-    keys = [key for key in study_fields.GRID_KEYS if key != "lr_ratio" and (key in reads or key in _ALWAYS)]
-    if trial.method == "lora":
-        keys.remove("eta_B")  # the one grid without it: eta_B is eta_A
-    values = {key: getattr(trial, key) for key in keys}
+    values = {key: getattr(trial, key) for key in layer.grid_keys(trial.method, "method") if key != "lr_ratio"}
     lines += [f"{key} = {toml_value(_axis(key, value))}" for key, value in values.items() if value is not None]
     return "\n".join(lines) + "\n"
-
-
-_ALWAYS = ("eta_A", *study_fields.EVERY_METHOD)
 
 
 def _objective(

@@ -1,4 +1,4 @@
-"""What a trained bank leaves with: a PEFT adapter (LoRA, LoRA+), or the whole model with every update merged in.
+"""What a trained bank leaves with: a PEFT adapter, where PEFT has the method, or the whole model with updates merged.
 
 PEFT's AutoPeftModel builds the base from what adapter_config.json names, and knows nothing of the task's classes. So a
 classifier's adapter brings a directory `base` along: config.json with the task's classes, and links to the weights.
@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging as chatter
 
+from bench import methods
 from bench.core.spec import Trial
-from bench.engine.bank import Bank
+from bench.engine.bank import Bank, frozen_weight
 from bench.methods._base import LayerShape
 from bench.models._base import LoadedModel
 
-ADAPTER_METHODS = ("lora", "lora+")  # PEFT has a type for them; the others leave as merged models
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -99,16 +99,13 @@ def adapter_config(
     trial: Trial, shapes: Sequence[LayerShape], loaded: LoadedModel, *, base_model: str
 ) -> dict[str, Any]:
     """Return PEFT's LoraConfig as it is stored; target_modules are whole names, so that nothing else can match."""
-    kinds = {shape.kind for shape in shapes}
+    kinds, method = {shape.kind for shape in shapes}, methods.get(trial.method)
     return {
-        "peft_type": "LORA",
+        "peft_type": method.peft_type,
         "task_type": "SEQ_CLS" if loaded.full_names else "CAUSAL_LM",
         "base_model_name_or_path": base_model,
         "inference_mode": True,
-        "r": trial.rank,
-        "lora_alpha": trial.lora_alpha,
-        "use_rslora": bool(trial.use_rslora),
-        "lora_dropout": trial.lora_dropout or 0.0,
+        **method.peft_settings(trial),
         "bias": "none",
         "fan_in_fan_out": kinds == {"conv1d"},
         "target_modules": [shape.path for shape in shapes],
@@ -148,8 +145,8 @@ def merged_model(bank: Bank, loaded: LoadedModel) -> PreTrainedModel:
 
 def _merge(model: PreTrainedModel, shape: LayerShape, bank: Bank) -> None:
     own = {name: weight[None].cpu() for name, weight in bank.adapters(0)[shape.path].items()}
-    constants = bank.method.constants(bank.trials, shape)
     module: Any = model.get_submodule(shape.path)
+    constants = bank.method.constants(bank.trials, shape, frozen_weight(module, shape))
     _untie(model, module)
     delta = bank.method.weight_delta(own, constants, shape)[0]
     module.weight += (delta.T if shape.kind == "conv1d" else delta).to(module.weight)

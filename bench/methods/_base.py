@@ -8,7 +8,7 @@ cannot disagree. Parameters of K trials are stacked along a leading axis, shape 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -45,6 +45,17 @@ class LayerShape:
     kind: Literal["linear", "conv1d", "embedding", "layernorm"] = "linear"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """What a method, or one type of a method that has several, is called and looks like where it is compared."""
+
+    arm: str  # in comparisons and on the terminal: lora+, mora type 6
+    series: str  # in figures: lora+, mora-6
+    label: str  # in texts: LoRA+, MoRA type 6
+    look: tuple[int, str] | None = None  # place in COLORS of plots/looks.py, and a marker; None: by the name
+    place: int = 9  # in legends and tables, equals by name
+
+
 class Method:
     """A way of fine-tuning. A subclass in its own file is a new method; the class attributes describe it.
 
@@ -54,11 +65,43 @@ class Method:
 
     name: ClassVar[str]
     label: ClassVar[str]  # in texts and on figures
+    looks: ClassVar[Mapping[int | None, tuple[int, str]]] = {}  # of each of its types, None where it has but one
+    place: ClassVar[int] = 9  # in legends and tables
     reads: ClassVar[frozenset[str]]
+    at_equal_rates: ClassVar[str | None] = None  # what a trial with eta_B = eta_A is stored as; eta_B is an axis
+    peft_type: ClassVar[str | None] = None  # of PEFT's config; None: it leaves as a merged model
+    timed: ClassVar[tuple[Mapping[str, Any], ...]] = ()  # the settings, beside rank and rates, that `bench speed` times
     trains_base: ClassVar[bool] = False  # pretrained weights are trained, one trial at a time
     adapts: ClassVar[Literal["targets", "biases"]] = "targets"  # what target_modules names, or every layer with a bias
     adapts_embeddings: ClassVar[bool] = False
     shared: ClassVar[frozenset[str]] = frozenset()  # parameters that all adapted layers of a trial have in common
+
+    def identity(self, kind: int | None = None) -> Identity:
+        """Return what the method is called and looks like, or one type of it."""
+        return replace(self.identity_of(self.name, kind, label=self.label), look=self.looks.get(kind), place=self.place)
+
+    @staticmethod
+    def identity_of(name: str, kind: int | None = None, *, label: str | None = None) -> Identity:
+        """Return the identity of a method of this name, in this directory or not."""
+        label = name if label is None else label
+        if kind is None:
+            return Identity(arm=name, series=name, label=label)
+        return Identity(arm=f"{name} type {kind}", series=f"{name}-{kind}", label=f"{label} type {kind}")
+
+    def flop_per_token(self, trial: Trial, shape: LayerShape) -> int | None:
+        """Return the FLOP of the adapter's products for one token forward; a step takes three times as many.
+
+        A multiplication and an addition count two; sums, rotations and copies are no products. None: no formula.
+        """
+        return None
+
+    def derived(self, trial: Trial, shapes: Sequence[LayerShape]) -> dict[str, int]:
+        """Return what rows tell beside the settings, by column."""
+        return {}
+
+    def peft_settings(self, trial: Trial) -> dict[str, Any]:
+        """Return the settings of PEFT's config that are the method's own, where it has a `peft_type`."""
+        return {}
 
     def problem(self, trial: Trial, shape: LayerShape) -> str | None:
         """Return the rule that `trial` breaks at a layer of this shape, with what was got, or None."""
@@ -88,8 +131,14 @@ class Method:
         """Return the role of each parameter that the method adds to a layer of this shape, by name."""
         return {}
 
-    def init(self, trial: Trial, shape: LayerShape, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return one trial's initial parameters by name, float32, at its own shapes, drawn from `generator`."""
+    def init(
+        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return one trial's initial parameters by name, float32, at its own shapes, drawn from `generator`.
+
+        `weight` is the frozen weight of the layer as the model holds it, its dtype and device: [O, I], [rows, O] for an
+        embedding, [O] for a LayerNorm; on the meta device where shapes alone are asked for, None where there is none.
+        """
         return {}
 
     def stack(self, per_trial: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -98,8 +147,11 @@ class Method:
 
         return {name: torch.stack([params[name] for params in per_trial]) for name in per_trial[0]}
 
-    def constants(self, trials: Sequence[Trial], shape: LayerShape) -> dict[str, Tensor | int]:
-        """Return what the map needs beside its parameters; tensors in float64, with leading axis K or none."""
+    def constants(self, trials: Sequence[Trial], shape: LayerShape, weight: Tensor | None) -> dict[str, Tensor | int]:
+        """Return what the map needs beside its parameters; tensors in float64, with leading axis K or none.
+
+        `weight`: see `init`.
+        """
         return {}
 
     def delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], x_KxNxI: Tensor) -> Tensor:

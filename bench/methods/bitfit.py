@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.spec import Trial
 from bench.methods._base import LayerShape, Method, Role
@@ -22,6 +22,7 @@ class BitFit(Method):
 
     name = "bitfit"
     label = "BitFit"
+    looks: ClassVar = {None: (5, "X")}
     reads = frozenset()
     adapts = "biases"
 
@@ -37,7 +38,9 @@ class BitFit(Method):
         """The bias, trained at eta_A."""
         return {"bias": Role.BIAS}
 
-    def init(self, trial: Trial, shape: LayerShape, generator: torch.Generator) -> dict[str, Tensor]:
+    def init(
+        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
+    ) -> dict[str, Tensor]:
         """Zero: the model is the base."""
         import torch
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from bench.methods._base import Method
 
 
@@ -10,8 +12,11 @@ class Full(Method):
 
     name = "full"
     label = "full fine-tuning"
+    looks: ClassVar = {None: (7, "D")}
+    place = 3
     reads = frozenset()
     trains_base = True
+    timed = ({},)
 
 
 METHOD = Full()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from bench.methods._base import Method
 
 
@@ -10,6 +12,7 @@ class Head(Method):
 
     name = "head"
     label = "head only"
+    looks: ClassVar = {None: (6, "*")}
     reads = frozenset()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.spec import Trial
 from bench.methods._base import LayerShape, Method, Role
@@ -23,16 +23,33 @@ class LoRA(Method):
 
     name = "lora"
     label = "LoRA"
+    looks: ClassVar = {None: (0, "o")}
+    place = 0
     reads = frozenset({
         "eta_B", "rank", "lora_alpha", "use_rslora", "lora_dropout", "init", "target_modules", "layers_to_transform",
     })  # fmt: skip
     adapts_embeddings = True
+    peft_type = "LORA"
+    timed: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"lora_dropout": 0.1})
 
     def problem(self, trial: Trial, shape: LayerShape) -> str | None:
         """Any rank fits any layer, as in PEFT: above its smaller side it adds parameters and no freedom."""
         if trial.init == "nonzero":
             return 'init must be zero_B or zero_A, but got "nonzero", which moves the model before it is trained'
         return None
+
+    def flop_per_token(self, trial: Trial, shape: LayerShape) -> int:
+        """2 r (in + out)."""
+        return 2 * self.n_trainable(trial, shape)
+
+    def peft_settings(self, trial: Trial) -> dict[str, Any]:
+        """LoraConfig's rank, scaling and dropout."""
+        return {
+            "r": trial.rank,
+            "lora_alpha": trial.lora_alpha,
+            "use_rslora": bool(trial.use_rslora),
+            "lora_dropout": trial.lora_dropout or 0.0,
+        }
 
     def n_trainable(self, trial: Trial, shape: LayerShape) -> int:
         """r (in + out)."""
@@ -48,7 +65,9 @@ class LoRA(Method):
             return {"A": Role.EMBEDDING_A, "B": Role.EMBEDDING_B}
         return {"A": Role.A, "B": Role.B}
 
-    def init(self, trial: Trial, shape: LayerShape, generator: torch.Generator) -> dict[str, Tensor]:
+    def init(
+        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
+    ) -> dict[str, Tensor]:
         """zero_B: A ~ U(+-1/sqrt(I)), B = 0, PEFT's default. zero_A: B ~ U(+-1/sqrt(R)), A = 0, the LoRA+ paper's.
 
         Both are kaiming_uniform(a=sqrt(5)), that is U(+-1/sqrt(fan_in)). An embedding's B is N(0, 1) and its A zero
@@ -76,7 +95,7 @@ class LoRA(Method):
         B = [pad(params["B"], (0, rank - params["B"].shape[1])) for params in per_trial]
         return {"A": torch.stack(A), "B": torch.stack(B)}
 
-    def constants(self, trials: Sequence[Trial], shape: LayerShape) -> dict[str, Tensor | int]:
+    def constants(self, trials: Sequence[Trial], shape: LayerShape, weight: Tensor | None) -> dict[str, Tensor | int]:
         """scaling [K]: lora_alpha / rank, or lora_alpha / sqrt(rank) with use_rslora (arXiv:2312.03732)."""
         import torch
 

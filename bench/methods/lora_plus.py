@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from bench.methods.lora import LoRA
 
 
@@ -10,7 +12,11 @@ class LoRAPlus(LoRA):
 
     name = "lora+"
     label = "LoRA+"
+    looks: ClassVar = {None: (3, "s")}
+    place = 1
     reads = LoRA.reads | {"loraplus_lr_embedding"}
+    at_equal_rates = LoRA.name
+    timed = ({"lr_ratio": 16.0},)
 
 
 METHOD = LoRAPlus()

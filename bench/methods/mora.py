@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.spec import Trial
 from bench.methods._base import LayerShape, Method, Role
@@ -33,7 +33,10 @@ class MoRA(Method):
 
     name = "mora"
     label = "MoRA"
+    looks: ClassVar = {1: (1, "v"), 2: (4, "<"), 3: (8, ">"), 4: (9, "P"), 6: (2, "^")}
+    place = 2
     reads = frozenset({"rank", "lora_dropout", "target_modules", "layers_to_transform", "mora_type", "mora_rounding"})
+    timed = ({"mora_type": 1}, {"mora_type": 6})
 
     def problem(self, trial: Trial, shape: LayerShape) -> str | None:
         """r_hat must not exceed the input, nor M the layer's own weight."""
@@ -47,6 +50,16 @@ class MoRA(Method):
             )
         return None
 
+    def flop_per_token(self, trial: Trial, shape: LayerShape) -> int:
+        """2 r_hat^2; for type 6 for each block that the output has room for (section 4 of the paper)."""
+        side = r_hat(trial, shape)
+        blocks = min(math.ceil(shape.in_features / side), math.ceil(shape.out_features / side))
+        return 2 * side * side * (blocks if trial.mora_type == ROTATED else 1)
+
+    def derived(self, trial: Trial, shapes: Sequence[LayerShape]) -> dict[str, int]:
+        """r_hat of the first layer."""
+        return {"mora_r_hat": r_hat(trial, shapes[0])}
+
     def n_trainable(self, trial: Trial, shape: LayerShape) -> int:
         """r_hat^2."""
         return r_hat(trial, shape) ** 2
@@ -59,14 +72,16 @@ class MoRA(Method):
         """M, trained at eta_A."""
         return {"M": Role.M}
 
-    def init(self, trial: Trial, shape: LayerShape, generator: torch.Generator) -> dict[str, Tensor]:
+    def init(
+        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
+    ) -> dict[str, Tensor]:
         """Zero: no other factor is zero, so the gradient of M is not."""
         import torch
 
         side = r_hat(trial, shape)
         return {"M": torch.zeros(side, side)}
 
-    def constants(self, trials: Sequence[Trial], shape: LayerShape) -> dict[str, Tensor | int]:
+    def constants(self, trials: Sequence[Trial], shape: LayerShape, weight: Tensor | None) -> dict[str, Tensor | int]:
         """The type, the width of the output and, for type 6, the rotation of each block, all alike within a pack."""
         type_, side = trials[0].mora_type, r_hat(trials[0], shape)
         if type_ is None:

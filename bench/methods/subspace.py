@@ -10,7 +10,7 @@ signs, whatever d; no matrix of P and no update is kept between the forward and 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.seeds import derive
 from bench.core.spec import Trial
@@ -31,6 +31,7 @@ class Subspace(Method):
 
     name = "subspace"
     label = "random subspace"
+    looks: ClassVar = {None: (10, "h")}
     reads = frozenset({"rank", "target_modules", "layers_to_transform"})
     shared = frozenset({"v"})
 
@@ -46,13 +47,15 @@ class Subspace(Method):
         """v, trained at eta_A."""
         return {"v": Role.M}
 
-    def init(self, trial: Trial, shape: LayerShape, generator: torch.Generator) -> dict[str, Tensor]:
+    def init(
+        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
+    ) -> dict[str, Tensor]:
         """Zero: the model is the base, and the gradient of v, P^T times that of theta, is not."""
         import torch
 
         return {"v": torch.zeros(_dimension(trial))}
 
-    def constants(self, trials: Sequence[Trial], shape: LayerShape) -> dict[str, Tensor | int]:
+    def constants(self, trials: Sequence[Trial], shape: LayerShape, weight: Tensor | None) -> dict[str, Tensor | int]:
         """Places and signs of the layer's outputs and inputs, [O] and [I], alike within a pack: it has one seed."""
         import torch
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from bench import methods
 from bench.comparison import landscape
 from bench.comparison.numbers import Comparison
 from bench.core import stats
-from bench.methods import arm_label
 from plots import curves, heatmap, rank, rates, tidy
 from plots.lines import Line as Arranged
 from plots.lines import arrange, lines_in, series_in
@@ -81,7 +81,7 @@ def _ratio(df: pd.DataFrame, info: StudyInfo) -> Iterable[Chart]:
             for value in sorted(panel.cells["lr_ratio"].dropna().unique())
         ]
         points = tuple(_point(c, c["lr_ratio"], f"η_A {rate(c['eta_A'])}") for c in best if c is not None)
-        line = Line(series="lora+", label="LoRA (λ = 1) and LoRA+", points=points)
+        line = Line(series=methods.PLUS, label="LoRA (λ = 1) and LoRA+", points=points)
         yield Chart(
             kind="ratio", title=title, x_label="λ = η_B / η_A", x_scale="category", lines=(line,),
             note="the best cell at each λ over all η_A, chosen on held-out training examples where there are some",
@@ -176,9 +176,8 @@ def _compared(c: Comparison) -> Chart:
             Point(x=float(p.n_cells), y=p.metric, low=p.metric, high=p.metric, note=_cost(p.train_seconds))
             for p in arm.tuning.curve
         )
-        method, _, mora_type = arm.name.partition(" type ")
-        series = f"{method}-{mora_type}" if mora_type else method
-        lines.append(Line(series=series, label=arm_label(arm.name), points=points))
+        one = methods.named(arm.name)
+        lines.append(Line(series=one.series, label=one.label, points=points))
     return Chart(
         kind="tuning", title=f"study {c.setup.study}", x_label="cells tried", x_scale="linear", lines=tuple(lines),
         note="expected score of the best of n cells drawn from each method's grid, all grids of one size, chosen on "

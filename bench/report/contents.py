@@ -224,7 +224,7 @@ def _speeds(rows: pd.DataFrame) -> Iterable[Speed]:
     ok = rows[rows["status"].eq(Status.OK.value) & rows["train_seconds"].notna() & (rows["steps_done"] > 0)]
     if ok.empty:
         return
-    ok = ok.assign(_series=[tidy.series_of(m, t) for m, t in zip(ok["method"], _floats(ok["mora_type"]), strict=True)])
+    ok = ok.assign(_series=tidy.series_of(ok))
     keys = ["_series", "rank", "timing_mode", "device"]
     for (series, rank, mode, device), group in ok.groupby(keys, dropna=False, sort=True):
         yield Speed(
@@ -270,7 +270,7 @@ def _trouble(kind: str, group: pd.DataFrame, varied: Sequence[str]) -> Trouble:
     detail = f"at step {', '.join(map(str, steps))}" if steps else "; ".join(reasons)
     return Trouble(
         kind=kind,
-        series=tidy.series_of(str(first["method"]), _number(first["mora_type"])),
+        series=tidy.series_of(group[:1])[0],
         rank=_integer(first["rank"]),
         eta_A=float(first["eta_A"]),
         lr_ratio=None if eta_B is None else eta_B / float(first["eta_A"]),

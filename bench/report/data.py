@@ -33,7 +33,7 @@ class Counts:
 class CellNumbers:
     """One cell: where it lies and its score over seeds. Scores are in the metric's own unit, not in percent."""
 
-    series: str  # plots.tidy.series_of
+    series: str  # of bench.methods.Identity
     rank: int | None
     eta_A: float
     eta_B: float | None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from bench import methods
 from bench.core.errors import BadInput
 from bench.core.record import Outcome, Record
 from bench.core.spec import Pack, round_rate
@@ -85,6 +86,5 @@ def _finished(records: Sequence[Record]) -> list[Outcome]:
 
 
 def names(pack: Pack) -> str:
-    """Return the methods of a pack's trials in words, MoRA with its type."""
-    found = (t.method if t.mora_type is None else f"{t.method} type {t.mora_type}" for t in pack.trials)
-    return ", ".join(dict.fromkeys(found))
+    """Return the methods of a pack's trials in words, each with its type."""
+    return ", ".join(dict.fromkeys(methods.identity(trial).arm for trial in pack.trials))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from bench import methods
 from bench.core.cache import write_atomic
 from bench.core.record import Outcome, Record
 from bench.core.spec import Pack, Trial
@@ -201,8 +202,7 @@ def write_calibration(results_dir: Path, calibration: Calibration) -> None:
 
 
 def _key(trial: Trial, device: str, phase: str) -> Key:
-    method = trial.method if trial.mora_type is None else f"{trial.method}/{trial.mora_type}"
-    return (device, trial.model, trial.budget.precision, method, phase)
+    return (device, trial.model, trial.budget.precision, methods.identity(trial).series.replace("-", "/"), phase)
 
 
 def _first(config: Mapping[str, object], *keys: str) -> int:

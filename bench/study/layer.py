@@ -122,7 +122,7 @@ def grid_keys(method: str, where: str) -> tuple[str, ...]:
 
 def has_free_eta_B(method: str) -> bool:
     """Return whether eta_B is an axis of the method. LoRA has an eta_B too, but it is eta_A."""
-    return {"eta_B", "loraplus_lr_embedding"} <= methods.get(method).reads
+    return methods.get(method).at_equal_rates is not None
 
 
 def grid_table(method: str) -> str:

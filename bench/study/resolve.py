@@ -130,8 +130,9 @@ def make_trial(
         values["lora_alpha"] = float(values["rank"])
     if "eta_B" in reads:
         values["eta_B"] = _eta_B(cell)
-    if layer.has_free_eta_B(method) and values["eta_B"] == cell["eta_A"] and not _adapts_embedding(values):
-        method = "lora"
+    at_equal_rates = methods.get(method).at_equal_rates
+    if at_equal_rates is not None and values["eta_B"] == cell["eta_A"] and not _adapts_embedding(values):
+        method = at_equal_rates
         values["loraplus_lr_embedding"] = None
     values |= {key: cell.get(key, rules.METHOD_DEFAULTS[key]) for key in rules.EVERY_METHOD}
     return Trial(**shared, **values, method=method, seed=cell["seed"], eta_A=cell["eta_A"])

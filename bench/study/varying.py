@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import methods
 from bench.core.record import SCHEMA
-from bench.core.spec import TrainBudget, Trial
+from bench.core.spec import SERIES, TrainBudget, Trial
 
 # What a cell is: every setting of a trial that rows hold, but its seed. lr_ratio and the like are derived from them.
 SETTINGS: tuple[str, ...] = tuple(
@@ -23,7 +23,6 @@ SETTINGS: tuple[str, ...] = tuple(
     if name in SCHEMA.names and name != "seed"
 )
 RATES = ("eta_A", "eta_B")
-SERIES = ("method", "mora_type")  # what a cell is compared as
 NULL = "none"  # a null that is a value (no clipping, all layers), unlike a setting that the method does not read
 
 _FIRST = ("task", "model", "rank", "init")  # named before the others

@@ -20,6 +20,7 @@ from bench.executors import AbstractExecutor, Batch, StoppedError
 from bench.schedule import estimate as cost
 from bench.schedule import pack_sizes, planner
 from bench.schedule.estimate import Calibration, Estimate, Workload
+from bench.study.borders import borders
 from bench.sweep.events import STATE, Event, Noted, Options, PackStarted, PackStored, Started, SweepSummary, Warned
 from bench.sweep.interrupt import Guard
 from bench.sweep.optuna_mirror.mirror import ROW_COLUMNS, Mirror
@@ -292,7 +293,7 @@ class Sweeper:
             n_diverged=sum(score.status == Status.DIVERGED for score in mine),
             seconds=seconds,
             best=best,
-            borders=cells.borders(trials, best, self.study.grids) if self.planned else (),
+            borders=borders(trials, best, self.study.grids) if self.planned else (),
             warnings=tuple(self.warnings),
             interrupted=interrupted,
             stopped=stopped,

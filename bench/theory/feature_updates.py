@@ -28,7 +28,7 @@ BUDGET = TrainBudget(
     max_steps=N_STEPS, eval_steps=N_STEPS, batch_size=N_EXAMPLES, precision="fp64", adam_eps=1e-300,
     lr_scheduler_type="constant", max_grad_norm=None,
 )  # fmt: skip
-LORA = methods.get("lora")
+LORA = methods.get(methods.BASELINE)
 
 
 def measure(widths: Sequence[int] = WIDTHS, *, n_seeds: int = N_SEEDS) -> tuple[Updates, ...]:
@@ -53,7 +53,7 @@ def _updates(scaling: Scaling, width: int, n_seeds: int) -> list[Updates]:
 def one_trial(seed: int, eta_A: float, eta_B: float, *, rank: int = 1, lora_alpha: float = 1.0) -> Trial:
     """Return a trial on the one layer."""
     return Trial(
-        task="one-layer", model="one-layer", data_hash="", model_hash="", method="lora+", seed=seed, eta_A=eta_A,
+        task="one-layer", model="one-layer", data_hash="", model_hash="", method=methods.PLUS, seed=seed, eta_A=eta_A,
         eta_B=eta_B, rank=rank, lora_alpha=lora_alpha, use_rslora=False, lora_dropout=0.0, init="zero_B",
         target_modules=("layer",), loraplus_lr_embedding=1e-6, budget=BUDGET,
     )  # fmt: skip
@@ -65,13 +65,13 @@ class OneLayer:
     def __init__(self, trials: Sequence[Trial], width: int, init_scale: Sequence[float] | None = None) -> None:
         """`init_scale`: what each trial's A is multiplied by at the start, [K]."""
         shape = LayerShape(path="layer", in_features=width, out_features=1)
-        drawn = [LORA.init(t, shape, torch.Generator().manual_seed(t.seed)) for t in trials]
+        drawn = [LORA.init(t, shape, torch.Generator().manual_seed(t.seed), None) for t in trials]
         values = {name: tensor.double() for name, tensor in LORA.stack(drawn).items()}
         values["A"] = values["A"] * torch.tensor(init_scale or [1.0] * len(trials)).double()[:, None, None]
         slots = [Slot(name=n, role=role, values=values[n]) for n, role in LORA.roles(shape).items()]
         self.bank = ParamBank(slots, n_trials=len(trials), device=torch.device("cpu"), dtype=torch.float64)
         self.optimizer = Optimizer(self.bank, trials, trials[0].budget)
-        self.constants = LORA.constants(trials, shape)
+        self.constants = LORA.constants(trials, shape, None)
         self.n_trials = len(trials)
         self.x_NxI = torch.randn(N_EXAMPLES, width, dtype=torch.float64, generator=torch.Generator().manual_seed(width))
 

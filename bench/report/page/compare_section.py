@@ -6,7 +6,7 @@ import math
 
 from bench.comparison.numbers import ArmResult, Comparison, Difference
 from bench.comparison.verdict import collapses, gap, number, sentences
-from bench.methods import arm_label as label
+from bench.methods import label
 from bench.report.data import Report
 from bench.report.page import svg
 from bench.report.page.html import Html, el, join

@@ -1,4 +1,4 @@
-"""Which methods are timed: LoRA with and without dropout, LoRA+, MoRA types 1 and 6 at each rank, full fine-tuning."""
+"""Which methods are timed, and with which settings: what each one names in `timed`, at each rank."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from bench.core.spec import Trial
 from bench.methods import LayerShape
 
 RANKS = (8, 64)
-DROPOUT = 0.1
-RATE, LR_RATIO = 1e-6, 16.0  # small enough that nothing diverges; LoRA+ only has to be LoRA+
-MORA_TYPES = (1, 6)
+RATE = 1e-6  # small enough that nothing diverges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,28 +26,26 @@ class Case:
         """Method, rank and dropout, in words."""
         rank = "" if self.trial.rank is None else f", rank {self.trial.rank}"
         dropout = f", dropout {self.trial.lora_dropout:g}" if self.trial.lora_dropout else ""
-        return f"{methods.arm_label(self.arm)}{rank}{dropout}"
+        return f"{methods.label(self.arm)}{rank}{dropout}"
 
 
 def cases(
     ranks: Sequence[int], *, shared: Mapping[str, Any], default_targets: str | tuple[str, ...],
     target_modules: str | tuple[str, ...] | None = None,
 ) -> tuple[Case, ...]:  # fmt: skip
-    """Return every case: rank by rank, full fine-tuning last. `shared`: see `bench.study.make_trial`."""
+    """Return every case that the methods name: rank by rank, full fine-tuning last.
+
+    `shared`: see `bench.study.make_trial`.
+    """
+    every = sorted(map(methods.get, methods.names()), key=lambda method: (method.place, method.name))
     found = []
-    for rank in ranks:
-        settings: list[tuple[str, str, dict[str, Any]]] = [
-            ("lora", "lora", {}),
-            ("lora", "lora", {"lora_dropout": DROPOUT}),
-            ("lora+", "lora+", {"lr_ratio": LR_RATIO}),
-            *((f"mora type {t}", "mora", {"mora_type": t}) for t in MORA_TYPES),
-        ]
-        for arm, method, cell in settings:
-            cell |= {"seed": 0, "eta_A": RATE, "rank": rank, "target_modules": target_modules}
-            trial = study.make_trial(method, cell, shared=shared, default_targets=default_targets)
-            found.append(Case(arm=arm, trial=trial))
-    full = study.make_trial("full", {"seed": 0, "eta_A": RATE}, shared=shared, default_targets=default_targets)
-    return (*found, Case(arm="full", trial=full))
+    for rank in (*ranks, None):
+        for method in (m for m in every if ("rank" in m.reads) == (rank is not None)):
+            for settings in method.timed:
+                cell = {"seed": 0, "eta_A": RATE, "rank": rank, "target_modules": target_modules, **settings}
+                trial = study.make_trial(method.name, cell, shared=shared, default_targets=default_targets)
+                found.append(Case(arm=methods.identity(trial).arm, trial=trial))
+    return tuple(found)
 
 
 def fitting(every: Sequence[Case], shapes: Sequence[LayerShape]) -> tuple[tuple[Case, ...], tuple[str, ...]]:

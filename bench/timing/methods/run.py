@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
+from bench.core.spec import SERIES
 from bench.timing.methods.cases import Case
 from bench.timing.methods.turn import Bench, Turn, take_turn
 from bench.timing.peers.interleave import interleaved
@@ -36,10 +37,7 @@ def _row(case: Case, turn: Turn, repeat: int, arm: str | None) -> dict[str, obje
     return {
         "arm": arm,
         "case": case.label,
-        "method": trial.method,
-        "mora_type": trial.mora_type,
-        "rank": trial.rank,
-        "lora_dropout": trial.lora_dropout,
+        **{name: getattr(trial, name) for name in (*SERIES, "rank", "lora_dropout")},
         "target_modules": None if trial.target_modules is None else json.dumps(trial.target_modules),
         "repeat": repeat,
         "seconds_per_step": turn.seconds / turn.steps,

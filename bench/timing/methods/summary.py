@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from bench import methods
 from bench.core import stats
-from bench.core.spec import Trial
+from bench.core.spec import SERIES, Trial
 from bench.core.stats import Interval
+from bench.methods import BASELINE
 
-BASELINE = "lora"
 RATED = ("seconds_per_step", "peak_memory_bytes", "kept_bytes")  # shown as ratios to LoRA too
 PLAIN = (
     "examples_per_second", "forward_seconds", "backward_seconds", "optimizer_seconds", "other_seconds", "merge_seconds",
@@ -40,7 +41,6 @@ class Line:
 
     case: str
     method: str
-    mora_type: int | None
     rank: int | None
     lora_dropout: float | None
     n: int
@@ -65,7 +65,7 @@ def seconds_per_step(table: pa.Table, trial: Trial) -> float | None:
 
     Method, MoRA's type, rank, dropout, model, task, batch, length and precision count; rates do not.
     """
-    names = ("method", "mora_type", "rank", "lora_dropout", "model", "task")
+    names = (*SERIES, "rank", "lora_dropout", "model", "task")
     wanted = {name: getattr(trial, name) for name in names}
     wanted |= {name: getattr(trial.budget, name) for name in ("batch_size", "max_length", "precision")}
     found = [
@@ -90,7 +90,7 @@ def _line(case: str, rows: Sequence[Mapping[str, Any]], baseline: Sequence[Mappi
     first = rows[0]
     names = [name for name in (*RATED, *PLAIN) if all(row[name] is not None for row in rows)]
     return Line(
-        case=case, method=first["method"], mora_type=first["mora_type"], rank=first["rank"],
+        case=case, method=first["method"], rank=first["rank"],
         lora_dropout=first["lora_dropout"], n=len(rows),
         values={name: _value([float(row[name]) for row in rows]) for name in names},
         ratios={name: ratio for name in RATED if (ratio := _ratio(name, rows, baseline)) is not None},
@@ -124,13 +124,5 @@ def _baseline(row: Mapping[str, Any], groups: Mapping[str, Sequence[dict[str, An
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    methods = ("lora", "lora+", "mora")
-    place = methods.index(row["method"]) if row["method"] in methods else len(methods)
-    return (
-        row["rank"] is None,
-        row["rank"] or 0,
-        place,
-        row["mora_type"] or 0,
-        row["lora_dropout"] or 0.0,
-        row["repeat"],
-    )
+    one = methods.identity(row)
+    return (row["rank"] is None, row["rank"] or 0, one.place, one.series, row["lora_dropout"] or 0.0, row["repeat"])

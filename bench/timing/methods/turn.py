@@ -21,10 +21,9 @@ from bench.engine.loop import Loop
 from bench.engine.memory import Meter
 from bench.engine.paths import Path
 from bench.engine.run import EngineOptions, prepare
-from bench.methods.mora import r_hat
+from bench.methods import LayerShape, Method
 from bench.models._base import LoadedModel
 from bench.schedule.planner import BYTES_OF, training_bytes
-from bench.timing.methods.flops import adapter_flop
 from bench.timing.methods.kept import kept_bytes
 from bench.timing.methods.marks import Marks, Split, marking
 from bench.timing.methods.merged import merge
@@ -64,12 +63,12 @@ class Turn:
     train_state_bytes: int  # trained weights, gradients and moments
     stored_bytes: int  # what is kept of a trained model beside the base
     adapter_flop_per_token: int | None
-    mora_r_hat: int | None
     merge_seconds: float | None  # None: nothing to merge
     eval_seconds: float
     merged_eval_seconds: float | None
     n_eval: int
     engine_path: str
+    mora_r_hat: int | None = None
 
 
 def take_turn(trial: Trial, bench: Bench) -> Turn:
@@ -102,14 +101,20 @@ def take_turn(trial: Trial, bench: Bench) -> Turn:
         n_trainable=bank.n_trainable(trial),
         train_state_bytes=training_bytes(trial.budget, bank.params.values.element_size()) * bank.n_trainable(trial),
         stored_bytes=_stored_bytes(bank, trial),
-        adapter_flop_per_token=adapter_flop(trial, bank.shapes),
-        mora_r_hat=None if trial.mora_type is None or not bank.shapes else r_hat(trial, bank.shapes[0]),
+        adapter_flop_per_token=adapter_flop(bank.method, trial, bank.shapes),
         merge_seconds=merge_seconds,
         eval_seconds=eval_seconds,
         merged_eval_seconds=merged_eval_seconds,
         n_eval=len(bench.data.eval),
         engine_path=path.name,
+        **bank.method.derived(trial, bank.shapes),
     )
+
+
+def adapter_flop(method: Method, trial: Trial, shapes: Sequence[LayerShape]) -> int | None:
+    """Return the FLOP of the adapters' products for one token forward; None: no formula is known for the method."""
+    found = [method.flop_per_token(trial, shape) for shape in shapes]
+    return None if None in found else sum(n for n in found if n is not None)
 
 
 def _build(trial: Trial, bench: Bench) -> tuple[Bank, Path, Loop, list[npt.NDArray[np.int64]]]:

@@ -42,6 +42,7 @@ def _objective(name: str, cells: Cells, directory: Path) -> Any:
     from bench import models, study, tasks
     from bench.core.spec import TrainBudget
     from bench.data import splits, text
+    from bench.methods import BASELINE
     from bench.models import _targets as targets
     from bench.timing.peers import contenders
     from bench.timing.peers.contenders._peer import Collator, Peer, Rows, make_trainer, peft_model
@@ -58,7 +59,7 @@ def _objective(name: str, cells: Cells, directory: Path) -> Any:
     budget = TrainBudget(max_steps=cells.steps, batch_size=cells.batch_size, eval_steps=cells.steps)
     shared = {"task": TASK, "model": MODEL, "data_hash": "", "model_hash": "", "budget": budget}
     cell = {"seed": 0, "eta_A": 1e-4, "rank": cells.rank}
-    trial = study.make_trial("lora", cell, shared=shared, default_targets=targets.default_targets(located.model_type))
+    trial = study.make_trial(BASELINE, cell, shared=shared, default_targets=targets.default_targets(located.model_type))
     train, evaluation = Rows(encoded.train), Rows(encoded.eval)
     length = cells.max_length if peer.pads_to_fixed_length else None
 

@@ -19,6 +19,7 @@ from bench.core.spec import Precision, TrainBudget, Trial
 from bench.data import splits, text
 from bench.engine.run import settle_cpu
 from bench.executors import runtime
+from bench.methods import BASELINE
 from bench.models import LoadedModel, Located
 from bench.models import _targets as targets
 from bench.schedule import workloads
@@ -151,7 +152,7 @@ def _trial(chosen: Chosen, task: Task, model_name: str, config: dict[str, Any]) 
         "target_modules": chosen.target_modules,
     }  # fmt: skip
     default = () if chosen.target_modules else targets.default_targets(str(config["model_type"]))
-    return study.make_trial("lora", cell, shared=shared, default_targets=default)
+    return study.make_trial(BASELINE, cell, shared=shared, default_targets=default)
 
 
 def _encode(task: Task, located: Located, chosen: Chosen, config: dict[str, Any]) -> splits.EncodedData:

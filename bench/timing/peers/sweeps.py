@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.methods import FAMILY
 from bench.timing.peers.interleave import interleaved
 from bench.timing.peers.rows import Row
 
@@ -95,7 +96,7 @@ def command(name: str, cells: Cells, directory: Path) -> list[str]:
     if name == "ours":
         ratios = ",".join(f"{ratio:g}" for ratio in cells.lr_ratio if ratio != 1)
         options = {
-            "task": TASK, "model": MODEL, "methods": "lora,lora+", "ranks": cells.rank, "seeds": 0,
+            "task": TASK, "model": MODEL, "methods": ",".join(FAMILY), "ranks": cells.rank, "seeds": 0,
             "eta-A": ",".join(f"{rate:g}" for rate in cells.eta_A), "lambda": ratios, "steps": cells.steps,
             "eval-steps": cells.steps, "batch": cells.batch_size, "max-length": cells.max_length, "n-select": 0,
             "device": cells.device, "results-dir": directory,

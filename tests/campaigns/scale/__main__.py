@@ -91,7 +91,8 @@ def mirror(results: Path, n: int) -> None:
 def status(results: Path, n: int) -> None:
     """What bench status does."""
     from bench.commands import _show
-    from bench.core.cells import SCORE_COLUMNS, Score, best_cells, borders
+    from bench.core.cells import SCORE_COLUMNS, Score, best_cells
+    from bench.study.borders import borders
 
     trials, found = trials_of(n), store.scan(results / "s")
     rows = dict(zip(*(found.table.column(name).to_pylist() for name in ("trial_id", "status")), strict=True))

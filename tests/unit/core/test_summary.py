@@ -8,6 +8,7 @@ import pytest
 
 from bench.core import cells
 from bench.core.spec import Trial
+from bench.study.borders import borders
 from tests.support.sweep_helpers import ETA_A, grid, run, trial
 
 
@@ -56,9 +57,9 @@ def test_a_best_cell_on_the_border_is_told() -> None:
         t.trial_id: one_score(t, 0.9 if (t.eta_A, t.lr_ratio) in {(1e-2, 4.0), (1e-3, 1.0)} else 0.5) for t in trials
     }
     best = cells.best_cells(trials, scores, higher_is_better=True)
-    assert cells.borders(trials, best) == ("lora+: the best eta_A is the largest of the grid (1.0e-02); widen it",)
+    assert borders(trials, best) == ("lora+: the best eta_A is the largest of the grid (1.0e-02); widen it",)
     top = {t.trial_id: one_score(t, t.eta_A * (t.lr_ratio or 1)) for t in trials}
-    told = cells.borders(trials, cells.best_cells(trials, top, higher_is_better=True))
+    told = borders(trials, cells.best_cells(trials, top, higher_is_better=True))
     assert [line.split(" of ")[0] for line in told] == [
         "lora: the best eta_A is the largest",
         "lora+: the best eta_A is the largest",

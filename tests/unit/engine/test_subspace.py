@@ -58,7 +58,7 @@ def model_of(kind: str) -> LoadedModel:
 
 def rows_of_P(one: Trial, shape: LayerShape) -> Tensor:
     """The rows of P for one layer, dense: [O, I, d]."""
-    c: dict[str, Any] = SUBSPACE.constants([one], shape)
+    c: dict[str, Any] = SUBSPACE.constants([one], shape, None)
     P = torch.zeros(shape.out_features, shape.in_features, one.rank or 0, dtype=torch.float64)
     for i in range(shape.out_features):
         for j in range(shape.in_features):
@@ -138,7 +138,7 @@ def test_two_weights_share_a_number_as_often_as_in_a_random_projection() -> None
 
 def test_P_is_keyed_by_seed_layer_and_dimension() -> None:
     def places(one: Trial, path: str) -> Tensor:
-        found: Any = SUBSPACE.constants([one], LayerShape(path=path, in_features=50, out_features=50))["place_in"]
+        found: Any = SUBSPACE.constants([one], LayerShape(path=path, in_features=50, out_features=50), None)["place_in"]
         return found
 
     first = places(subspace(1000), "a")
@@ -161,7 +161,7 @@ def test_no_matrix_is_kept_for_the_backward_pass() -> None:
     shape = LayerShape(path="a", in_features=64, out_features=96)
     v, x = torch.zeros(2, 30, requires_grad=True), torch.randn(2, 3, 64)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        SUBSPACE.delta({"v": v}, SUBSPACE.constants([subspace(30)], shape), x)
+        SUBSPACE.delta({"v": v}, SUBSPACE.constants([subspace(30)], shape, None), x)
     assert kept
     assert sum(kept) < 2 * 64 * 96 / 4
 

@@ -23,11 +23,10 @@ from bench.timing import load
 from bench.timing.load import Load
 from bench.timing.methods import rows, run, summary, turn
 from bench.timing.methods.cases import Case, cases, fitting
-from bench.timing.methods.flops import adapter_flop
 from bench.timing.methods.kept import kept_bytes
 from bench.timing.methods.marks import Marks
 from bench.timing.methods.merged import merge
-from bench.timing.methods.turn import Bench, take_turn
+from bench.timing.methods.turn import Bench, adapter_flop, take_turn
 from bench.timing.peers.timer import Timer
 from plots import speed as figure
 from tests.support.engine_helpers import random_data, tiny_model, trial
@@ -104,20 +103,24 @@ def test_a_rank_that_does_not_fit_is_left_out_and_said() -> None:
 def test_the_formula_gives_the_products_that_are_computed(member: Any, sides: tuple[int, int]) -> None:
     shape = LayerShape(path="a", in_features=sides[0], out_features=sides[1])
     method = methods.get(member.method)
-    params = method.stack([method.init(member, shape, torch.Generator())])
+    params = method.stack([method.init(member, shape, torch.Generator(), None)])
     with FlopCounterMode(display=False) as counter:
-        method.delta(params, method.constants([member], shape), torch.randn(1, 7, sides[0]))
-    assert adapter_flop(member, [shape]) == counter.get_total_flops() / 7
+        method.delta(params, method.constants([member], shape, None), torch.randn(1, 7, sides[0]))
+    assert method.flop_per_token(member, shape) == counter.get_total_flops() / 7
+
+
+def flop(one: Any, shape: LayerShape) -> int | None:
+    return methods.get(one.method).flop_per_token(one, shape)
 
 
 def test_the_formula_by_hand() -> None:
     square = LayerShape(path="a", in_features=768, out_features=768)
-    assert adapter_flop(trial(rank=8), [square]) == 2 * 12_288
-    assert adapter_flop(mora(1, rank=8), [square]) == 2 * 110**2, "r_hat = floor(sqrt(1536 * 8))"
+    assert flop(trial(rank=8), square) == 2 * 12_288
+    assert flop(mora(1, rank=8), square) == 2 * 110**2, "r_hat = floor(sqrt(1536 * 8))"
     wide = LayerShape(path="a", in_features=4096, out_features=4096)
-    assert adapter_flop(mora(6, rank=8), [wide]) == 2 * 1_048_576
-    assert adapter_flop(full(), []) == 0
-    assert adapter_flop(replace(trial(), method="other"), [square]) is None
+    assert flop(mora(6, rank=8), wide) == 2 * 1_048_576
+    assert adapter_flop(methods.get("full"), full(), []) == 0
+    assert adapter_flop(methods.get("bitfit"), trial(method="bitfit"), [square]) is None
 
 
 # --- kept bytes ------------------------------------------------------------------------------------------------------
