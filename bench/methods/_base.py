@@ -93,7 +93,7 @@ class Method:
 
         A multiplication and an addition count two; sums, rotations and copies are no products. None: no formula.
         """
-        return None
+        return None if self.roles(shape) else 0
 
     def derived(self, trial: Trial, shapes: Sequence[LayerShape]) -> dict[str, int]:
         """Return what rows tell beside the settings, by column."""
