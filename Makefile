@@ -7,27 +7,10 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 COMMANDS := $(patsubst bench/commands/%.py,%,$(wildcard bench/commands/[a-z]*.py))
 READY := $(VENV)/.run $(if $(filter minilm sst2-reference sst2-compare,$(MODEL) $(STUDY)),$(VENV)/.minilm)
 
-# $(call pass,VARIABLE,flag): the option if the variable is given, also if it is given empty; quoted for the shell, and
-# by $(value) so that a $ in a regular expression stays one.
-pass = $(if $(filter-out undefined,$(origin $(1))),--$(2)='$(subst ','\'',$(value $(1)))')
-# $(call switch,VARIABLE,flag): the flag alone, if the variable is given: BUSY=1.
-switch = $(if $(filter-out undefined,$(origin $(1))),--$(2))
-OPTIONS = $(strip \
-  $(call pass,STUDY,study) $(call pass,TASK,task) $(call pass,MODEL,model) $(call pass,METHODS,methods) \
-  $(call pass,RANKS,ranks) $(call pass,SEEDS,seeds) $(call pass,ETA_A,eta-A) $(call pass,LAMBDA,lambda) \
-  $(call pass,ETA_B,eta-B) $(call pass,STEPS,steps) $(call pass,BATCH,batch) $(call pass,EVAL_STEPS,eval-steps) \
-  $(call pass,MAX_LENGTH,max-length) $(call pass,PRECISION,precision) \
-  $(call pass,LR_SCHEDULER_TYPE,lr-scheduler-type) $(call pass,WARMUP_STEPS,warmup-steps) \
-  $(call pass,WEIGHT_DECAY,weight-decay) $(call pass,MAX_GRAD_NORM,max-grad-norm) $(call pass,N_SELECT,n-select) \
-  $(call pass,INIT,init) $(call pass,LORA_ALPHA,lora-alpha) $(call pass,USE_RSLORA,use-rslora) \
-  $(call pass,LORA_DROPOUT,lora-dropout) $(call pass,TARGET_MODULES,target-modules) \
-  $(call pass,LAYERS_TO_TRANSFORM,layers-to-transform) $(call pass,HEAD_POLICY,head-policy) $(call pass,REINIT_HEAD,reinit-head) \
-  $(call pass,LORAPLUS_LR_EMBEDDING,loraplus-lr-embedding) $(call pass,MORA_TYPES,mora-types) \
-  $(call pass,MORA_ROUNDING,mora-rounding) $(call pass,SAMPLER,sampler) $(call pass,N_TRIALS,n-trials) \
-  $(call pass,PACK_SIZE,pack-size) $(call pass,PROFILE,profile) $(call pass,DEVICE,device) $(call pass,FORM,form) \
-  $(call pass,ROWS,rows) $(call pass,TO,to) $(call pass,SAVE,save) $(call pass,DATA,data-dir) $(call pass,RESULTS,results-dir) \
-  $(call pass,REPEATS,repeats) $(call pass,ONLY,only) $(call switch,RANDOM_WEIGHTS,random-weights) \
-  $(call switch,BUSY,busy) $(call switch,CALIBRATE,calibrate))
+# Each VARIABLE=value of make's command line, quoted for the shell, and by $(value) so that a $ in a regular expression
+# stays one. The command knows its variables: those of its options. What it finds in the environment it reads itself.
+GIVEN = $(foreach v,$(filter-out VENV BIN PIP PYTHON SHELL,$(sort $(.VARIABLES))),$(if \
+  $(findstring command line,$(origin $(v))),'$(v)=$(subst ','\'',$(value $(v)))'))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test torture fuzz scale lint docs plots $(COMMANDS)
@@ -46,7 +29,7 @@ help:
 setup: $(READY)
 
 $(COMMANDS): $(READY)
-	@$(BIN)/python -m bench $(subst _,-,$@) $(OPTIONS)
+	@$(BIN)/python -m bench $(subst _,-,$@) --make $(MAKECMDGOALS) $(GIVEN)
 
 plots: plot
 
@@ -55,14 +38,9 @@ MAKES_ROWS := $(filter sweep compare,$(MAKECMDGOALS))
 plot plots report recommend verify export status: | $(MAKES_ROWS)
 
 compare: $(if $(filter sst2,$(TASK)),$(VENV)/.minilm)
-compare: OPTIONS += $(call pass,FRESH_SEEDS,fresh-seeds) $(call pass,TOP_CELLS,top-cells) $(call pass,TOP_SEEDS,top-seeds)
-verify: OPTIONS += $(if $(filter 1,$(CALIBRATE)),--calibrate,$(call pass,CALIBRATE,calibrate)) $(call pass,PARALLEL,parallel)
 
 sweep: $(if $(filter ray,$(EXECUTOR)),$(VENV)/.ray)
 sweep doctor: $(if $(filter postgresql%,$(LORASWEEP_STORAGE)),$(VENV)/.postgresql)
-sweep: OPTIONS += $(call pass,EXECUTOR,executor) $(call pass,RAY_ADDRESS,ray-address) $(call pass,TIME_LIMIT,time-limit)
-
-status: OPTIONS += $(call switch,WATCH,watch)
 
 dashboard: $(VENV)/.dashboard
 

@@ -1,7 +1,7 @@
 """The command line: python -m bench <command> [options]; parsing and printing only.
 
 Each command is a file in bench/commands. Exit codes: 0 done; 1 some trials failed; 2 bad input, told in one line;
-130 interrupted, everything finished is kept.
+130 interrupted, everything finished is kept. `<command> --make VARIABLE=value ...` is how the Makefile calls it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import sys
 from collections.abc import Sequence
 
 import typer
+import typer.main
 from typer.exceptions import TyperException
 
 from bench import commands
+from bench.commands import _make
 from bench.core import registry
 from bench.core.errors import BadInput, one_line
 
@@ -43,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         app()(args=["--help"], prog_name="python -m bench", standalone_mode=False)
         return BAD_INPUT
     try:
-        code = app()(args=args, prog_name="python -m bench", standalone_mode=False)
+        group = typer.main.get_command(app())
+        if args[1:2] == ["--make"] and args[0] in group.commands:  # type: ignore[attr-defined]
+            args = [args[0], *_make.arguments(group.commands, args[0], args[2:], os.environ)]  # type: ignore[attr-defined]
+        code = group(args=args, prog_name="python -m bench", standalone_mode=False)
     except BadInput as error:
         return _say(str(error), BAD_INPUT)
     except TyperException as error:

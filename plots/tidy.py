@@ -20,7 +20,8 @@ from bench.core import choice
 from bench.core.cells import MIN_SEEDS_FOR_SPREAD, right_bits, spread_of_mean
 from bench.core.errors import BadInput
 from bench.core.record import Status
-from bench.core.spec import SERIES, Study, Trial, round_rate
+from bench.core.rules import round_rate
+from bench.core.spec import SERIES, Study, Trial
 from bench.study.varying import SETTINGS, settings_of, varying
 
 _OTHERS = tuple(name for name in SETTINGS if name not in choice.AXES)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.core.record import SCHEMA_VERSION, Status
-from bench.core.spec import Trial, round_rate
+from bench.core.rules import round_rate
+from bench.core.spec import Trial
 from bench.store.parts import Finding as StoreFinding
 
 Row = Mapping[str, Any]

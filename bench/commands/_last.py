@@ -17,17 +17,16 @@ import pyarrow as pa
 
 from bench import methods
 from bench.commands._options import Selection
-from bench.core import cache
+from bench.core import cache, record
 from bench.core.errors import BadInput
-from bench.core.spec import Study, TrainBudget, Trial
-from bench.study import layer, overrides
+from bench.core.spec import Study, Trial
+from bench.study import layer, overrides, varying
 
 NAME = ".options.json"
 NOT_KEPT = ("study", "task", "model", "device")  # they say which directory it is, and where this machine trains
-COMPARED = (
-    "method", "rank", "seed", "eta_A", "eta_B", "lora_alpha", "use_rslora", "lora_dropout", "init", "target_modules",
-    "layers_to_transform", "head_policy", "mora_type", "mora_rounding", *TrainBudget.__slots__,
-)  # fmt: skip
+# They say which directory it is, or what an id is made of.
+_WHERE = ("task", "model", "data_hash", "model_hash", "spec_version")
+COMPARED = ("seed", *(name for name in varying.ORDER if name not in _WHERE))
 
 
 def keep(selection: Selection, study: Study) -> None:
@@ -100,7 +99,7 @@ def differing(table: pa.Table, trials: Sequence[Trial]) -> tuple[str, ...]:
         if name not in table.column_names:
             continue
         here = set(table.column(name).to_pylist()) - {None}
-        asked = {_value(trial, name) for trial in trials} - {None}
+        asked = {record.stored(trial, name) for trial in trials} - {None}
         if here and asked and not here & asked:
             found.append(f"{name} {_some(here)}, asked for {_some(asked)}")
     return tuple(found)
@@ -109,14 +108,6 @@ def differing(table: pa.Table, trials: Sequence[Trial]) -> tuple[str, ...]:
 def of_ids(table: pa.Table, ids: Iterable[str]) -> pa.Table:
     """Return the rows of these trials."""
     return table.filter(pa.compute.is_in(table.column("trial_id"), pa.array(sorted(ids), pa.string())))
-
-
-def _value(trial: Trial, name: str) -> Any:
-    """Return a setting of a trial as rows hold it."""
-    value = getattr(trial.budget if name in TrainBudget.__slots__ else trial, name)
-    if name in ("target_modules", "layers_to_transform"):
-        return None if value is None else json.dumps(value)
-    return str(value) if name == "head_policy" else value
 
 
 def _some(values: Iterable[Any]) -> str:

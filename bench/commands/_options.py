@@ -14,10 +14,11 @@ import typer
 
 from bench.core import devices
 from bench.core.errors import BadInput
+from bench.core.settings import Setting
 from bench.core.spec import Study
 from bench.study import overrides
 from bench.study.layer import Layer
-from bench.study.overrides import BY_KEY, OPTIONS, Option
+from bench.study.overrides import BY_KEY, OPTIONS
 
 RESULTS_DIR = "results"
 LONGEST_NAME, LONGEST_PATH = 255, 3500  # bytes; the latter leaves room for the files below it
@@ -70,7 +71,7 @@ def some_options(*keys: str) -> Callable[[Callable[..., int]], Callable[..., int
     return lambda run: _command(run, tuple(BY_KEY[key] for key in keys))
 
 
-def _command(run: Callable[..., int], options: Sequence[Option]) -> Callable[..., int]:
+def _command(run: Callable[..., int], options: Sequence[Setting]) -> Callable[..., int]:
     @functools.wraps(run)
     def command(**given: Any) -> int:
         texts = {option.key: given.pop(option.key) for option in options}
@@ -89,7 +90,7 @@ def _command(run: Callable[..., int], options: Sequence[Option]) -> Callable[...
     return command
 
 
-def _parameters(options: Sequence[Option]) -> list[inspect.Parameter]:
+def _parameters(options: Sequence[Setting]) -> list[inspect.Parameter]:
     named: list[tuple[str, tuple[str, ...], str, str | None]]
     named = [(option.key, option.flags, option.help, None) for option in options]
     named.append(("data_dir", ("--data-dir",), "where <task>/train.tsv and others lie", "LORASWEEP_DATA"))

@@ -6,13 +6,15 @@ The data dictionary in results/README.md is generated from COLUMNS (`python -m b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 
+from bench.core import keys, rules
+from bench.core.settings import Setting
 from bench.core.spec import Trial
 
 SCHEMA_VERSION = 2  # raised on purpose when a column changes its meaning, name or type
@@ -124,57 +126,32 @@ class Column:
 
 
 _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+_ARROW = {str: _S, tuple: _S, float: _F, int: _I, bool: _B}  # by Setting.kind; a list is stored as JSON
 CURVE_TYPE = pa.list_(
     pa.struct([("step", _I), ("train_seconds", _F), ("train_loss", _F), ("metric_value", _F)]),
 )
 
-COLUMNS: tuple[Column, ...] = (
+# The stored order. A name is a setting's, declared in spec.py; those that are not named here stand where None does.
+_ORDER: tuple[Column | str | None, ...] = (
     Column(name="study", type=_S, meaning="name of the study that ran the trial"),
     Column(name="trial_id", type=_S, meaning="hash of the resolved trial: settings, data and base model, not code"),
     Column(name="status", type=_S, meaning="ok, diverged (a loss or gradient was not finite), oom or failed"),
     Column(name="reason", type=_S, meaning="why the status is not ok"),
     Column(name="collapsed", type=_B, meaning="an ok trial that predicts one class or text, or ends above chance loss"),
-    Column(name="method", type=_S, meaning="file name in bench/methods; LoRA+ at lr_ratio 1 is stored as lora"),
-    Column(name="task", type=_S, meaning="name of the task"),
-    Column(name="model", type=_S, meaning="registered name, Hub id or last part of a local directory"),
-    Column(name="seed", type=_I, meaning="keys data order, dropout and initialisation"),
-    Column(name="rank", type=_I, meaning="r; MoRA: the LoRA rank that it is as large as; subspace: its dimension"),
-    Column(name="lora_alpha", type=_F, meaning="PEFT's lora_alpha: the update is scaled by lora_alpha / rank"),
-    Column(name="use_rslora", type=_B, meaning="scale by lora_alpha / sqrt(rank) instead"),
-    Column(name="lora_dropout", type=_F, meaning="dropout on the adapter's input", unit="probability"),
-    Column(name="init", type=_S, meaning="zero_B (PEFT's), zero_A (the LoRA+ paper's) or nonzero (its toy)"),
-    Column(name="target_modules", type=_S, meaning="JSON: PEFT's target_modules, resolved"),
-    Column(name="layers_to_transform", type=_S, meaning="JSON: the layers that are adapted; null: all"),
-    Column(name="head_policy", type=_S, meaning="rate of newly initialised modules: eta_A, a number, peft or paper"),
-    Column(
-        name="reinit_head", type=_B, meaning="draw anew a head that the checkpoint has; null: a row older than this"
-    ),
+    "method", "task", "model", "seed", "rank", "lora_alpha", "use_rslora", "lora_dropout", "init", "target_modules",
+    "layers_to_transform", "head_policy", "reinit_head",
     Column(name="head_new", type=_S, meaning="JSON: the head's parameters drawn for the seed; the others are kept"),
     Column(name="head_learning_rate", type=_F, meaning="the rate of the head's weight matrices"),
-    Column(name="loraplus_lr_embedding", type=_F, meaning="LoRA+: the rate of embedding adapters"),
-    Column(name="mora_type", type=_I, meaning="MoRA's operator: 1, 2, 3, 4 or 6, as in the official code"),
+    "loraplus_lr_embedding", "mora_type",
     Column(name="mora_r_hat", type=_I, meaning="side of MoRA's square matrix, of the first adapted module"),
-    Column(name="mora_rounding", type=_S, meaning="of r_hat: floor (the paper) or nearest (the official code)"),
-    Column(name="eta_A", type=_F, meaning="learning rate of A; of every trained weight where there is no B"),
-    Column(name="lr_ratio", type=_F, meaning="lambda = eta_B / eta_A, derived"),
-    Column(name="eta_B", type=_F, meaning="learning rate of B"),
-    Column(name="optimizer", type=_S, meaning="adamw (torch.optim.AdamW's update) or sgd"),
-    Column(name="adam_beta1", type=_F, meaning="AdamW beta 1"),
-    Column(name="adam_beta2", type=_F, meaning="AdamW beta 2"),
-    Column(name="adam_eps", type=_F, meaning="AdamW epsilon"),
-    Column(name="weight_decay", type=_F, meaning="decoupled weight decay; none on biases and norms"),
-    Column(name="lr_scheduler_type", type=_S, meaning="linear, constant or cosine, as in transformers"),
-    Column(name="warmup_steps", type=_I, meaning="linear warm-up", unit="steps"),
-    Column(name="batch_size", type=_I, meaning="examples in a step of one trial"),
-    Column(name="max_steps", type=_I, meaning="updates planned", unit="steps"),
-    Column(name="max_length", type=_I, meaning="longer texts are cut", unit="tokens"),
-    Column(name="max_grad_norm", type=_F, meaning="each trial's gradient is clipped to this norm; null: not clipped"),
-    Column(name="precision", type=_S, meaning="fp64, fp32, bf16 or fp16 of the base; adapters are at least fp32"),
+    "mora_rounding", "eta_A", "lr_ratio", "eta_B", "optimizer", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay",
+    "lr_scheduler_type", "warmup_steps", "batch_size", "max_steps", "max_length", "max_grad_norm", "precision",
+    None,
     Column(name="metric_name", type=_S, meaning="the task's metric"),
     Column(name="tokenizer_hash", type=_S, meaning="hash of the tokenizer's files"),
     Column(name="encoding_version", type=_I, meaning="how texts become token ids: special tokens, cutting"),
     Column(name="template", type=_S, meaning="the prompt of a causal task, with {prompt} in it; null: no prompts"),
-    Column(name="n_select", type=_I, meaning="training examples held out for choosing"),
+    "n_select",
     Column(name="select_by", type=_S, meaning="how they were chosen; null where none are held out"),
     Column(name="n_left_out", type=_I, meaning="training examples left out for sharing texts with those held out"),
     Column(name="metric_value", type=_F, meaning="the score: the metric at the last step on the evaluation split"),
@@ -222,15 +199,30 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="git_commit", type=_S, meaning="commit of the harness"),
     Column(name="git_dirty", type=_B, meaning="whether the work tree had uncommitted changes"),
     Column(name="source_hash", type=_S, meaning="hash of the harness's own source files"),
-    Column(name="data_hash", type=_S, meaning="hash of the task's data"),
-    Column(name="model_hash", type=_S, meaning="hash of the base model's files, or its Hub revision"),
+    "data_hash", "model_hash",
     Column(name="versions", type=_S, meaning="JSON: versions of python, torch, transformers, ..."),
     Column(name="device", type=_S, meaning="name of the device"),
     Column(name="attempt", type=_I, meaning="number of an oom or failed attempt; null in a finished row"),
-    Column(name="spec_version", type=_I, meaning="version of trial_id: what it is a hash of; null: 1"),
+    "spec_version",
     Column(name="schema_version", type=_I, meaning="version of this table"),
-)
+)  # fmt: skip
 
+
+def _column(setting: Setting) -> Column:
+    return Column(name=setting.key, type=_ARROW[setting.kind], meaning=setting.meaning, unit=setting.unit)
+
+
+def _laid_out(order: tuple[Column | str | None, ...]) -> Iterator[Column]:
+    for one in order:
+        if isinstance(one, Column):
+            yield one
+        else:
+            names = [name for name in SETTINGS if name not in order] if one is None else [one]
+            yield from (_column(SETTINGS[name]) for name in names)
+
+
+SETTINGS: Mapping[str, Setting] = {key: s for key, s in {**keys.TRIAL, **keys.TRAIN}.items() if s.meaning}
+COLUMNS = tuple(_laid_out(_ORDER))
 SCHEMA = pa.schema(
     [(column.name, column.type) for column in COLUMNS],
     metadata={b"lorasweep_schema_version": str(SCHEMA_VERSION).encode()},
@@ -249,15 +241,11 @@ def columns(*names: str) -> tuple[Column, ...]:
 
 def to_row(record: Record) -> dict[str, Any]:
     """Return one flat row of SCHEMA, each column present."""
-    trial, budget, outcome = record.trial, record.trial.budget, record.outcome
+    trial, outcome = record.trial, record.outcome
     sources: Mapping[str, object] = {
         "study": record.study,
         "trial_id": trial.trial_id,
-        "lr_ratio": trial.lr_ratio,
-        "head_learning_rate": trial.head_learning_rate,
-        "head_policy": str(trial.head_policy),
-        "target_modules": _json(trial.target_modules),
-        "layers_to_transform": _json(trial.layers_to_transform),
+        **{name: stored(trial, name) for name in SETTINGS},
         "status": str(outcome.status),
         "metric_name": trial.meaning.metric_name or outcome.metric_name,
         "other_metrics": _json(outcome.other_metrics),
@@ -268,8 +256,36 @@ def to_row(record: Record) -> dict[str, Any]:
         "attempt": record.attempt,
         "schema_version": SCHEMA_VERSION,
     }
-    rest = (trial, budget, outcome, record.provenance, trial.meaning)
+    rest = (trial, outcome, record.provenance, trial.meaning)
     return {name: _pick(name, sources, *rest) for name in SCHEMA.names}
+
+
+def stored(trial: Trial, name: str) -> Any:
+    """Return a setting of a trial as rows hold it: a list as JSON, a text or number as text."""
+    value, kind = setting_of(trial, name), SETTINGS[name].kind
+    if value is None or kind not in (str, tuple):
+        return value
+    return str(value) if kind is str else json.dumps(value)
+
+
+def setting_of(trial: Trial, name: str) -> Any:
+    """Return a setting of a trial or of its budget."""
+    return getattr(trial.budget if name in keys.TRAIN else trial, name)
+
+
+def trial_settings(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a stored trial, beside its budget's, as fields of Trial hold them."""
+    return {f.name: _restored(row.get(f.name), f) for f in fields(Trial) if f.name in SETTINGS}
+
+
+def _restored(value: Any, field: Field[Any]) -> Any:
+    setting = SETTINGS[field.name]
+    if value is None:  # of a row older than the setting the default
+        return None if field.default is MISSING else field.default
+    if setting.kind is tuple:
+        found = json.loads(value)
+        return tuple(found) if isinstance(found, list) else found
+    return rules.scalar(value) if float in get_args(setting.type) and isinstance(value, str) else value
 
 
 def to_table(records: list[Record]) -> pa.Table:

@@ -1,26 +1,33 @@
-"""What each key of a study may hold: one check per key, for values out of TOML and out of command-line text alike.
+"""What a key of a study may hold: checks for values out of TOML and out of command-line text alike, and that text read.
 
 A check takes a value and where it was written, and returns it in its final form (rates rounded, lists as tuples);
-anything else is BadInput.
+anything else is BadInput. Which setting has which check is declared in bench/core/spec.py.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from bench.core import registry
 from bench.core.errors import BadInput
-from bench.core.spec import HEAD_POLICIES, INITS, PRECISIONS, SCHEDULES, round_rate
 
 Check = Callable[[Any, str], Any]
 
 MAX_WHOLE = 2**31 - 1  # fits every integer column and every seed of torch and numpy
-MORA_TYPES = (1, 2, 3, 4, 6)  # the official code has no type 5
+HEAD_POLICIES = ("eta_A", "peft", "paper")  # or a number
 PROFILES = ("quick", "full")
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,99}")
+_SUFFIXES = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*(\s*,\s*[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*)*")
+
+
+def round_rate(rate: float) -> float:
+    """Return a learning rate rounded to 12 significant digits.
+
+    3e-4 * 10 != 3e-3 in floats, and the difference would split a heatmap column: a rate is rounded when it enters.
+    """
+    return float(f"{rate:.12g}")
 
 
 def plain_name(name: str, where: str) -> str:
@@ -111,7 +118,7 @@ def target_modules(value: Any, where: str) -> str | tuple[str, ...]:
     if not isinstance(value, list | tuple):
         return word(value, where)
     suffixes = tuple(word(item, where) for item in value)
-    _check_items(suffixes, where)
+    check_items(suffixes, where)
     return suffixes
 
 
@@ -119,7 +126,7 @@ def layers(value: Any, where: str) -> tuple[int, ...]:
     """Return PEFT's layers_to_transform, sorted: layer numbers from 0."""
     given = value if isinstance(value, list | tuple) else [value]
     numbers = tuple(whole(0)(item, where) for item in given)
-    _check_items(numbers, where)
+    check_items(numbers, where)
     return tuple(sorted(numbers))
 
 
@@ -133,97 +140,27 @@ def max_grad_norm(value: Any, where: str) -> float | None:
     return number(0)(value, where) or None
 
 
-GRID_KEYS: Mapping[str, Check] = {
-    "rank": whole(1),
-    "mora_type": choice(*MORA_TYPES),
-    "mora_rounding": choice("floor", "nearest"),
-    "init": choice(*INITS),
-    "lora_alpha": lora_alpha,
-    "use_rslora": flag,
-    "lora_dropout": number(0, 1),
-    "target_modules": target_modules,
-    "layers_to_transform": layers,
-    "head_policy": head_policy,
-    "reinit_head": flag,
-    "loraplus_lr_embedding": rate,
-    "eta_A": rate,
-    "eta_B": rate,
-    "lr_ratio": rate,
-}
-METHOD_DEFAULTS: Mapping[str, Any] = {  # what a grid does not name
-    "rank": 8,
-    "lora_alpha": "rank",
-    "use_rslora": False,
-    "lora_dropout": 0.0,
-    "init": "zero_B",
-    "target_modules": None,  # the architecture's, see bench/models/_targets.py
-    "layers_to_transform": None,
-    "loraplus_lr_embedding": 1e-6,
-    "mora_type": 6,
-    "mora_rounding": "floor",
-    "head_policy": "eta_A",
-    "reinit_head": False,
-}
-EVERY_METHOD = ("head_policy", "reinit_head")  # what a grid may hold whatever its method reads
-LISTS = ("target_modules", "layers_to_transform")  # one value is itself a list; several are a list of lists
-RATE_AXES = ("eta_A", "eta_B", "lr_ratio")
-ADAPTER_KEYS: Mapping[str, Check] = {key: GRID_KEYS[key] for key in GRID_KEYS if key not in (*RATE_AXES, "rank")}
-TRAIN_KEYS: Mapping[str, Check] = {
-    "max_steps": whole(1),
-    "eval_steps": whole(1),
-    "batch_size": whole(1),
-    "max_length": whole(4),
-    "optimizer": choice(*registry.names_in("engine/optimizers")),
-    "adam_beta1": number(0, 1),
-    "adam_beta2": number(0, 1),
-    "adam_eps": number(0),
-    "weight_decay": number(0),
-    "lr_scheduler_type": choice(*SCHEDULES),
-    "warmup_steps": warmup_steps,
-    "max_grad_norm": max_grad_norm,
-    "precision": choice(*PRECISIONS),
-    "n_select": whole(0),
-}
-SETTING_KEYS: Mapping[str, Check] = {
-    "task": word,
-    "model": word,
-    "seeds": whole(0),
-    "sampler": choice(*registry.names_in("searches")),
-    "n_trials": whole(1),
-    "pack_size": whole(1),
-    "clip": number(0),
-    "min_lr_ratio": rate,
-    "rows_from": lambda value, where: plain_name(word(value, where), where),
-}
-SETTING_LISTS = ("seeds",)
+def device(value: Any, where: str) -> str:
+    """Return auto, cpu, cuda or cuda:N."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+        raise BadInput(where, "must be a known device", got=shown(value), way_out="known: auto, cpu, cuda, cuda:N")
+    return str(value)
 
 
-def axis(key: str, value: Any, where: str) -> tuple[Any, ...]:
-    """Return the values of one grid axis, each checked: one value, or a list of different ones."""
-    several = isinstance(value, list) and (key not in LISTS or any(isinstance(item, list) for item in value))
-    values = tuple(GRID_KEYS[key](item, where) for item in (value if several else [value]))
-    _check_items(values, where)
-    return values
-
-
-def setting(key: str, value: Any, where: str) -> Any:
-    """Return the value of one top-level key, checked; seeds as a tuple."""
-    check = SETTING_KEYS[key]
-    if key not in SETTING_LISTS:
-        return check(value, where)
-    values = tuple(check(item, where) for item in (value if isinstance(value, list) else [value]))
-    _check_items(values, where)
-    return values
+def study_name(value: Any, where: str) -> str:
+    """Return the name of a study."""
+    return plain_name(word(value, where), where)
 
 
 def listed(value: Any, where: str) -> tuple[str, ...]:
     """Return a text, or a list of different ones, as a tuple."""
     texts = tuple(word(item, where) for item in (value if isinstance(value, list) else [value]))
-    _check_items(texts, where)
+    check_items(texts, where)
     return texts
 
 
-def _check_items(values: tuple[Any, ...], where: str) -> None:
+def check_items(values: tuple[Any, ...], where: str) -> None:
+    """Refuse a list that is empty or holds a value twice."""
     if not values:
         raise BadInput(where, "a list must not be empty", way_out="give it a value or leave the key out")
     twice = [value for i, value in enumerate(values) if value in values[:i]]
@@ -231,6 +168,46 @@ def _check_items(values: tuple[Any, ...], where: str) -> None:
         raise BadInput(
             where, "a list must not hold a value twice", got=f"{shown(twice[0])} again", way_out="remove one"
         )
+
+
+def scalar(text: str) -> Any:
+    """Return text as TOML would read it without quotes: true, false, an integer, a float; anything else as text."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def split(text: str, where: str) -> list[str]:
+    """Return the items of a comma list; none may be empty."""
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise BadInput(where, "a list must not have an empty item", got=shown(text), way_out="write it as a,b,c")
+    return items
+
+
+def scalars(text: str, where: str) -> list[Any]:
+    """Return the items of a comma list, each as `scalar` reads it."""
+    return [scalar(item) for item in split(text, where)]
+
+
+def names(text: str, where: str) -> list[str]:
+    """Return the items of a comma list as texts, each once."""
+    return list(dict.fromkeys(split(text, where)))
+
+
+def as_text(text: str, _where: str) -> str:
+    """Return the text as it stands: a name made of digits is no number."""
+    return text
+
+
+def modules(text: str, where: str) -> Any:
+    """Return target_modules: suffixes a,b,c as one list in a list of values; all-linear and a regex as they stand."""
+    return [split(text, where)] if _SUFFIXES.fullmatch(text) and text != "all-linear" else text
 
 
 def _as_float(value: Any) -> float | None:

@@ -1,6 +1,9 @@
 """What is stored and passed on: Trial, TrainBudget, Pack and Study, all frozen; and how a trial gets its id.
 
 Nothing here reads a file, a clock or a device. Two trials are the same run exactly when their ids are equal.
+
+A setting is added by adding its field here, with a Setting beside its type and a default that leaves older ids as
+they are (see bench/core/settings.py). A setting of a method is read by the methods whose `reads` names it.
 """
 
 from __future__ import annotations
@@ -10,7 +13,11 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from bench.core import registry, rules
+from bench.core.rules import round_rate
+from bench.core.settings import Setting
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 Schedule = Literal["linear", "constant", "cosine"]
@@ -20,7 +27,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp64", "fp32", "bf16", "fp16")
 SCHEDULES: tuple[Schedule, ...] = ("linear", "constant", "cosine")
 INITS: tuple[Init, ...] = ("zero_B", "zero_A", "nonzero")
 SERIES = ("method", "mora_type")  # the fields of Trial that say what it is compared as: a method, or a type of one
-HEAD_POLICIES = ("eta_A", "peft", "paper")  # or a number
+MORA_TYPES = (1, 2, 3, 4, 6)  # the official code has no type 5
 
 SPEC_VERSION = 2  # part of every trial_id: raised only when the meaning of a field changes
 # What an id of version 1 is made of. Frozen: rows of that version are found by it (see `Trial.as_version_1`).
@@ -35,32 +42,57 @@ _BUDGET_1 = (
 )  # fmt: skip
 
 
-def round_rate(rate: float) -> float:
-    """Return a learning rate rounded to 12 significant digits.
-
-    3e-4 * 10 != 3e-3 in floats, and the difference would split a heatmap column: a rate is rounded when it enters.
-    """
-    return float(f"{rate:.12g}")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainBudget:
     """How a trial is trained, the same for every member of a pack."""
 
-    max_steps: int
-    batch_size: int = 32
-    max_length: int = 128  # tokens; longer texts are cut, shorter ones are never padded to it
-    optimizer: str = "adamw"  # a file of bench/engine/optimizers/
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_eps: float = 1e-8
-    weight_decay: float = 0.0  # decoupled; never on biases and norms
-    lr_scheduler_type: Schedule = "linear"
-    warmup_steps: int = 0
-    max_grad_norm: float | None = 1.0  # per trial; None: no clipping
-    precision: Precision = "fp32"
-    eval_steps: int  # the curve has a point every eval_steps steps and at the last one
-    n_select: int = 1000  # training examples held out for choosing, at most; in a trial the real number; 0: none
+    max_steps: Annotated[int, Setting(
+        check=rules.whole(1), flags=("--steps", "--max-steps"), help="training steps of each trial",
+        meaning="updates planned", unit="steps",
+    )]  # fmt: skip
+    # the curve has a point every eval_steps steps and at the last one
+    eval_steps: Annotated[int, Setting(
+        check=rules.whole(1), flags=("--eval-steps",), help="evaluate every so many steps",
+    )]  # fmt: skip
+    batch_size: Annotated[int, Setting(
+        check=rules.whole(1), flags=("--batch", "--batch-size", "--per-device-train-batch-size"),
+        help="examples in a step", meaning="examples in a step of one trial",
+    )] = 32  # fmt: skip
+    max_length: Annotated[int, Setting(  # shorter texts are never padded to it
+        check=rules.whole(4), flags=("--max-length",), help="cut longer texts, in tokens",
+        meaning="longer texts are cut", unit="tokens",
+    )] = 128  # fmt: skip
+    optimizer: Annotated[str, Setting(  # a file of bench/engine/optimizers/
+        check=rules.choice(*registry.names_in("engine/optimizers")),
+        meaning="adamw (torch.optim.AdamW's update) or sgd",
+    )] = "adamw"  # fmt: skip
+    adam_beta1: Annotated[float, Setting(check=rules.number(0, 1), meaning="AdamW beta 1")] = 0.9
+    adam_beta2: Annotated[float, Setting(check=rules.number(0, 1), meaning="AdamW beta 2")] = 0.999
+    adam_eps: Annotated[float, Setting(check=rules.number(0), meaning="AdamW epsilon")] = 1e-8
+    weight_decay: Annotated[float, Setting(
+        check=rules.number(0), flags=("--weight-decay",), help="decoupled weight decay",
+        meaning="decoupled weight decay; none on biases and norms",
+    )] = 0.0  # fmt: skip
+    lr_scheduler_type: Annotated[Schedule, Setting(
+        check=rules.choice(*SCHEDULES), flags=("--lr-scheduler-type", "--schedule"), help="linear, constant or cosine",
+        meaning="linear, constant or cosine, as in transformers",
+    )] = "linear"  # fmt: skip
+    warmup_steps: Annotated[int, Setting(
+        check=rules.warmup_steps, flags=("--warmup-steps",), help="steps, or below 1 a share of the steps",
+        meaning="linear warm-up", unit="steps",
+    )] = 0  # fmt: skip
+    max_grad_norm: Annotated[float | None, Setting(
+        check=rules.max_grad_norm, flags=("--max-grad-norm",), help="clip each trial's gradient; 0: do not",
+        meaning="each trial's gradient is clipped to this norm; null: not clipped",
+    )] = 1.0  # fmt: skip
+    precision: Annotated[Precision, Setting(
+        check=rules.choice(*PRECISIONS), flags=("--precision",), help="fp64, fp32, bf16 or fp16",
+        meaning="fp64, fp32, bf16 or fp16 of the base; adapters are at least fp32",
+    )] = "fp32"  # fmt: skip
+    n_select: Annotated[int, Setting(  # at most; in a trial the real number
+        check=rules.whole(0), flags=("--n-select",), help="training examples held out for choosing; 0: none",
+        meaning="training examples held out for choosing",
+    )] = 1000  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,29 +121,75 @@ class Trial:
     rounded by `round_rate`; lambda = eta_B / eta_A is derived (Hayou et al. 2024, arXiv:2402.12354).
     """
 
-    task: str
-    model: str
-    data_hash: str
-    model_hash: str
-    method: str
-    seed: int
-    eta_A: float
-    eta_B: float | None = None
-    rank: int | None = None
-    lora_alpha: float | None = None
-    use_rslora: bool | None = None
-    lora_dropout: float | None = None
-    init: Init | None = None
-    target_modules: str | tuple[str, ...] | None = None
-    layers_to_transform: tuple[int, ...] | None = None
-    loraplus_lr_embedding: float | None = None
-    mora_type: int | None = None
-    mora_rounding: Literal["floor", "nearest"] | None = None
-    head_policy: str | float = "eta_A"
-    reinit_head: bool = False  # draw anew what the checkpoint has of a head that fits the task, too
+    task: Annotated[str, Setting(meaning="name of the task")]
+    model: Annotated[str, Setting(meaning="registered name, Hub id or last part of a local directory")]
+    data_hash: Annotated[str, Setting(meaning="hash of the task's data")]
+    model_hash: Annotated[str, Setting(meaning="hash of the base model's files, or its Hub revision")]
+    method: Annotated[str, Setting(meaning="file name in bench/methods; LoRA+ at lr_ratio 1 is stored as lora")]
+    seed: Annotated[int, Setting(meaning="keys data order, dropout and initialisation")]
+    eta_A: Annotated[float, Setting(
+        check=rules.rate, flags=("--eta-A", "--learning-rate"), help="learning rates of A, or of all weights",
+        meaning="learning rate of A; of every trained weight where there is no B", axis="rate", log=True,
+    )]  # fmt: skip
+    eta_B: Annotated[float | None, Setting(
+        check=rules.rate, flags=("--eta-B",), help="LoRA+: learning rates of B, instead of ratios",
+        meaning="learning rate of B", axis="rate", log=True,
+    )] = None  # fmt: skip
+    rank: Annotated[int | None, Setting(
+        check=rules.whole(1), flags=("--ranks", "--rank"), help="ranks", usual=8, in_adapter=False,
+        meaning="r; MoRA: the LoRA rank that it is as large as; subspace: its dimension", axis="always", log=True,
+    )] = None  # fmt: skip
+    init: Annotated[Init | None, Setting(
+        check=rules.choice(*INITS), flags=("--init",), help="zero_B or zero_A", usual="zero_B",
+        meaning="zero_B (PEFT's), zero_A (the LoRA+ paper's) or nonzero (its toy)",
+    )] = None  # fmt: skip
+    lora_alpha: Annotated[float | None, Setting(
+        check=rules.lora_alpha, flags=("--lora-alpha",), help='number, or "rank"', usual="rank",
+        meaning="PEFT's lora_alpha: the update is scaled by lora_alpha / rank", axis="varied", log=True,
+    )] = None  # fmt: skip
+    use_rslora: Annotated[bool | None, Setting(
+        check=rules.flag, flags=("--use-rslora",), help="true or false: scale by lora_alpha / sqrt(rank)", usual=False,
+        meaning="scale by lora_alpha / sqrt(rank) instead",
+    )] = None  # fmt: skip
+    lora_dropout: Annotated[float | None, Setting(
+        check=rules.number(0, 1), flags=("--lora-dropout",), help="dropout on the adapter's input", usual=0.0,
+        meaning="dropout on the adapter's input", unit="probability", axis="varied",
+    )] = None  # fmt: skip
+    # a grid without it has the architecture's, see bench/models/_targets.py
+    target_modules: Annotated[str | tuple[str, ...] | None, Setting(
+        check=rules.target_modules, parse=rules.modules, flags=("--target-modules",),
+        help="suffixes a,b,c; a regular expression; or all-linear", meaning="JSON: PEFT's target_modules, resolved",
+    )] = None  # fmt: skip
+    layers_to_transform: Annotated[tuple[int, ...] | None, Setting(
+        check=rules.layers, flags=("--layers-to-transform",), help="layer numbers from 0",
+        meaning="JSON: the layers that are adapted; null: all",
+    )] = None  # fmt: skip
+    head_policy: Annotated[str | float, Setting(
+        check=rules.head_policy, flags=("--head-policy",), help="rate of new modules: eta_A, peft, paper or a number",
+        usual="eta_A", every_method=True, meaning="rate of newly initialised modules: eta_A, a number, peft or paper",
+    )] = "eta_A"  # fmt: skip
+    reinit_head: Annotated[bool, Setting(
+        check=rules.flag, flags=("--reinit-head",), help="draw anew a head that the checkpoint has", usual=False,
+        every_method=True, meaning="draw anew a head that the checkpoint has; null: a row older than this",
+    )] = False  # fmt: skip
+    loraplus_lr_embedding: Annotated[float | None, Setting(
+        check=rules.rate, flags=("--loraplus-lr-embedding",), help="LoRA+: rate of embeddings", usual=1e-6,
+        meaning="LoRA+: the rate of embedding adapters", axis="varied", log=True,
+    )] = None  # fmt: skip
+    mora_type: Annotated[int | None, Setting(
+        check=rules.choice(*MORA_TYPES), flags=("--mora-types", "--mora-type"), help="MoRA: 1, 2, 3, 4 or 6", usual=6,
+        meaning="MoRA's operator: 1, 2, 3, 4 or 6, as in the official code", axis="always", searched=False,
+    )] = None  # fmt: skip
+    mora_rounding: Annotated[Literal["floor", "nearest"] | None, Setting(
+        check=rules.choice("floor", "nearest"), flags=("--mora-rounding",), help="MoRA: floor or nearest",
+        usual="floor", meaning="of r_hat: floor (the paper) or nearest (the official code)",
+    )] = None  # fmt: skip
     budget: TrainBudget
     meaning: Meaning = NO_MEANING
-    spec_version: int = SPEC_VERSION  # 1: of a stored row of that version, never of a new run
+    # 1: of a stored row of that version, never of a new run
+    spec_version: Annotated[int, Setting(
+        every_method=True, meaning="version of trial_id: what it is a hash of; null: 1",
+    )] = SPEC_VERSION  # fmt: skip
 
     @functools.cached_property
     def trial_id(self) -> str:
@@ -143,6 +221,13 @@ class Trial:
     def cell(self) -> tuple[Any, ...]:
         """What the trials of one grid cell share: everything but the seed."""
         return tuple(getattr(self, f.name) for f in fields(self) if f.name != "seed")
+
+
+# Derived, so no field; a grid may give it instead of eta_B.
+LR_RATIO = Setting(
+    check=rules.rate, flags=("--lambda", "--lr-ratio", "--loraplus-lr-ratio"), help="LoRA+: eta_B / eta_A",
+    meaning="lambda = eta_B / eta_A, derived", axis="rate", log=True, key="lr_ratio", type=float | None,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,20 +273,37 @@ class Study:
     """A study file, read and resolved: profile applied, overrides applied, every value checked."""
 
     name: str
-    task: str
-    model: str
-    seeds: tuple[int, ...]
+    task: Annotated[str, Setting(check=rules.word)]
+    model: Annotated[str, Setting(
+        check=rules.word, parse=rules.as_text, flags=("--model", "--model-name-or-path"),
+        help="registered name, Hub id or local directory",
+    )]  # fmt: skip
+    seeds: Annotated[tuple[int, ...], Setting(
+        check=rules.whole(0), flags=("--seeds", "--seed"), help="seeds, each listed: 0,1,2",
+    )]  # fmt: skip
     grids: tuple[MethodGrid, ...]
     budget: TrainBudget
     profile: str
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    sampler: str = "grid"  # a file of bench/searches/
-    n_trials: int | None = None  # of each method, for a search that chooses between the grid's bounds
-    pack_size: int | None = None  # None: the planner decides
     figure: str = ""  # what it reproduces: the comment on line 1 of the file
-    rows_from: str | None = None  # a figure study may name the study whose rows it draws
-    min_lr_ratio: float | None = None  # cells of a smaller eta_B / eta_A are left out of the grid
-    clip: float | None = None  # figures in the paper's form: cells worse than this metric share one colour
+    sampler: Annotated[str, Setting(  # a file of bench/searches/
+        check=rules.choice(*registry.names_in("searches")), parse=rules.as_text, flags=("--sampler",),
+        help="grid or tpe",
+    )] = "grid"  # fmt: skip
+    # of each method, for a search that chooses between the grid's bounds
+    n_trials: Annotated[int | None, Setting(
+        check=rules.whole(1), flags=("--n-trials",), help="tpe: trials of each method",
+    )] = None  # fmt: skip
+    # None: the planner decides
+    pack_size: Annotated[int | None, Setting(
+        check=rules.whole(1), flags=("--pack-size",), help="trials trained together at most",
+    )] = None  # fmt: skip
+    # figures in the paper's form: cells worse than this metric share one colour
+    clip: Annotated[float | None, Setting(check=rules.number(0))] = None
+    # cells of a smaller eta_B / eta_A are left out of the grid
+    min_lr_ratio: Annotated[float | None, Setting(check=rules.rate)] = None
+    # a figure study may name the study whose rows it draws
+    rows_from: Annotated[str | None, Setting(check=rules.study_name)] = None
     data_dir: str | None = field(default=None, compare=False)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # see `where`
 

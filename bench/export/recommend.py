@@ -5,15 +5,14 @@ The cell as code to paste is in `bench/export/as_code.py`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Any
 
-from bench.core import rules as study_fields
+from bench.core import record
 from bench.core.cells import BestCell, Score, best_cells, objective
-from bench.core.spec import HEAD_POLICIES, TrainBudget, Trial
+from bench.core.spec import TrainBudget, Trial
 from bench.study import layer
 from bench.study.as_toml import value as toml_value
 
@@ -63,13 +62,7 @@ def trial_of_row(row: Mapping[str, Any], like: Trial) -> Trial | None:
     It serves the rows of a search, whose trials no grid lists.
     """
     shared: dict[str, Any] = {"budget": like.budget, "meaning": like.meaning, "spec_version": like.spec_version}
-    values = {f.name: row[f.name] for f in fields(Trial) if f.name in row and f.name not in shared}
-    for name in ("target_modules", "layers_to_transform"):
-        found = None if row[name] is None else json.loads(row[name])
-        values[name] = tuple(found) if isinstance(found, list) else found
-    policy = row["head_policy"]
-    values["head_policy"] = policy if policy in HEAD_POLICIES else float(policy)
-    trial = Trial(**values, **shared)
+    trial = Trial(**record.trial_settings(row) | shared)
     return trial if trial.trial_id == row["trial_id"] else None
 
 
@@ -80,7 +73,7 @@ def study_toml(trial: Trial, seeds: Sequence[int], *, task: str, model: str, com
     lines += [f"{f.name} = {toml_value(_budget_value(f.name, trial.budget))}" for f in fields(TrainBudget)]
     lines += ["", f"[grid.{toml_value(trial.method)}]"]
     values = {key: getattr(trial, key) for key in layer.grid_keys(trial.method, "method") if key != "lr_ratio"}
-    lines += [f"{key} = {toml_value(_axis(key, value))}" for key, value in values.items() if value is not None]
+    lines += [f"{key} = {toml_value(_axis(value))}" for key, value in values.items() if value is not None]
     return "\n".join(lines) + "\n"
 
 
@@ -96,6 +89,6 @@ def _budget_value(name: str, budget: TrainBudget) -> object:
     return 0 if name == "max_grad_norm" and value is None else value
 
 
-def _axis(key: str, value: Any) -> Any:
+def _axis(value: Any) -> Any:
     """Return one value of an axis as a grid holds it: a list is a list of values, so one that is itself a list."""
-    return [list(value)] if key in study_fields.LISTS and isinstance(value, tuple) else value
+    return [list(value)] if isinstance(value, tuple) else value

@@ -9,7 +9,8 @@ from statistics import fmean
 from bench import methods
 from bench.core.errors import BadInput
 from bench.core.record import Outcome, Record
-from bench.core.spec import Pack, round_rate
+from bench.core.rules import round_rate
+from bench.core.spec import Pack
 from bench.data.splits import Split, TextData
 from bench.schedule.estimate import UNCALIBRATED, Calibration, Key, Place, Workload, work_of
 

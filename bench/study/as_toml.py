@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench import methods
-from bench.core import rules
+from bench.core import keys
 from bench.core.spec import MethodGrid, Study
 from bench.study import layer
 from bench.study.layer import Layer
@@ -52,7 +52,7 @@ def _heading(study: Study) -> Iterator[str]:
 
 
 def _settings(study: Study, merged: Layer) -> Iterator[Line]:
-    for key in rules.SETTING_KEYS:
+    for key in keys.TOP:
         given = getattr(study, key)
         if given is not None:
             by_default = f"{DEFAULT} of task {study.task}" if key == "model" else DEFAULT
@@ -60,7 +60,7 @@ def _settings(study: Study, merged: Layer) -> Iterator[Line]:
 
 
 def _train(study: Study, merged: Layer) -> Iterator[Line]:
-    for key in rules.TRAIN_KEYS:
+    for key in keys.TRAIN:
         given = merged.train[key] if key in merged.train else getattr(study.budget, key)
         by_default = f"{DEFAULT}, max_steps" if key == "eval_steps" else DEFAULT
         # None is "no clipping", which a file gives as 0
@@ -73,8 +73,8 @@ def _grid(grid: MethodGrid, merged: Layer) -> Iterator[Line]:
         values = grid.axis(key)
         if values is not None:
             yield f"{key} = {_wrapped(_axis(values))}", merged.axis_origin(grid.method, key).source
-        elif key in rules.METHOD_DEFAULTS and (key in reads or key in rules.EVERY_METHOD):
-            default = rules.METHOD_DEFAULTS[key]
+        elif key in keys.DEFAULTS and (key in reads or key in keys.EVERY_METHOD):
+            default = keys.DEFAULTS[key]
             said = UNSET.get(key, "none") if default is None else value(default)
             yield f"# {key} = {said}", DEFAULT
 

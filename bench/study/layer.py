@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import methods
-from bench.core import rules
+from bench.core import keys, rules
 from bench.core.errors import BadInput, one_of
+from bench.core.settings import Setting
 
 TABLES = ("train", "adapter", "grid")
 DROP = "drop"
-Axes = Mapping[str, tuple[Any, ...]]  # key of fields.GRID_KEYS -> values
+Axes = Mapping[str, tuple[Any, ...]]  # key of keys.GRID -> values
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,13 @@ def read(raw: Mapping[str, Any], source: Source) -> Layer:
     Raises:
         BadInput: for an unknown table or key, and for a value that its key cannot hold.
     """
-    _check_names(raw, (*TABLES, *rules.SETTING_KEYS, DROP), source.before().rstrip(". "), "key")
+    _check_names(raw, (*TABLES, *keys.TOP, DROP), source.before().rstrip(". "), "key")
     top = {key: value for key, value in raw.items() if key not in (*TABLES, DROP)}
     train, adapter, grids = (raw.get(table, {}) for table in TABLES)
     layer = Layer(
-        settings=_values(top, rules.setting, rules.SETTING_KEYS, source.before()),
-        train=_values(train, _train, rules.TRAIN_KEYS, source.before("train")),
-        adapter=_values(adapter, rules.axis, rules.ADAPTER_KEYS, source.before("adapter")),
+        settings=_values(top, keys.TOP, source.before()),
+        train=_values(train, keys.TRAIN, source.before("train")),
+        adapter=_values(adapter, keys.ADAPTER, source.before("adapter")),
         grids={
             name: read_grid(name, axes, source.before(grid_table(name)).rstrip("."))
             for name, axes in _table(grids, source.before("grid").rstrip(".")).items()
@@ -109,15 +110,14 @@ def read_grid(name: str, axes: object, where: str) -> Axes:
     allowed = grid_keys(name, where)
     if {"eta_B", "lr_ratio"} <= _table(axes, where).keys():
         raise BadInput(where, "must give eta_B or lr_ratio, not both", way_out="remove one: eta_B = lr_ratio * eta_A")
-    return _values(axes, rules.axis, {key: rules.GRID_KEYS[key] for key in allowed}, f"{where}.")
+    return _values(axes, {key: keys.GRID[key] for key in allowed}, f"{where}.")
 
 
 def grid_keys(method: str, where: str) -> tuple[str, ...]:
     """Return the keys that a grid of this method may have: what the method reads, and its free learning rates."""
     reads = methods.get(method, where=where).reads
-    rates = ("eta_A", "eta_B", "lr_ratio") if has_free_eta_B(method) else ("eta_A",)
-    always = (*rules.EVERY_METHOD, *rates)
-    return tuple(key for key in rules.GRID_KEYS if key in always or (key in reads and key != "eta_B"))
+    always = (*keys.EVERY_METHOD, *(keys.RATES if has_free_eta_B(method) else ("eta_A",)))
+    return tuple(key for key in keys.GRID if key in always or (key in reads and key != "eta_B"))
 
 
 def has_free_eta_B(method: str) -> bool:
@@ -182,12 +182,13 @@ def _merge_axes(base: Axes, over: Axes) -> Axes:
     return {**{key: values for key, values in base.items() if key not in gone}, **over}
 
 
-def _values(raw: object, read_one: Callable[..., Any], keys: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _values(raw: object, known: Mapping[str, Setting], where: str) -> dict[str, Any]:
     """Return every key's value, checked; `where` is what stands before a key in an error."""
     place = where.rstrip(". ")
     table = _table(raw, place)
-    _check_names(table, tuple(keys), place, "key")
-    return {key: read_one(key, value, where + key) for key, value in table.items()}
+    _check_names(table, tuple(known), place, "key")
+    checks = {key: s.values if s.place == "grid" else s.value for key, s in known.items()}
+    return {key: checks[key](value, where + key) for key, value in table.items()}
 
 
 def _table(raw: object, where: str) -> Mapping[str, Any]:
@@ -195,10 +196,6 @@ def _table(raw: object, where: str) -> Mapping[str, Any]:
         way_out = "write it as [table] with its keys below"
         raise BadInput(where, "must be a table", got=rules.shown(raw), way_out=way_out)
     return raw
-
-
-def _train(key: str, value: Any, where: str) -> Any:
-    return rules.TRAIN_KEYS[key](value, where)
 
 
 def _check_names(given: Mapping[str, Any], known: tuple[str, ...], where: str, kind: str) -> None:

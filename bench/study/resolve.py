@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import methods, searches, tasks
-from bench.core import rules
+from bench.core import keys, rules
 from bench.core.errors import BadInput, one_of
-from bench.core.spec import NO_MEANING, Meaning, MethodGrid, Study, TrainBudget, Trial, round_rate
+from bench.core.rules import round_rate
+from bench.core.spec import NO_MEANING, Meaning, MethodGrid, Study, TrainBudget, Trial
 from bench.study import inherit, layer
 from bench.study.files import DEFAULTS, STUDIES_DIR, StudyFile, chain, find, names
 from bench.study.layer import Layer
@@ -110,9 +111,9 @@ def expand(
 
 def cells(grid: MethodGrid) -> Iterator[dict[str, Any]]:
     """Yield the cells of one grid, the last axis fastest."""
-    keys = [key for key, _ in grid.axes]
+    names = [key for key, _ in grid.axes]
     for values in itertools.product(*(values for _, values in grid.axes)):
-        yield dict(zip(keys, values, strict=True))
+        yield dict(zip(names, values, strict=True))
 
 
 def make_trial(
@@ -123,7 +124,7 @@ def make_trial(
     `cell` holds seed, eta_A and whatever the grid names; `shared` task, model, data_hash, model_hash and budget.
     """
     reads = methods.get(method).reads
-    values = {key: value for key, value in {**rules.METHOD_DEFAULTS, **cell}.items() if key in reads}
+    values = {key: value for key, value in {**keys.DEFAULTS, **cell}.items() if key in reads}
     if "target_modules" in reads and values["target_modules"] is None:
         values["target_modules"] = default_targets
     if values.get("lora_alpha") == "rank":
@@ -134,7 +135,7 @@ def make_trial(
     if at_equal_rates is not None and values["eta_B"] == cell["eta_A"] and not _adapts_embedding(values):
         method = at_equal_rates
         values["loraplus_lr_embedding"] = None
-    values |= {key: cell.get(key, rules.METHOD_DEFAULTS[key]) for key in rules.EVERY_METHOD}
+    values |= {key: cell.get(key, keys.DEFAULTS[key]) for key in keys.EVERY_METHOD}
     return Trial(**shared, **values, method=method, seed=cell["seed"], eta_A=cell["eta_A"])
 
 
@@ -217,7 +218,7 @@ def _grid(name: str, merged: Layer, shown: str) -> MethodGrid:
     full = {**{key: adapter[key] for key in adapter if key in allowed}, **axes}
     if "lr_ratio" in full:
         _check_rates(full, merged.where(f"grid.{name}.lr_ratio"))
-    return MethodGrid(method=name, axes=tuple((key, full[key]) for key in rules.GRID_KEYS if key in full))
+    return MethodGrid(method=name, axes=tuple((key, full[key]) for key in keys.GRID if key in full))
 
 
 def _check_rates(axes: Mapping[str, tuple[Any, ...]], where: str) -> None:
@@ -292,6 +293,6 @@ def _check_min_lr_ratio(study: Study, merged: Layer) -> None:
 
 def _ratios(grid: MethodGrid) -> Iterator[float]:
     """Yield eta_B / eta_A of every pair of rates, as the trials will have it."""
-    pairs = MethodGrid(method=grid.method, axes=tuple(axis for axis in grid.axes if axis[0] in rules.RATE_AXES))
+    pairs = MethodGrid(method=grid.method, axes=tuple(axis for axis in grid.axes if axis[0] in keys.RATES))
     for cell in cells(pairs):
         yield round_rate(_eta_B(cell) / cell["eta_A"])

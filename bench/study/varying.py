@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from functools import cache
 from typing import Any
 
 from bench import methods
-from bench.core.record import SCHEMA
-from bench.core.spec import SERIES, TrainBudget, Trial
+from bench.core import keys, record
+from bench.core.spec import LR_RATIO, SERIES, Trial
 
-# What a cell is: every setting of a trial that rows hold, but its seed. lr_ratio and the like are derived from them.
+# What a cell is: every setting of a trial that rows hold, but its seed and what is derived. Those of the method come
+# first, then those of every method, then the budget's.
 SETTINGS: tuple[str, ...] = tuple(
     name
-    for name in (*(f.name for f in fields(Trial)), *(f.name for f in fields(TrainBudget)))
-    if name in SCHEMA.names and name != "seed"
+    for name in sorted(record.SETTINGS, key=lambda name: (name in keys.TRAIN, record.SETTINGS[name].every_method))
+    if name not in ("seed", LR_RATIO.key)
 )
 RATES = ("eta_A", "eta_B")
 NULL = "none"  # a null that is a value (no clipping, all layers), unlike a setting that the method does not read
@@ -32,7 +32,7 @@ _WORDS = {"task": "", "model": "", "max_steps": "steps", "batch_size": "batch", 
 
 def settings_of(trial: Trial) -> dict[str, Any]:
     """Return the settings of a trial, by name."""
-    return {name: getattr(trial.budget if hasattr(trial.budget, name) else trial, name) for name in SETTINGS}
+    return {name: record.setting_of(trial, name) for name in SETTINGS}
 
 
 def of_trials(trials: Iterable[Trial], *, but: Sequence[str] = (*SERIES, *RATES)) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def value(cell: Mapping[str, Any], name: str) -> Any:
     found = cell.get(name)
     if found is None or found != found:
         return None if _unread(str(cell["method"]), name) else NULL
-    if name in ("target_modules", "layers_to_transform") and not isinstance(found, str):
+    if _is_list(name) and not isinstance(found, str):
         return json.dumps(found)  # as rows have it
     return found
 
@@ -85,7 +85,7 @@ def named(name: str, found: Any) -> str:
 
 def spelled(name: str, found: Any) -> str:
     """Return the value of a setting in words."""
-    if name in ("target_modules", "layers_to_transform") and isinstance(found, str) and found != NULL:
+    if _is_list(name) and isinstance(found, str) and found != NULL:
         found = _parsed(found)
     if isinstance(found, list | tuple):
         return ", ".join(map(str, found))
@@ -99,6 +99,10 @@ def order(key: Sequence[Any]) -> tuple[tuple[bool, bool, Any], ...]:
     # a list's closing bracket would sort behind the comma of a longer one
     return tuple((v is None, isinstance(v, str), 0 if v is None else v.rstrip('"]') if isinstance(v, str) else v)
                  for v in key)  # fmt: skip
+
+
+def _is_list(name: str) -> bool:
+    return name in record.SETTINGS and record.SETTINGS[name].kind is tuple
 
 
 def _parsed(text: str) -> Any:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from bench.core.record import CurvePoint, Outcome, Provenance, Record, Status, to_table
-from bench.core.spec import TrainBudget, Trial, round_rate
+from bench.core.rules import round_rate
+from bench.core.spec import TrainBudget, Trial
 
 BUDGET = TrainBudget(max_steps=300, eval_steps=50)
 TARGETS = ("query", "value")

@@ -7,9 +7,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from bench.core import rules
+from bench.core import keys
 
-KEYS = [*rules.GRID_KEYS, *rules.TRAIN_KEYS, *rules.SETTING_KEYS, "epochs", "base", "drop"]
+KEYS = [*keys.GRID, *keys.TRAIN, *keys.TOP, "epochs", "base", "drop"]
 
 
 WORDS = [

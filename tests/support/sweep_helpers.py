@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 
 from bench import store, sweep
 from bench.core.record import CurvePoint, Outcome, Provenance, Record, Status
-from bench.core.spec import MethodGrid, Pack, Study, TrainBudget, Trial, round_rate
+from bench.core.rules import round_rate
+from bench.core.spec import MethodGrid, Pack, Study, TrainBudget, Trial
 from bench.executors.local import LocalExecutor
 from bench.sweep.loop import Event, Options, SweepSummary
 from bench.sweep.optuna_mirror import journal

@@ -14,23 +14,12 @@ from bench.core.spec import Pack, Study, Trial
 from bench.sweep.events import Options
 from bench.sweep.interrupt import Guard
 from bench.sweep.optuna_mirror.bridge import Asked, Bridge, Entry, open_bridge, scrub
-from bench.sweep.optuna_mirror.space import Space, settings_of, space_of
+from bench.sweep.optuna_mirror.space import AXES, Space, settings_of, space_of
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-ROW_COLUMNS = (
-    "seed",
-    "pack_id",
-    "eta_A",
-    "eta_B",
-    "lr_ratio",
-    "rank",
-    "mora_type",
-    "lora_alpha",
-    "lora_dropout",
-    "loraplus_lr_embedding",
-)
+ROW_COLUMNS = ("seed", "pack_id", *AXES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.core import keys
 from bench.core.errors import BadInput
-from bench.core.spec import MethodGrid, Trial, round_rate
+from bench.core.rules import round_rate
+from bench.core.spec import MethodGrid, Trial
 
-RATES = ("eta_A", "eta_B", "lr_ratio")
-_LOG = (*RATES, "rank", "lora_alpha", "loraplus_lr_embedding")
-_INTEGER = ("rank", "mora_type")
-_ALWAYS = ("eta_A", "rank", "mora_type")
-_WHERE_SEVERAL = ("lora_alpha", "lora_dropout", "loraplus_lr_embedding")
-_SEARCHED = ("eta_A", "eta_B", "lr_ratio", "rank", "lora_alpha", "lora_dropout", "loraplus_lr_embedding")
+AXES = {key: setting for key, setting in keys.TRIAL.items() if setting.axis is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,21 +38,22 @@ class Space:
 
 def settings_of(trial: Trial) -> dict[str, Any]:
     """Return the settings of a trial that an axis may name."""
-    names = {*_ALWAYS, *_WHERE_SEVERAL, "eta_B", "lr_ratio"}
-    return {name: getattr(trial, name) for name in names}
+    return {name: getattr(trial, name) for name in AXES}
 
 
 def space_of(settings: Sequence[Mapping[str, Any]], grid: MethodGrid | None) -> Space:
     """Return the axes that these trials of one method span; `grid` says whether B's rate is given as lr_ratio.
 
-    eta_A, rank and mora_type are axes wherever the method reads them, B's rate where it is not A's throughout, other
-    numbers where they differ between trials.
+    eta_A and settings declared so are axes wherever the method reads them, B's rate where it is not A's throughout,
+    other numbers where they differ between trials.
     """
     b_rate = "lr_ratio" if grid is not None and grid.axis("lr_ratio") is not None else "eta_B"
-    names = [name for name in _ALWAYS if _has(settings, name)]
+    names = ["eta_A"]
     if _has(settings, "eta_B") and any(s["eta_B"] != s["eta_A"] for s in settings):
-        names.insert(1, b_rate)
-    names += [name for name in _WHERE_SEVERAL if _has(settings, name) and len({s[name] for s in settings}) > 1]
+        names.append(b_rate)
+    read = [name for name in AXES if _has(settings, name)]
+    names += [name for name in read if AXES[name].axis == "always"]
+    names += [name for name in read if AXES[name].axis == "varied" and len({s[name] for s in settings}) > 1]
     return Space(axes=tuple(_axis(name, settings) for name in names))
 
 
@@ -119,7 +117,8 @@ def searchable(trials: Sequence[Trial], grid: MethodGrid | None, *, sampler: str
     settings = [settings_of(trial) for trial in trials]
     full = space_of(settings, grid)
     tied = alpha_by_rank(trials) is not None
-    axes = tuple(_widened(a, grid) for a in full.axes if a.name in _SEARCHED and not (tied and a.name == "lora_alpha"))
+    held = {name for name in AXES if not AXES[name].searched or (tied and name == "lora_alpha")}
+    axes = tuple(_widened(a, grid) for a in full.axes if a.name not in held)
     if all(axis.low == axis.high for axis in axes):
         where, rule = f"method {trials[0].method}", f"sampler {sampler} must have a range to search"
         raise BadInput(where, rule, got="one value on each axis", way_out="give eta_A a smallest and a largest value")
@@ -128,7 +127,8 @@ def searchable(trials: Sequence[Trial], grid: MethodGrid | None, *, sampler: str
 
 def _axis(name: str, settings: Sequence[Mapping[str, Any]]) -> Axis:
     values = [s[name] for s in settings]
-    return Axis(name=name, low=min(values), high=max(values), log=name in _LOG, integer=name in _INTEGER)
+    one = AXES[name]
+    return Axis(name=name, low=min(values), high=max(values), log=one.log, integer=one.kind is int)
 
 
 def _widened(axis: Axis, grid: MethodGrid | None) -> Axis:
@@ -143,17 +143,9 @@ def _has(settings: Sequence[Mapping[str, Any]], name: str) -> bool:
     return all(s.get(name) is not None for s in settings)
 
 
-_FIXED = (
-    "mora_type",
-    "mora_rounding",
-    "init",
-    "use_rslora",
-    "head_policy",
-    "reinit_head",
-    "target_modules",
-    "layers_to_transform",
-    "budget",
-)
+# What a search holds, lists after the others.
+_HELD = [s for s in keys.GRID.values() if s.axis is None or not s.searched]
+_FIXED = (*(s.key for s in sorted(_HELD, key=lambda s: s.kind is tuple)), "budget")
 
 
 def _fixed(trial: Trial) -> tuple[Any, ...]:

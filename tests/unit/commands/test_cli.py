@@ -9,14 +9,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import typer.main
 from rich.console import Console
 from rich.progress import Progress
 
 from bench import cli, commands, models, study, tasks
-from bench.commands import _progress, _show, _text, dictionary
+from bench.commands import _make, _progress, _show, _text, dictionary
 from bench.core import registry
 from bench.core.errors import BadInput
 from bench.core.record import SCHEMA, Outcome
@@ -130,22 +132,83 @@ def test_flags_and_make_variables_are_all_different() -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_passes_every_variable_to_its_option_and_none_that_is_not_given() -> None:
-    assert make_line() == ".venv/bin/python -m bench plan"
+    assert made("plan") == []
     for option in OPTIONS:
-        assert make_line(f"{option.variable}=1") == f".venv/bin/python -m bench plan {option.flags[0]}='1'"
-    assert make_line("TASK=").endswith(" plan --task=''")
-    assert make_line("DATA=/a b").endswith(" --data-dir='/a b'")
-    assert make_line("TARGET_MODULES=.*'q$", "RESULTS=r").endswith(" --target-modules='.*'\\''q$' --results-dir='r'")
+        assert made("plan", f"{option.variable}=1") == [f"{option.flags[0]}=1"]
+    assert made("plan", "TASK=") == ["--task="]
+    assert made("plan", "DATA=/a b") == ["--data-dir=/a b"]
+    assert made("plan", "TARGET_MODULES=.*'q$", "RESULTS=r") == ["--target-modules=.*'q$", "--results-dir=r"]
+    odd = "a  b\"c'd`e`$(VENV)${HOME}$$x;|&*?~#\\!<>"
+    assert made("plan", f"MODEL={odd}") == [f"--model={odd}"]
 
 
-def make_line(*variables: str) -> str:
-    """Return the last command that `make plan` would run."""
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_knows_the_options_of_each_command() -> None:
+    group: Any = typer.main.get_command(cli.app())
+    for name, command in group.commands.items():
+        for option in (one for one in command.params if one.param_type_name == "option"):
+            variable = option.opts[0].lstrip("-").replace("-", "_").upper()
+            expected = option.opts[0] if option.is_flag else f"{option.opts[0]}=1"
+            assert _make.arguments(group.commands, name, [f"{variable}=1"], {}) == [expected]
+            assert _make.arguments(group.commands, name, [], {variable: "1"}) == (
+                [expected] if variable not in ("DATA_DIR", "RESULTS_DIR") else []
+            )
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "expected"),
+    [
+        (["RANK=4"], {}, ["--ranks=4"]),  # any flag names its option
+        ([], {"RANK": "4", "SEED": "1"}, []),  # of other programs
+        ([], {"RANKS": "4", "DATA": "d"}, ["--ranks=4", "--data-dir=d"]),
+        (["RANK=4"], {"RANKS": "8"}, ["--ranks=4"]),
+        (["TASK=a=b"], {"TASK": "c"}, ["--task=a=b"]),
+        (["WATCH=1"], {}, ["--watch"]),
+        (["WATCH=0"], {}, []),
+        (["status", "compare", "FRESH_SEEDS=3", "TASK=x"], {}, ["--task=x"]),
+        (["LORASWEEP_DATA=d"], {"PATH": "/bin"}, []),
+    ],
+)
+def test_what_a_variable_of_make_is(words: list[str], environment: dict[str, str], expected: list[str]) -> None:
+    group: Any = typer.main.get_command(cli.app())
+    assert _make.arguments(group.commands, "status", words, environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["ETAA=1"], "make status: must be given variables of its own options, but got 'ETAA'; did you mean ETA_A"),
+        (["status", "FRESH_SEEDS=3"], "but got 'FRESH_SEEDS'"),
+        (["rank=3"], "but got 'rank'; did you mean RANK"),
+        (["CUDA_VISIBLE_DEVICES=0"], "write CUDA_VISIBLE_DEVICES=... before make"),
+        (["WATCH="], "WATCH: must be 1 or 0, but got ''"),
+        (["WATCH=2"], "WATCH: must be 1 or 0, but got '2'"),
+        (["TASK="], "--task: must not be empty"),
+    ],
+)
+def test_a_variable_that_make_does_not_know_is_one_line(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["status", "--make", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert line in captured.err
+
+
+def made(goal: str, *variables: str) -> list[str]:
+    """Return the options that `make <goal>` gives its command: the line that it would run, read as a shell reads it."""
     known = {option.variable for option in OPTIONS} | {"DATA", "RESULTS", "MAKEFLAGS", "MAKELEVEL"}
     environment = {name: value for name, value in os.environ.items() if name not in known}
     done = subprocess.run(
-        ["make", "-n", "plan", *variables], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ["make", "-n", goal, *variables], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    return done.stdout.strip().splitlines()[-1]
+    line = done.stdout.rstrip("\n").rpartition(".venv/bin/python -m bench ")[2]
+    words = subprocess.run(["sh", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True).stdout
+    command, mark, *rest = words.split("\0")[:-1]
+    assert (command, mark) == (goal, "--make")
+    group: Any = typer.main.get_command(cli.app())
+    return _make.arguments(group.commands, goal, rest, {})
 
 
 def test_tables_are_aligned() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from bench import study
 from bench.core.errors import BadInput
-from bench.core.spec import Meaning, Study, Trial, round_rate
+from bench.core.rules import round_rate
+from bench.core.spec import Meaning, Study, Trial
 
 MINIMAL = """# a figure
 task = "demo"
