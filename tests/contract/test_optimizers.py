@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.core import rules
+from bench.core import keys
 from bench.core.errors import BadInput
 from bench.core.spec import TrainBudget
 from bench.engine import optimizers
@@ -183,13 +183,13 @@ def test_names_are_those_of_the_project(name: str) -> None:
     # names of a file that keeps a pack in mid-training (bench/engine/loop.py)
     assert not set(rule.state) & {"values", "alive_K", "died_K", "updates_K", "scale_K", "good_K"}
     assert not any(key.endswith("_SxK") for key in rule.state)
-    assert rules.TRAIN_KEYS["optimizer"](name, "optimizer") == name
+    assert keys.TRAIN["optimizer"].value(name, "optimizer") == name
     assert name in TORCH, "say in TORCH what the new optimizer equals"
 
 
 def test_an_optimizer_that_is_not_there_is_bad_input() -> None:
     with pytest.raises(BadInput, match="known: adamw, sgd"):
-        rules.TRAIN_KEYS["optimizer"]("adam", "optimizer")
+        keys.TRAIN["optimizer"].value("adam", "optimizer")
     with pytest.raises(BadInput, match="did you mean 'adamw'"):
         optimizers.of(budget(optimizer="adam"))
 
