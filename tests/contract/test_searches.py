@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import searches
-from bench.core import rules
+from bench.core import keys
 from bench.core.errors import BadInput
 from bench.core.spec import Study, Trial
 from bench.study import resolve
@@ -69,7 +69,7 @@ def test_a_resumed_sweep_proposes_what_is_missing_and_nothing_twice(
 
 @every_search
 def test_what_it_needs_of_a_study(name: str) -> None:
-    assert rules.SETTING_KEYS["sampler"](name, "sampler") == name
+    assert keys.TOP["sampler"].value(name, "sampler") == name
     given = {"study": "demo", "sampler": name, "n_trials": "7"}
     if searches.get(name).planned:
         with pytest.raises(BadInput, match="n-trials: must be left out"):
@@ -95,7 +95,7 @@ def test_a_sample_costs_what_the_search_will(name: str) -> None:
 
 def test_a_search_that_is_not_there_is_bad_input() -> None:
     with pytest.raises(BadInput, match="known: grid, tpe"):
-        rules.SETTING_KEYS["sampler"]("cmaes", "sampler")
+        keys.TOP["sampler"].value("cmaes", "sampler")
     with pytest.raises(BadInput, match="known: grid, tpe"):
         searches.get("cmaes")
 
