@@ -29,7 +29,9 @@ DEV = [{"sentence": "not very good", "label": 0, "idx": 0}, {"sentence": "a good
 # Finds a model and a task as a sweep does, and prints what came of it; LOAD also makes both ready to train.
 FIND = """
 import json, sys
-from bench import hub, models, tasks, text
+from bench import models, tasks
+from bench.core import hub
+from bench.data import text
 if len(sys.argv) > 3:  # a hub that answers is waited for as long as it takes
     hub.ANSWER_SECONDS = hub.GIVE_UP_SECONDS = float(sys.argv[3])
 from bench.core.errors import BadInput

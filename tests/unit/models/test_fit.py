@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from bench import cli, models, study
 from bench.checks import preflight
 from bench.core.errors import BadInput
+from bench.engine import shapes
+from bench.engine.shapes import check_shapes
 from bench.models import Located, _outline
 from bench.models._targets import candidates
 from tests.support.exports import OPTIONS, decoder, four_classes, sums
@@ -158,7 +160,7 @@ def test_an_architecture_without_a_classifier_is_refused_before_it_is_loaded(tmp
     config = {"model_type": "blip_2_qformer", "vocab_size": 32}
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(BadInput, match="model m: must load as a sequence classifier, but got blip_2_qformer"):
-        models.check_shapes(models.locate(str(directory)), [], labels=("a", "b"))
+        check_shapes(models.locate(str(directory)), [], labels=("a", "b"))
 
 
 DECODERS: dict[str, dict[str, Any]] = {
@@ -200,11 +202,9 @@ def _layers(directory: Path) -> int:
 
 
 def test_a_pooler_that_the_checkpoint_lacks_is_head_in_the_model_without_weights_too(tmp_path: Path) -> None:
-    from bench.models import _shapes
-
     for pooler in (True, False):
         located = models.locate(str(save_tiny(tmp_path / f"m{pooler}", pooler=pooler)))
-        model = _shapes._on_meta(located, 2)
+        model = shapes._on_meta(located, 2)
         assert isinstance(model, AutoModelForSequenceClassification._model_mapping[type(model.config)])
         loaded = models.load_model(located, 2)
-        assert set(_shapes._head(model, _outline.tensors(located))) == set(loaded.full_names)
+        assert set(shapes._head(model, _outline.tensors(located))) == set(loaded.full_names)

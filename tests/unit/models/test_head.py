@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from bench import models
+from bench.engine.shapes import check_shapes
 from bench.models._base import LoadedModel
 from tests.support.engine_helpers import budget, random_data, trial
 from tests.support.oracle import (
@@ -176,12 +177,12 @@ def test_the_plan_tells_what_loading_finds(name: str, tmp_path: Path) -> None:
     located = saved(tmp_path, model_type, kind, **sizes)
     loaded = models.load_model(located, n_labels)
     labels = tuple("abcdef"[:n_labels])
-    found = models.check_shapes(located, [trial(target_modules="all-linear")], labels=labels)
+    found = check_shapes(located, [trial(target_modules="all-linear")], labels=labels)
     _, _, head = found.partition("; head new: ")
     told, _, kept = head.partition("; kept: ")
     assert told == (", ".join(loaded.head_names) or "nothing")
     assert kept == ", ".join(loaded.kept_names)
-    again = models.check_shapes(located, [trial(target_modules="all-linear", reinit_head=True)], labels=labels)
+    again = check_shapes(located, [trial(target_modules="all-linear", reinit_head=True)], labels=labels)
     assert again.endswith(f"; head new: {', '.join(loaded.full_names)}")
 
 

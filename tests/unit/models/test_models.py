@@ -241,7 +241,7 @@ def test_minilm_is_bert_with_all_its_weights() -> None:
 
 def test_locating_imports_neither_torch_nor_transformers(tiny: Path) -> None:
     code = (
-        "import sys; from bench import models, tasks, targets; models.locate(sys.argv[1]); tasks.get('sst2');"
+        "import sys; from bench import models, tasks; models.locate(sys.argv[1]); tasks.get('sst2');"
         "print([m for m in ('torch', 'transformers', 'datasets', 'peft', 'optuna') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tiny)], capture_output=True, text=True, check=True)

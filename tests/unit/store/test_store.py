@@ -17,6 +17,7 @@ from bench import store
 from bench.core.errors import BadInput
 from bench.core.record import SCHEMA, Record, Status, to_table
 from bench.store import lock, parts
+from bench.store import rows as stored_rows
 from tests.support.sweep_helpers import grid, ids, records
 
 TRIALS = grid()
@@ -223,7 +224,7 @@ def test_a_directory_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from bench import lock\nwith lock.hold(pathlib.Path(sys.argv[1])): " \
+    code = "import sys, pathlib; from bench.store import lock\nwith lock.hold(pathlib.Path(sys.argv[1])): " \
            "print('held', flush=True); sys.stdin.read()"  # fmt: skip
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE, text=True)  # fmt: skip
@@ -267,7 +268,7 @@ def test_a_file_that_is_not_ours_to_read_is_never_overwritten(tmp_path: Path, ve
 
 def many_parts(directory: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Write 24 trials in 12 parts, and let compacted parts be of 8 rows; return the ids."""
-    monkeypatch.setattr(store, "COMPACT_ROWS", 8)
+    monkeypatch.setattr(stored_rows, "COMPACT_ROWS", 8)
     for i in range(0, 24, 2):
         store.write(directory, records(TRIALS[i : i + 2]))
     return ids(TRIALS[:24])
@@ -344,7 +345,7 @@ def test_a_reader_sees_every_row_at_every_moment_of_a_compaction(
             store.compact(tmp_path)
         return read(path, columns)
 
-    monkeypatch.setattr(store, "read_part", compact_before_the_first_read)
+    monkeypatch.setattr(stored_rows, "read_part", compact_before_the_first_read)
     assert sorted(store.load(tmp_path).column("trial_id").to_pylist()) == ids(TRIALS[:28])
     assert all(one == all_ids for one in seen)
 
@@ -358,7 +359,7 @@ def test_a_link_to_nothing_is_no_reason_to_wait(tmp_path: Path) -> None:
 def test_counting_attempts_reads_each_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
     read = store.read_part
-    monkeypatch.setattr(store, "read_part", lambda path, columns: reads.append(path) or read(path, columns))
+    monkeypatch.setattr(stored_rows, "read_part", lambda path, columns: reads.append(path) or read(path, columns))
     for i in range(6):
         store.write(tmp_path, records(TRIALS[i % 2 : i % 2 + 1], status=Status.FAILED, metric_value=None))
     assert len(reads) == 5

@@ -14,6 +14,7 @@ from bench import store
 from bench.core.errors import BadInput
 from bench.core.spec import Pack, Trial
 from bench.executors.local import LocalExecutor, is_out_of_memory
+from bench.store import rows as stored_rows
 from bench.sweep.events import Event, Warned
 from tests.support.sweep_helpers import (
     PROVENANCE,
@@ -174,7 +175,7 @@ def test_a_full_disk_ends_the_sweep_with_one_line_and_keeps_what_is_finished(
         write(path, table)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_part", full_after_3)
+        patch.setattr(stored_rows, "write_part", full_after_3)
         done = run(tmp_path, TRIALS)
     assert done.exit_code == 1
     assert done.stopped is not None

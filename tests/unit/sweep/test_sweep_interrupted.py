@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from bench import store
 from bench.core.errors import BadInput
 from bench.core.spec import Pack
+from bench.store import rows as stored_rows
 from tests.support.sweep_helpers import TRIALS, FakeEngine, complete, ids, interrupt_at, optuna_trials, rows, run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,9 +59,9 @@ def test_a_signal_while_storing_waits_until_the_pack_is_stored_and_told(
     def interrupted_write(path: Path, table: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         write(path, table)
-        monkeypatch.setattr(store, "write_part", write)
+        monkeypatch.setattr(stored_rows, "write_part", write)
 
-    monkeypatch.setattr(store, "write_part", interrupted_write)
+    monkeypatch.setattr(stored_rows, "write_part", interrupted_write)
     done = run(tmp_path, TRIALS)
     assert (done.interrupted, done.n_run) == (True, 3)
     assert len(rows(tmp_path)) == 3

@@ -154,8 +154,8 @@ def write_own(directory: Path, *, train: list[str] | None = None, more: str = ""
 def test_an_empty_text_is_refused_with_its_file_and_line_unless_it_is_allowed(text: str, tmp_path: Path) -> None:
     rows = ["0,fine,good", f"1,{text},bad"]
     with pytest.raises(BadInput, match=r"train\.csv line 3: a text must not be empty; .* empty_texts = true"):
-        tasks.get(str(write_own(tmp_path, train=rows))).load()
-    allowed: Any = tasks.get(str(write_own(tmp_path, train=rows, more="empty_texts = true\n"))).load()
+        tasks.load(tasks.get(str(write_own(tmp_path, train=rows))))
+    allowed: Any = tasks.load(tasks.get(str(write_own(tmp_path, train=rows, more="empty_texts = true\n"))))
     assert len(allowed.train) == 2
 
 
