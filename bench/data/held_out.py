@@ -4,8 +4,8 @@
    and pairs that share a sentence. A sentence in more than CATEGORY of the pairs is a category, such as a question
    asked of every text, and joins none.
 2. Groups are drawn one after the other, each for a length and a label: the lengths are quantiles of the evaluation
-   split's, in words, the labels have train's shares, both evenly spread by a Halton sequence. Of the groups of that
-   label the nearest in length is taken, whole texts (that stand inside no other text of train) before fragments, then
+   split's, in words, the labels (of numbers: the fifths) have train's shares, both evenly spread by a Halton sequence.
+   Of the groups of that label the nearest in length is taken, whole texts (that stand inside no other text of train) before fragments, then
    the one with the smallest hash of its texts: neither the order of the file nor a seed matters.
 3. What stands inside a held-out text, or has a held-out text inside it, is left out of training, and is not drawn
    later. A fragment is passed over where that would be too much for one (MOST_FOR_ONE), and the draw ends where it
@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -251,8 +251,9 @@ def _groups(train: Split, texts: containment.Texts, n_words: Ints, overlaps: _Ov
     _, group = np.unique(connected_components(graph, directed=False)[1][:n], return_inverse=True)
     n_groups = int(group.max()) + 1
     sizes = np.bincount(group, minlength=n_groups)
-    shares = np.zeros((n_groups, int(train.labels.max()) + 1), dtype=np.int64)
-    np.add.at(shares, (group, train.labels), 1)
+    classes = _classes(train.labels)
+    shares = np.zeros((n_groups, int(classes.max()) + 1), dtype=np.int64)
+    np.add.at(shares, (group, classes), 1)
     fragment = (overlaps.inside & overlaps.joins)[of].any(axis=1)
     return _Groups(
         members=tuple(np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])),
@@ -261,6 +262,13 @@ def _groups(train: Split, texts: containment.Texts, n_words: Ints, overlaps: _Ov
         label=shares.argmax(axis=1),
         fragment=np.bincount(group, weights=fragment, minlength=n_groups) == sizes,
     )
+
+
+def _classes(labels: npt.NDArray[Any]) -> Ints:
+    """Return the labels as classes: numbers by which fifth of them they lie in."""
+    if labels.dtype.kind != "f":
+        return labels.astype(np.int64)
+    return np.searchsorted(np.quantile(labels, (0.2, 0.4, 0.6, 0.8)), labels, side="right")
 
 
 def _names(of: Ints, group: Ints, n_groups: int, texts: containment.Texts) -> npt.NDArray[np.uint64]:

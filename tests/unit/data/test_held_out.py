@@ -178,6 +178,16 @@ def test_labels_have_the_shares_of_train_whatever_their_lengths(tmp_path: Path) 
     assert np.mean([i % 4 == 0 for i in part.select]) == pytest.approx(0.25, abs=0.02)
 
 
+def test_numbers_as_labels_have_the_shares_of_their_fifths(tmp_path: Path) -> None:
+    """A fifth of the held-out numbers lies in each fifth of train's, though most of these are small."""
+    numbers = np.random.default_rng(0).exponential(size=1000)
+    texts = tuple(f"sentence number {i} of many" for i in range(1000))
+    train = Split(texts=texts, pairs=None, labels=numbers)
+    part = drawn(train, 100, tmp_path)
+    fifths = np.searchsorted(np.quantile(numbers, (0.2, 0.4, 0.6, 0.8)), numbers[part.select])
+    assert np.bincount(fifths, minlength=5) == pytest.approx(np.full(5, 20), abs=3)
+
+
 def test_pairs_that_share_a_sentence_are_on_one_side(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     first = [f"sentence {rng.integers(150)} here" for _ in range(400)]
