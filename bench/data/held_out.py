@@ -5,8 +5,9 @@
    asked of every text, and joins none.
 2. Groups are drawn one after the other, each for a length and a label: the lengths are quantiles of the evaluation
    split's, in words, the labels (of numbers: the fifths) have train's shares, both evenly spread by a Halton sequence.
-   Of the groups of that label the nearest in length is taken, whole texts (that stand inside no other text of train) before fragments, then
-   the one with the smallest hash of its texts: neither the order of the file nor a seed matters.
+   Of the groups of that label the nearest in length is taken, whole texts (that stand inside no other text of train)
+   before fragments, then the one with the smallest hash of its texts: neither the order of the file nor a seed
+   matters.
 3. What stands inside a held-out text, or has a held-out text inside it, is left out of training, and is not drawn
    later. A fragment is passed over where that would be too much for one (MOST_FOR_ONE), and the draw ends where it
    would be too much in all (MOST_LEFT_OUT): then fewer are held out.
