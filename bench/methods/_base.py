@@ -16,8 +16,7 @@ from bench.core.errors import BadInput
 from bench.core.spec import Precision, Trial
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 class Role(StrEnum):
@@ -131,9 +130,7 @@ class Method:
         """Return the role of each parameter that the method adds to a layer of this shape, by name."""
         return {}
 
-    def init(
-        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
-    ) -> dict[str, Tensor]:
+    def init(self, trial: Trial, shape: LayerShape, generator: Generator, weight: Tensor | None) -> dict[str, Tensor]:
         """Return one trial's initial parameters by name, float32, at its own shapes, drawn from `generator`.
 
         `weight` is the frozen weight of the layer as the model holds it, its dtype and device: [O, I], [rows, O] for an
@@ -181,6 +178,13 @@ class Method:
     def bias_delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> Tensor | None:
         """Return what merging adds to the bias, `delta` of zero: [K, O]; None: nothing, the map is linear."""
         return None
+
+
+def rank_of(trial: Trial) -> int:
+    """Return the rank of a trial whose method reads it; ValueError where it has none."""
+    if trial.rank is None:
+        raise ValueError(f"a {trial.method} trial has a rank")
+    return trial.rank
 
 
 def require_fit(method: Method, trial: Trial, shapes: Iterable[LayerShape]) -> None:

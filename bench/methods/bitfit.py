@@ -9,8 +9,7 @@ from bench.core.spec import Trial
 from bench.methods._base import LayerShape, Method, Role
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 class BitFit(Method):
@@ -38,9 +37,7 @@ class BitFit(Method):
         """The bias, trained at eta_A."""
         return {"bias": Role.BIAS}
 
-    def init(
-        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
-    ) -> dict[str, Tensor]:
+    def init(self, trial: Trial, shape: LayerShape, generator: Generator, weight: Tensor | None) -> dict[str, Tensor]:
         """Zero: the model is the base."""
         import torch
 

@@ -7,11 +7,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.spec import Trial
-from bench.methods._base import LayerShape, Method, Role
+from bench.methods._base import LayerShape, Method, Role, rank_of
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 class LoRA(Method):
@@ -53,7 +52,7 @@ class LoRA(Method):
 
     def n_trainable(self, trial: Trial, shape: LayerShape) -> int:
         """r (in + out)."""
-        return _rank(trial) * (shape.in_features + shape.out_features)
+        return rank_of(trial) * (shape.in_features + shape.out_features)
 
     def pack_key(self, trial: Trial) -> Hashable:
         """LoRA and LoRA+ differ by learning rates only, so they share packs, whatever their ranks."""
@@ -65,9 +64,7 @@ class LoRA(Method):
             return {"A": Role.EMBEDDING_A, "B": Role.EMBEDDING_B}
         return {"A": Role.A, "B": Role.B}
 
-    def init(
-        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
-    ) -> dict[str, Tensor]:
+    def init(self, trial: Trial, shape: LayerShape, generator: Generator, weight: Tensor | None) -> dict[str, Tensor]:
         """zero_B: A ~ U(+-1/sqrt(I)), B = 0, PEFT's default. zero_A: B ~ U(+-1/sqrt(R)), A = 0, the LoRA+ paper's.
 
         Both are kaiming_uniform(a=sqrt(5)), that is U(+-1/sqrt(fan_in)). An embedding's B is N(0, 1) and its A zero
@@ -75,7 +72,7 @@ class LoRA(Method):
         """
         import torch
 
-        rank = _rank(trial)
+        rank = rank_of(trial)
         A_RxI, B_OxR = torch.zeros(rank, shape.in_features), torch.zeros(shape.out_features, rank)
         drawn, fan_in = (A_RxI, shape.in_features) if trial.init == "zero_B" else (B_OxR, rank)
         if shape.kind == "embedding":
@@ -116,7 +113,7 @@ class LoRA(Method):
 
     def unstack(self, trial: Trial, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cut the padding off."""
-        rank = _rank(trial)
+        rank = rank_of(trial)
         return {"A": params["A"][:rank], "B": params["B"][:, :rank]}
 
 
@@ -126,16 +123,10 @@ def scaling(trial: Trial) -> float:
     Raises:
         ValueError: for a trial without rank or lora_alpha.
     """
-    rank, alpha = _rank(trial), trial.lora_alpha
+    rank, alpha = rank_of(trial), trial.lora_alpha
     if alpha is None:
         raise ValueError("a LoRA trial has a lora_alpha")
     return alpha / math.sqrt(rank) if trial.use_rslora else alpha / rank
-
-
-def _rank(trial: Trial) -> int:
-    if trial.rank is None:
-        raise ValueError(f"a {trial.method} trial has a rank")
-    return trial.rank
 
 
 METHOD = LoRA()

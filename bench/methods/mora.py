@@ -18,11 +18,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.spec import Trial
-from bench.methods._base import LayerShape, Method, Role
+from bench.methods._base import LayerShape, Method, Role, rank_of
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 TYPES = (1, 2, 3, 4, 6)
 STRIDED, TILED, ROTATED = (1, 4), (1, 3), 6
@@ -72,9 +71,7 @@ class MoRA(Method):
         """M, trained at eta_A."""
         return {"M": Role.M}
 
-    def init(
-        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
-    ) -> dict[str, Tensor]:
+    def init(self, trial: Trial, shape: LayerShape, generator: Generator, weight: Tensor | None) -> dict[str, Tensor]:
         """Zero: no other factor is zero, so the gradient of M is not."""
         import torch
 
@@ -110,9 +107,7 @@ def r_hat(trial: Trial, shape: LayerShape) -> int:
     Raises:
         ValueError: for a trial without a rank.
     """
-    if trial.rank is None:
-        raise ValueError("a mora trial has a rank")
-    area = (shape.in_features + shape.out_features) * trial.rank
+    area = (shape.in_features + shape.out_features) * rank_of(trial)
     side = int(math.sqrt(area) + 0.5) if trial.mora_rounding == "nearest" else math.isqrt(area)
     return side // 2 * 2 if trial.mora_type == ROTATED else side
 

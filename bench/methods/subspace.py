@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.seeds import derive
 from bench.core.spec import Trial
-from bench.methods._base import LayerShape, Method, Role
+from bench.methods._base import LayerShape, Method, Role, rank_of
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 class Subspace(Method):
@@ -37,7 +36,7 @@ class Subspace(Method):
 
     def n_shared(self, trial: Trial) -> int:
         """d."""
-        return _dimension(trial)
+        return rank_of(trial)
 
     def pack_key(self, trial: Trial) -> Hashable:
         """P is one for a pack, and depends on d."""
@@ -47,19 +46,17 @@ class Subspace(Method):
         """v, trained at eta_A."""
         return {"v": Role.M}
 
-    def init(
-        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
-    ) -> dict[str, Tensor]:
+    def init(self, trial: Trial, shape: LayerShape, generator: Generator, weight: Tensor | None) -> dict[str, Tensor]:
         """Zero: the model is the base, and the gradient of v, P^T times that of theta, is not."""
         import torch
 
-        return {"v": torch.zeros(_dimension(trial))}
+        return {"v": torch.zeros(rank_of(trial))}
 
     def constants(self, trials: Sequence[Trial], shape: LayerShape, weight: Tensor | None) -> dict[str, Tensor | int]:
         """Places and signs of the layer's outputs and inputs, [O] and [I], alike within a pack: it has one seed."""
         import torch
 
-        d = _dimension(trials[0])
+        d = rank_of(trials[0])
         generator = torch.Generator().manual_seed(derive("subspace", trials[0].seed, shape.path, d))
         found: dict[str, Tensor | int] = {}
         for side, n in (("out", shape.out_features), ("in", shape.in_features)):
@@ -79,12 +76,6 @@ class Subspace(Method):
         signed_KxNxI = x_KxNxI * constants["sign_in"].to(dtype)
         y_KxNxO = product(signed_KxNxI, doubled_Kx2d, constants["place_out"], constants["place_in"])
         return y_KxNxO * constants["sign_out"].to(dtype)
-
-
-def _dimension(trial: Trial) -> int:
-    if trial.rank is None:
-        raise ValueError("a subspace trial has a dimension, its rank")
-    return trial.rank
 
 
 METHOD = Subspace()
