@@ -6,16 +6,16 @@ The data dictionary in results/README.md is generated from COLUMNS (`python -m b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from enum import StrEnum
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
 from bench.core import keys, rules
-from bench.core.settings import Setting
-from bench.core.spec import Trial
+from bench.core.settings import Setting, kind_of
+from bench.core.spec import Meaning, Trial
 
 SCHEMA_VERSION = 2  # raised on purpose when a column changes its meaning, name or type
 
@@ -51,68 +51,74 @@ class Outcome:
     Missing is None, never 0. A diverged trial keeps its curve up to the divergence and has no metric_value.
     """
 
-    status: Status
-    reason: str | None = None
-    collapsed: bool | None = None
-    metric_name: str
-    metric_value: float | None = None
-    metric_stderr: float | None = None
-    accuracy: float | None = None
-    select_metric: float | None = None
-    best_metric: float | None = None
-    other_metrics: Mapping[str, float | None] | None = None
-    other_metrics_stderr: Mapping[str, float | None] | None = None
-    n_eval: int | None = None
-    eval_correct: bytes | None = None
-    eval_predictions: bytes | None = None  # see bench/data/predictions.py
-    eval_predictions_type: str | None = None
-    test_metric: float | None = None
-    test_metric_stderr: float | None = None
-    n_test: int | None = None
-    test_hash: str | None = None
-    train_loss: float | None = None
-    eval_loss: float | None = None
-    steps_done: int
-    diverged_step: int | None = None
-    mora_r_hat: int | None = None
-    n_trainable: int | None = None
-    head_new: str | None = None
-    n_total: int | None = None
-    setup_seconds: float | None = None
-    compile_seconds: float | None = None
-    train_seconds: float | None = None
-    eval_seconds: float | None = None
-    timing_mode: str | None = None
-    engine_path: str | None = None
-    examples_per_second: float | None = None
-    tokens_per_second: float | None = None
-    peak_memory_bytes: int | None = None
+    status: Annotated[Status, "ok, diverged (a loss or gradient was not finite), oom or failed"]
+    reason: Annotated[str | None, "why the status is not ok"] = None
+    collapsed: Annotated[bool | None, "an ok trial that predicts one class or text, or ends above chance loss"] = None
+    metric_name: Annotated[str, "the task's metric"]
+    metric_value: Annotated[float | None, "the score: the metric at the last step on the evaluation split"] = None
+    metric_stderr: Annotated[float | None, "standard error over the evaluation examples, not over seeds"] = None
+    accuracy: Annotated[float | None, "share of the evaluation split that is right: label, or whole text"] = None
+    select_metric: Annotated[float | None, "the metric on the part of train held out for choosing"] = None
+    best_metric: Annotated[float | None, "best metric_value over the curve: not the score"] = None
+    other_metrics: Annotated[
+        Mapping[str, float | None] | None, "JSON: the task's other metrics on the evaluation split, by name"
+    ] = None
+    other_metrics_stderr: Annotated[
+        Mapping[str, float | None] | None, "JSON: their standard errors over the evaluation examples"
+    ] = None
+    n_eval: Annotated[int | None, "examples in the evaluation split"] = None
+    eval_correct: Annotated[bytes | None, "numpy.packbits of which examples were right, in file order"] = None
+    eval_predictions: Annotated[
+        bytes | None, "predicted class or number of each example, in file order; read by bench.data.predictions"
+    ] = None
+    eval_predictions_type: Annotated[str | None, "bits, uint8, uint16, uint32 or float32, little-endian"] = None
+    test_metric: Annotated[float | None, "the metric on the test split: runs of chosen cells only"] = None
+    test_metric_stderr: Annotated[float | None, "standard error over the test examples"] = None
+    n_test: Annotated[int | None, "examples in the test split"] = None
+    test_hash: Annotated[str | None, "hash of the test split's texts and labels"] = None
+    train_loss: Annotated[float | None, "mean training loss since the curve point before the last step"] = None
+    eval_loss: Annotated[float | None, "mean loss on the evaluation split"] = None
+    steps_done: Annotated[int, "updates done", "steps"]
+    diverged_step: Annotated[int | None, "the step whose loss or gradient was not finite, from 1"] = None
+    mora_r_hat: Annotated[int | None, "side of MoRA's square matrix, of the first adapted module"] = None
+    n_trainable: Annotated[int | None, "trained parameters, head included"] = None
+    head_new: Annotated[str | None, "JSON: the head's parameters drawn for the seed; the others are kept"] = None
+    n_total: Annotated[int | None, "all parameters, adapters included"] = None
+    setup_seconds: Annotated[float | None, "building the pack", "s"] = None
+    compile_seconds: Annotated[float | None, "compiling; null where nothing is compiled", "s"] = None
+    train_seconds: Annotated[float | None, "training steps only, never evaluation", "s"] = None
+    eval_seconds: Annotated[float | None, "evaluation", "s"] = None
+    timing_mode: Annotated[str | None, "isolated (alone on an idle device) or pack_share (1/K of the pack)"] = None
+    engine_path: Annotated[str | None, "way through the model: bank or unpadded, and what it left out"] = None
+    examples_per_second: Annotated[float | None, "training examples of this trial / train_seconds", "1/s"] = None
+    tokens_per_second: Annotated[float | None, "real (not padding) tokens / train_seconds", "1/s"] = None
+    peak_memory_bytes: Annotated[int | None, "the pack's peak above what was held before it", "bytes"] = None
     curve: tuple[CurvePoint, ...] = ()
-    started_at: str  # ISO 8601, UTC, to the second
+    started_at: Annotated[str, "ISO 8601, UTC"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Provenance:
     """Where and with what a pack ran."""
 
-    git_commit: str | None
-    git_dirty: bool | None
-    source_hash: str
-    versions: str  # JSON object: package -> version
-    device: str
+    git_commit: Annotated[str | None, "commit of the harness"]
+    git_dirty: Annotated[bool | None, "whether the work tree had uncommitted changes"]
+    source_hash: Annotated[str, "hash of the harness's own source files"]
+    versions: Annotated[str, "JSON: versions of python, torch, transformers, ..."]
+    device: Annotated[str, "name of the device"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """One row: a trial, its outcome, and the pack and place it ran in."""
 
-    study: str
+    study: Annotated[str, "name of the study that ran the trial"]
     trial: Trial
-    pack_id: str
-    pack_size: int
+    pack_id: Annotated[str, "hash of the ids of the trials trained together"]
+    pack_size: Annotated[int, "K, how many were trained together"]
     outcome: Outcome
     provenance: Provenance
-    attempt: int | None = None  # 1, 2, ... of an oom or failed attempt; None for a finished trial
+    attempt: Annotated[int | None, "number of an oom or failed attempt; null in a finished row"] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,103 +132,64 @@ class Column:
 
 
 _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
-_ARROW = {str: _S, tuple: _S, float: _F, int: _I, bool: _B}  # by Setting.kind; a list is stored as JSON
+_ARROW = {
+    str: _S,
+    tuple: _S,
+    float: _F,
+    int: _I,
+    bool: _B,
+    bytes: pa.binary(),
+}  # by `kind_of`; a list is stored as JSON
 CURVE_TYPE = pa.list_(
     pa.struct([("step", _I), ("train_seconds", _F), ("train_loss", _F), ("metric_value", _F)]),
 )
 
-# The stored order. A name is a setting's, declared in spec.py; those that are not named here stand where None does.
+# The stored order of what fields declare here and in spec.py, and of what is derived; settings not named: at None.
 _ORDER: tuple[Column | str | None, ...] = (
-    Column(name="study", type=_S, meaning="name of the study that ran the trial"),
+    "study",
     Column(name="trial_id", type=_S, meaning="hash of the resolved trial: settings, data and base model, not code"),
-    Column(name="status", type=_S, meaning="ok, diverged (a loss or gradient was not finite), oom or failed"),
-    Column(name="reason", type=_S, meaning="why the status is not ok"),
-    Column(name="collapsed", type=_B, meaning="an ok trial that predicts one class or text, or ends above chance loss"),
-    "method", "task", "model", "seed", "rank", "lora_alpha", "use_rslora", "lora_dropout", "init", "target_modules",
-    "layers_to_transform", "head_policy", "reinit_head",
-    Column(name="head_new", type=_S, meaning="JSON: the head's parameters drawn for the seed; the others are kept"),
+    "status", "reason", "collapsed", "method", "task", "model", "seed", "rank", "lora_alpha", "use_rslora",
+    "lora_dropout", "init", "target_modules", "layers_to_transform", "head_policy", "reinit_head", "head_new",
     Column(name="head_learning_rate", type=_F, meaning="the rate of the head's weight matrices"),
-    "loraplus_lr_embedding", "mora_type",
-    Column(name="mora_r_hat", type=_I, meaning="side of MoRA's square matrix, of the first adapted module"),
-    "mora_rounding", "eta_A", "lr_ratio", "eta_B", "optimizer", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay",
-    "lr_scheduler_type", "warmup_steps", "batch_size", "max_steps", "max_length", "max_grad_norm", "precision",
+    "loraplus_lr_embedding", "mora_type", "mora_r_hat", "mora_rounding", "eta_A", "lr_ratio", "eta_B", "optimizer",
+    "adam_beta1", "adam_beta2", "adam_eps", "weight_decay", "lr_scheduler_type", "warmup_steps", "batch_size",
+    "max_steps", "max_length", "max_grad_norm", "precision",
     None,
-    Column(name="metric_name", type=_S, meaning="the task's metric"),
-    Column(name="tokenizer_hash", type=_S, meaning="hash of the tokenizer's files"),
-    Column(name="encoding_version", type=_I, meaning="how texts become token ids: special tokens, cutting"),
-    Column(name="template", type=_S, meaning="the prompt of a causal task, with {prompt} in it; null: no prompts"),
-    "n_select",
-    Column(name="select_by", type=_S, meaning="how they were chosen; null where none are held out"),
-    Column(name="n_left_out", type=_I, meaning="training examples left out for sharing texts with those held out"),
-    Column(name="metric_value", type=_F, meaning="the score: the metric at the last step on the evaluation split"),
-    Column(name="metric_stderr", type=_F, meaning="standard error over the evaluation examples, not over seeds"),
-    Column(name="accuracy", type=_F, meaning="share of the evaluation split that is right: label, or whole text"),
-    Column(name="select_metric", type=_F, meaning="the metric on the part of train held out for choosing"),
-    Column(name="best_metric", type=_F, meaning="best metric_value over the curve: not the score"),
-    Column(name="other_metrics", type=_S, meaning="JSON: the task's other metrics on the evaluation split, by name"),
-    Column(name="other_metrics_stderr", type=_S, meaning="JSON: their standard errors over the evaluation examples"),
-    Column(name="n_eval", type=_I, meaning="examples in the evaluation split"),
-    Column(name="eval_correct", type=pa.binary(), meaning="numpy.packbits of which examples were right, in file order"),
-    Column(
-        name="eval_predictions",
-        type=pa.binary(),
-        meaning="predicted class or number of each example, in file order; read by bench.data.predictions",
-    ),
-    Column(name="eval_predictions_type", type=_S, meaning="bits, uint8, uint16, uint32 or float32, little-endian"),
-    Column(name="test_metric", type=_F, meaning="the metric on the test split: runs of chosen cells only"),
-    Column(name="test_metric_stderr", type=_F, meaning="standard error over the test examples"),
-    Column(name="n_test", type=_I, meaning="examples in the test split"),
-    Column(name="test_hash", type=_S, meaning="hash of the test split's texts and labels"),
-    Column(name="train_loss", type=_F, meaning="mean training loss since the curve point before the last step"),
-    Column(name="eval_loss", type=_F, meaning="mean loss on the evaluation split"),
-    Column(name="steps_done", type=_I, meaning="updates done", unit="steps"),
-    Column(name="diverged_step", type=_I, meaning="the step whose loss or gradient was not finite, from 1"),
-    Column(name="n_trainable", type=_I, meaning="trained parameters, head included"),
-    Column(name="n_total", type=_I, meaning="all parameters, adapters included"),
-    Column(name="setup_seconds", type=_F, meaning="building the pack", unit="s"),
-    Column(name="compile_seconds", type=_F, meaning="compiling; null where nothing is compiled", unit="s"),
-    Column(name="train_seconds", type=_F, meaning="training steps only, never evaluation", unit="s"),
-    Column(name="eval_seconds", type=_F, meaning="evaluation", unit="s"),
-    Column(name="timing_mode", type=_S, meaning="isolated (alone on an idle device) or pack_share (1/K of the pack)"),
-    Column(name="pack_id", type=_S, meaning="hash of the ids of the trials trained together"),
-    Column(name="pack_size", type=_I, meaning="K, how many were trained together"),
-    Column(name="engine_path", type=_S, meaning="way through the model: bank or unpadded, and what it left out"),
-    Column(name="examples_per_second", type=_F, meaning="training examples of this trial / train_seconds", unit="1/s"),
-    Column(name="tokens_per_second", type=_F, meaning="real (not padding) tokens / train_seconds", unit="1/s"),
-    Column(name="peak_memory_bytes", type=_I, meaning="the pack's peak above what was held before it", unit="bytes"),
+    "metric_name", "tokenizer_hash", "encoding_version", "template", "n_select", "select_by", "n_left_out",
+    "metric_value", "metric_stderr", "accuracy", "select_metric", "best_metric", "other_metrics",
+    "other_metrics_stderr", "n_eval", "eval_correct", "eval_predictions", "eval_predictions_type", "test_metric",
+    "test_metric_stderr", "n_test", "test_hash", "train_loss", "eval_loss", "steps_done", "diverged_step",
+    "n_trainable", "n_total", "setup_seconds", "compile_seconds", "train_seconds", "eval_seconds", "timing_mode",
+    "pack_id", "pack_size", "engine_path", "examples_per_second", "tokens_per_second", "peak_memory_bytes",
     Column(
         name="curve",
         type=CURVE_TYPE,
         meaning="evaluations while training; train_loss: mean since the last one (toy: at the step)",
     ),
-    Column(name="started_at", type=_S, meaning="ISO 8601, UTC"),
-    Column(name="git_commit", type=_S, meaning="commit of the harness"),
-    Column(name="git_dirty", type=_B, meaning="whether the work tree had uncommitted changes"),
-    Column(name="source_hash", type=_S, meaning="hash of the harness's own source files"),
-    "data_hash", "model_hash",
-    Column(name="versions", type=_S, meaning="JSON: versions of python, torch, transformers, ..."),
-    Column(name="device", type=_S, meaning="name of the device"),
-    Column(name="attempt", type=_I, meaning="number of an oom or failed attempt; null in a finished row"),
+    "started_at", "git_commit", "git_dirty", "source_hash", "data_hash", "model_hash", "versions", "device", "attempt",
     "spec_version",
     Column(name="schema_version", type=_I, meaning="version of this table"),
 )  # fmt: skip
 
 
-def _column(setting: Setting) -> Column:
-    return Column(name=setting.key, type=_ARROW[setting.kind], meaning=setting.meaning, unit=setting.unit)
-
-
-def _laid_out(order: tuple[Column | str | None, ...]) -> Iterator[Column]:
-    for one in order:
-        if isinstance(one, Column):
-            yield one
-        else:
-            names = [name for name in SETTINGS if name not in order] if one is None else [one]
-            yield from (_column(SETTINGS[name]) for name in names)
+def _told(declaring: type) -> dict[str, Column]:
+    """Return the columns that a dataclass declares: what stands beside the type of a field is its meaning and unit."""
+    hints = get_type_hints(declaring, include_extras=True).items()
+    told = [(name, hint.__origin__, *hint.__metadata__) for name, hint in hints if get_origin(hint) is Annotated]
+    return {
+        name: Column(name=name, type=_ARROW[kind_of(of)], meaning=meaning, unit="".join(unit))
+        for name, of, meaning, *unit in told
+    }
 
 
 SETTINGS: Mapping[str, Setting] = {key: s for key, s in {**keys.TRIAL, **keys.TRAIN}.items() if s.meaning}
-COLUMNS = tuple(_laid_out(_ORDER))
+_DECLARED = {
+    key: Column(name=key, type=_ARROW[setting.kind], meaning=setting.meaning, unit=setting.unit)
+    for key, setting in SETTINGS.items()
+} | {name: column for kind in (Outcome, Meaning, Provenance, Record) for name, column in _told(kind).items()}
+_UNNAMED = [name for name in SETTINGS if name not in _ORDER]
+_NAMES = [name for one in _ORDER for name in (_UNNAMED if one is None else [one])]
+COLUMNS = tuple(one if isinstance(one, Column) else _DECLARED[one] for one in _NAMES)
 SCHEMA = pa.schema(
     [(column.name, column.type) for column in COLUMNS],
     metadata={b"lorasweep_schema_version": str(SCHEMA_VERSION).encode()},

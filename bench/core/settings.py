@@ -46,12 +46,8 @@ class Setting:
 
     @property
     def kind(self) -> type:
-        """Return int, float, bool, tuple (a list in itself) or str (any other type) by the type of the field."""
-        given = get_args(self.type) if get_origin(self.type) in (Union, types.UnionType) else (self.type,)
-        found = {get_origin(one) or one for one in given} - {types.NoneType}
-        if tuple in found:
-            return tuple
-        return found.pop() if len(found) == 1 and found <= {int, float, bool} else str
+        """What `kind_of` says of the field's type."""
+        return kind_of(self.type)
 
     def value(self, given: Any, where: str) -> Any:
         """Return a value that is not an axis, checked; of a list each item."""
@@ -82,6 +78,15 @@ class Setting:
         values = tuple(self.check(item, where) for item in items)
         rules.check_items(values, where)
         return values
+
+
+def kind_of(hint: Any) -> type:
+    """Return int, float, bool, bytes, tuple (a list in itself) or str (any other type) of a type that may be None."""
+    given = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    found = {get_origin(one) or one for one in given} - {types.NoneType}
+    if tuple in found:
+        return tuple
+    return found.pop() if len(found) == 1 and found <= {int, float, bool, bytes} else str
 
 
 @functools.cache

@@ -103,11 +103,11 @@ class Meaning:
     """
 
     metric_name: str = ""
-    tokenizer_hash: str = ""
-    encoding_version: int = 0  # how texts become token ids: text.ENCODING_VERSION
-    template: str | None = None  # the prompt of a causal task
-    select_by: str | None = None  # how the held-out part was chosen; None: nothing is held out
-    n_left_out: int = 0  # training examples left out because they have texts in common with the held-out part
+    tokenizer_hash: Annotated[str, "hash of the tokenizer's files"] = ""
+    encoding_version: Annotated[int, "how texts become token ids: special tokens, cutting"] = 0
+    template: Annotated[str | None, "the prompt of a causal task, with {prompt} in it; null: no prompts"] = None
+    select_by: Annotated[str | None, "how they were chosen; null where none are held out"] = None
+    n_left_out: Annotated[int, "training examples left out for sharing texts with those held out"] = 0
 
 
 NO_MEANING = Meaning()  # of trials that are never stored
