@@ -9,13 +9,11 @@ they are (see bench/core/settings.py). A setting of a method is read by the meth
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
-from bench.core import registry, rules
+from bench.core import ids, registry, rules
 from bench.core.rules import round_rate
 from bench.core.settings import Setting
 
@@ -30,16 +28,6 @@ SERIES = ("method", "mora_type")  # the fields of Trial that say what it is comp
 MORA_TYPES = (1, 2, 3, 4, 6)  # the official code has no type 5
 
 SPEC_VERSION = 2  # part of every trial_id: raised only when the meaning of a field changes
-# What an id of version 1 is made of. Frozen: rows of that version are found by it (see `Trial.as_version_1`).
-_TRIAL_1 = (
-    "task", "model", "data_hash", "model_hash", "method", "seed", "eta_A", "eta_B", "rank", "lora_alpha", "use_rslora",
-    "lora_dropout", "init", "target_modules", "layers_to_transform", "loraplus_lr_embedding", "mora_type",
-    "mora_rounding", "head_policy",
-)  # fmt: skip
-_BUDGET_1 = (
-    "max_steps", "batch_size", "max_length", "optimizer", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay",
-    "lr_scheduler_type", "warmup_steps", "max_grad_norm", "precision", "eval_steps", "n_select",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,12 +183,14 @@ class Trial:
     def trial_id(self) -> str:
         """16 hex digits: the hash of every setting of the resolved trial, of its data, base model and meaning."""
         if self.spec_version == 1:
-            return _digest({"spec_version": 1, **_named(self, _TRIAL_1), "budget": _named(self.budget, _BUDGET_1)})
+            return ids.digest(
+                {"spec_version": 1, **ids.named(self, ids.TRIAL_1), "budget": ids.named(self.budget, ids.BUDGET_1)}
+            )
         # As asdict, which copies deeply and takes four times as long.
-        settings = _told(self, _TRIAL_1)
-        settings["budget"] = _told(self.budget, _BUDGET_1)
-        settings["meaning"] = _told(self.meaning, ())
-        return _digest({**settings, "spec_version": self.spec_version})
+        settings = ids.told(self, ids.TRIAL_1)
+        settings["budget"] = ids.told(self.budget, ids.BUDGET_1)
+        settings["meaning"] = ids.told(self.meaning, ())
+        return ids.digest({**settings, "spec_version": self.spec_version})
 
     def as_version_1(self, n_select: int) -> Trial:
         """Return the trial as version 1 had it: its id knew no meaning, and held the `n_select` that was asked for."""
@@ -249,7 +239,7 @@ class Pack:
 
 def pack_id_of(trial_ids: Iterable[str]) -> str:
     """Return the pack_id of the members with these ids, in whatever order they come."""
-    return _digest(sorted(trial_ids))
+    return ids.digest(sorted(trial_ids))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,22 +304,3 @@ class Study:
         """
         places = [place for name, place in self.origins.items() if name.rpartition(".")[2] == key]
         return " or ".join(dict.fromkeys(places)) or None
-
-
-def _named(source: object, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(source, name) for name in names}
-
-
-def _told(source: Any, always: Collection[str]) -> dict[str, Any]:
-    """Return the fields named in `always`, and of the others those that differ from their default.
-
-    So a setting that is added later leaves the ids of trials that do without it as they are.
-    """
-    values = ((f, getattr(source, f.name)) for f in fields(source))
-    return {f.name: value for f, value in values if f.name in always or value != f.default}
-
-
-def _digest(value: object) -> str:
-    """Return 16 hex digits of sha256 over canonical JSON: sorted keys, floats by repr, tuples as lists."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
