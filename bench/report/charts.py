@@ -13,7 +13,8 @@ from bench import methods
 from bench.comparison import landscape
 from bench.comparison.numbers import Comparison
 from bench.core import stats
-from plots import curves, heatmap, rank, rates, tidy
+from plots import heatmap, tidy
+from plots.figures import curves, rank, rates
 from plots.lines import Line as Arranged
 from plots.lines import arrange, lines_in, series_in
 from plots.settings import split

@@ -37,7 +37,7 @@ from bench.study import varying
 from bench.study.varying import SETTINGS
 from bench.timing.methods import summary
 from plots import heatmap, tidy
-from plots.figures import is_grid
+from plots.figures.pairs import is_grid
 from plots.grid import Grid, View, grid_of, limits
 from plots.lines import series_in
 from plots.settings import fixed_text, split

@@ -17,7 +17,8 @@ from bench.data.splits import Encoded
 from bench.methods import LayerShape
 from bench.methods._circulant import product
 from bench.models._base import LoadedModel
-from plots import dimension, figures
+from plots import figures
+from plots.figures import dimension
 from plots.tidy import StudyInfo
 from tests.support.engine_helpers import budget, clone, load_random, random_data, tiny_model, trial
 from tests.support.oracle import (

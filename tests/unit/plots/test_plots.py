@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 
 import plots
 from bench import methods
-from plots import figures, heatmap, rank, style
+from plots import figures, heatmap, style
+from plots.figures import rank
 from plots.tidy import CellTable, StudyInfo
 from tests.support.plot_helpers import ETAS, RATIOS, info, mixed, panel_axes
 from tests.support.plot_rows import frame, lora_grid, score, trial
@@ -193,7 +194,7 @@ def test_figures_are_drawn_to_files_whatever_backend_the_environment_names(named
     """A notebook's cells have MPLBACKEND set to its own backend, which need not be installed beside the project."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from plots import rates, style; import matplotlib\n"
+        "from plots import style; from plots.figures import rates; import matplotlib\n"
         "from tests.support.plot_rows import frame, lora_grid\n"
         "figure = rates.draw(rates.tidy(frame(lora_grid((1e-3, 1e-2), (1,), (0,)))))\n"
         f"style.save(figure, Path({str(tmp_path)!r}), 'rates')\n"
@@ -212,7 +213,10 @@ def test_figures_are_drawn_to_files_whatever_backend_the_environment_names(named
 
 
 def plot_modules() -> list[ModuleType]:
-    modules = [importlib.import_module(f"plots.{m.name}") for m in pkgutil.iter_modules(plots.__path__)]
+    packages = [plots, figures]
+    modules = [
+        importlib.import_module(f"{p.__name__}.{m.name}") for p in packages for m in pkgutil.iter_modules(p.__path__)
+    ]
     return [m for m in modules if hasattr(m, "draw") and inspect.getmodule(m.draw) is m and hasattr(m, "tidy")]
 
 
@@ -223,7 +227,7 @@ def one_rank() -> tuple[pd.DataFrame, StudyInfo]:
 
 
 def test_every_module_that_draws_is_found() -> None:
-    assert {m.__name__ for m in plot_modules()} >= {"plots.heatmap", "plots.rates", "plots.rank", "plots.curves"}
+    assert {m.__name__ for m in plot_modules()} >= {"plots.heatmap", "plots.figures.rates", "plots.figures.rank"}
 
 
 @pytest.mark.parametrize("module", plot_modules(), ids=lambda m: m.__name__)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bench.core.spec import Trial
-from plots import curves, figures, rank, rates, style
+from plots import figures, style
+from plots.figures import curves, rank, rates
 from tests.support.plot_helpers import ETAS, RATIOS, exact, gids, info, mixed, panel_axes
 from tests.support.plot_rows import frame, lora_grid, trial
 

@@ -11,7 +11,8 @@ import pytest
 
 from bench.core.spec import Trial
 from bench.data import toy
-from plots import curves, figures, forms, grid, heatmap, levels, ratio, speedup, steps, style
+from plots import figures, forms, grid, heatmap, levels, style
+from plots.figures import curves, ratio, speedup, steps
 from plots.tidy import StudyInfo
 from tests.support.plot_helpers import exact, gids, info, panel_axes
 from tests.support.plot_rows import frame, trial

@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.methods import PLUS
 from plots import heatmap, page, style
+from plots.figures._base import Kind, Made, Rows
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, Measure, StudyInfo, complete, rows_of_study
 
@@ -152,3 +153,13 @@ def _caption(table: RatioTable) -> str:
     ]
     note = f"top pairs by mean {style.metric_label(table.cells)} over seeds; four pairs say little about a spread"
     return style.caption(table.cells.facts, fixed_text(table.cells), note, "; ".join(columns))
+
+
+def _paper(rows: Rows) -> Made:
+    """Yield `ratio` (the paper's figure 6) where the best pairs differ in it."""
+    table = tidy(rows.df, rows.study)
+    if table.pairs["lr_ratio"].nunique() > 1:
+        yield "ratio", draw(table)
+
+
+FIGURE = Kind(place=80, paper=_paper, of_all=True)

@@ -14,8 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bench.core.cells import MIN_SEEDS_FOR_SPREAD
-from plots import levels, lines, page, rank, style
+from plots import levels, lines, page, style
 from plots import tidy as cells_of
+from plots.figures import rank
+from plots.figures._base import Kind, Made, Rows
 from plots.levels import Trivial
 from plots.lines import Line
 from plots.settings import Panel, fixed_text
@@ -41,7 +43,7 @@ class CurveTable:
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, by_rank: bool = False) -> CurveTable:
-    """Return the curves of the best cell of each method over all its ranks, chosen as in `plots.rank`.
+    """Return the curves of the best cell of each method over all its ranks, chosen as in `plots.figures.rank`.
 
     `by_rank`: of the best cell at each rank, a panel for each of them, so that methods of one size are compared.
     """
@@ -139,3 +141,17 @@ def draw_panel(ax: Axes, panel: CellTable, points: pd.DataFrame) -> None:
     drawn = points[points["cell"].isin([ids[0] for ids in panel.cells["trial_ids"]])]["mean"]
     if not panel.higher_is_better and len(drawn) and 0 < _WIDE * drawn.min() < drawn.max():
         ax.set_yscale("log")
+
+
+def _full(rows: Rows) -> Made:
+    """Yield `curves` of two or more evaluations, and `curves_by_rank` where the cells shown there differ in rank."""
+    table = tidy(rows.df, rows.study)
+    if table.points["step"].nunique() > 1:
+        yield "curves", draw(table)
+        if "rank" in table.best.varying and table.best.cells["rank"].nunique() > 1:
+            yield "curves_by_rank", draw(tidy(rows.df, rows.study, by_rank=True))
+    elif len(table.points):
+        yield "curves", "the runs were evaluated once, at their last step; fewer eval_steps give curves"
+
+
+FIGURE = Kind(place=60, full=_full)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from bench.methods import PLUS
 from plots import lines, style
 from plots import tidy as cells_of
+from plots.figures._base import Kind, Made, Rows
 from plots.lines import Line
 from plots.settings import fixed_text, keys_of
 from plots.tidy import CellTable, Measure, StudyInfo, choose
@@ -70,3 +71,13 @@ def _panel(ax: Axes, panel: CellTable) -> None:
         lines.draw_points(ax, replace(line, cells=cells), cells["eta_A"], row=rows.get(line.gid, 0))
     style.rate_axis(ax, sorted(panel.cells["eta_A"].unique()))
     ax.set_xlabel(f"learning rate, {style.ETA_A}")
+
+
+def _full(rows: Rows) -> Made:
+    """Yield `rates` where a method has several."""
+    table = tidy(rows.df, rows.study)
+    if len(table.cells) and (table.cells.groupby("series")["eta_A"].nunique() > 1).any():
+        yield "rates", draw(table)
+
+
+FIGURE = Kind(place=30, full=_full)

@@ -14,8 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.methods import full, head, subspace
-from plots import lines, page, rank, style
+from plots import lines, page, style
 from plots import tidy as cells_of
+from plots.figures import rank
+from plots.figures._base import Kind, Made, Rows
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, StudyInfo
 
@@ -45,7 +47,7 @@ class DimensionTable:
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> DimensionTable:
-    """Return the best cells of the three methods, chosen as in `plots.rank`, and d90 of each panel."""
+    """Return the best cells of the three methods, chosen as in `plots.figures.rank`, and d90 of each panel."""
     cells = cells_of.tidy(df, study)
     three = cells.where(cells.cells["series"].isin((SUBSPACE, FULL, HEAD)))
     best = rank.best_of(three)
@@ -115,3 +117,13 @@ def _read_off(ax: Axes, cells: pd.DataFrame, reading: Reading) -> None:
     ax.annotate(
         said, (0.98, 0.04), xycoords="axes fraction", ha="right", fontsize=page.pt(9), weight="bold", gid="reading"
     )
+
+
+def _full(rows: Rows) -> Made:
+    """Yield `dimension` where random subspaces stand beside full fine-tuning."""
+    table = tidy(rows.df, rows.study)
+    if table.readings:
+        yield "dimension", draw(table)
+
+
+FIGURE = Kind(place=50, full=_full)

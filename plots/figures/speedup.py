@@ -20,8 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.methods import BASELINE, FAMILY, PLUS
-from plots import curves, heatmap, lines, page, rank, style
-from plots.curves import CurveTable
+from plots import heatmap, lines, page, style
+from plots.figures import curves, rank
+from plots.figures._base import Kind, Made, Rows
+from plots.figures.curves import CurveTable
 from plots.grid import at_edge
 from plots.settings import Panel, fixed_text, split
 from plots.tidy import CellTable, StudyInfo
@@ -78,7 +80,7 @@ class SpeedupTable:
 
 
 def tidy(df: pd.DataFrame, study: StudyInfo | None = None) -> SpeedupTable:
-    """Return the curves of the best cell of LoRA and of LoRA+ (see `plots.curves`), and the speed-up."""
+    """Return the curves of the best cell of LoRA and of LoRA+ (see `plots.figures.curves`), and the speed-up."""
     both = curves.tidy(df, study)
     pair = both.best.where(both.best.cells["series"].isin(FAMILY))
     both = replace(both, best=pair)
@@ -244,3 +246,13 @@ def _curve_of(curve: Sequence[dict[str, float]] | None) -> Floats:
     points = [] if curve is None else [(p["step"], p["metric_value"]) for p in curve if p["metric_value"] is not None]
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     return np.array(finite, dtype=float).T if finite else np.empty((2, 0))
+
+
+def _paper(rows: Rows) -> Made:
+    """Yield `speedup` (the paper's figure 7) where LoRA and LoRA+ have curves."""
+    table = tidy(rows.df, rows.study)
+    if table.readings or table.unread:
+        yield "speedup", draw(table)
+
+
+FIGURE = Kind(place=70, paper=_paper)

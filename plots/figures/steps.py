@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 
 from bench.core.record import Status
 from plots import heatmap, levels, marks, page, style
+from plots.figures._base import Kind, Made, Rows, file_name
+from plots.figures.pairs import is_grid
 from plots.forms import PAPER_TOY, Form
 from plots.grid import grid_of
 from plots.levels import Trivial
@@ -139,3 +141,17 @@ def _best_text(title: str, one: CellTable) -> str:
 
 def _number(one: CellTable, cell: pd.Series[Any]) -> str:
     return style.metric(float(cell["mean"]), as_percent=one.higher_is_better)
+
+
+def _each(rows: Rows) -> Made:
+    """Yield `steps_<panel>` (the paper's figure 2) where cells are too many for numbers; a panel is a page."""
+    pairs = heatmap.tidy(rows.df, rows.study)
+    if not len(pairs.cells) or not is_grid(pairs, "eta_B") or heatmap.is_roomy(pairs):
+        return
+    table = tidy(rows.df, rows.study)
+    for title, one in table.panels:
+        name = file_name(title.replace("t = ", "t").replace(",", ""))
+        yield f"steps_{name}", draw(replace(table, panels=((title, one),)))
+
+
+FIGURE = Kind(place=20, full=_each, paper=_each)

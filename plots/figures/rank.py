@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from plots import lines, style
 from plots import tidy as cells_of
+from plots.figures._base import Kind, Made, Rows
 from plots.lines import Line
 from plots.settings import Panel, fixed_text, keys_of
 from plots.tidy import CellTable, StudyInfo, choose, has_select
@@ -115,3 +116,13 @@ def _level(ax: Axes, cell: pd.Series[Any], line: Line) -> None:
 def _span(counts: pd.Series[Any]) -> str:
     low, high = int(counts.min()), int(counts.max())
     return str(low) if low == high else f"{low}-{high}"
+
+
+def _full(rows: Rows) -> Made:
+    """Yield `rank` where there are several."""
+    table = tidy(rows.df, rows.study)
+    if table.cells["rank"].nunique() > 1:
+        yield "rank", draw(table)
+
+
+FIGURE = Kind(place=40, full=_full)
