@@ -1,16 +1,19 @@
-"""From a study to its trials: the data read and hashed, the model located; without torch."""
+"""From a study to its trials: the data read and hashed, the model located, or what rows say of both; without torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+import json
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from bench import study
+from bench import models, study, tasks
 from bench.checks import preflight
 from bench.core import cells
 from bench.core.cells import SCORE_COLUMNS, BestCell, Score, best_cells
+from bench.core.errors import BadInput
 from bench.core.spec import Meaning, MethodGrid, Study, Trial
 from bench.data import text
 from bench.data.splits import Split, TextData
@@ -23,40 +26,17 @@ from bench.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Resolved:
-    """A study with everything its trials stand on. Its budget's n_select is how many are really held out."""
+class Readable:
+    """A study with its trials: all that reading rows takes, neither data nor model.
+
+    Its budget's n_select is how many examples are really held out.
+    """
 
     study: Study
     n_select_asked: int  # by the study, before it was known how many can be held out
     task: Task
-    data: TextData | ToyData
-    located: Located
+    model_name: str  # as rows have it
     trials: tuple[Trial, ...]
-    layers: str = ""  # what is adapted and which part of the head is new, in words; after every check only
-    test: Split | None = None  # the test split, kept apart: only `with_test` hands it to what trains and scores
-
-    @classmethod
-    def of(cls, subject: preflight.Subject) -> Resolved:
-        """Return a subject whose parts are all read; its trials hold how many examples are really held out."""
-        asked = subject.study.budget
-        budget = replace(asked, n_select=asked.n_select if subject.held_out is None else len(subject.held_out.select))
-        meaning = _meaning(subject)
-        data, test = subject.data, None
-        if isinstance(data, TextData):
-            data, test = replace(data, test=None), data.test
-        return cls(
-            study=replace(subject.study, budget=budget),
-            n_select_asked=asked.n_select,
-            task=subject.task,
-            data=data,
-            located=subject.located,
-            trials=tuple(replace(trial, budget=budget, meaning=meaning) for trial in subject.trials),
-            test=test,
-        )
-
-    def with_test(self) -> Resolved:
-        """Return the study whose runs are scored on the test split, too, if the task has one: for chosen cells only."""
-        return replace(self, data=replace(self.data, test=self.test)) if isinstance(self.data, TextData) else self
 
     @property
     def ids(self) -> frozenset[str]:
@@ -68,7 +48,7 @@ class Resolved:
         """Whether trials are chosen as results come in: then `trials` only spans the space, and every row counts."""
         return self.study.sampler == "tpe"
 
-    def reading(self, table: pa.Table) -> tuple[Resolved, pa.Table, tuple[str, ...]]:
+    def reading(self, table: pa.Table) -> tuple[Self, pa.Table, tuple[str, ...]]:
         """Return how rows of a directory are read: the study by their ids, the rows that count, and lines to print.
 
         Rows with another meaning than the study has now are left out. Where all that are left are of version 1, the
@@ -99,6 +79,46 @@ class Resolved:
         )
         return trials if first.spec_version != 1 else tuple(t.as_version_1(self.n_select_asked) for t in trials)
 
+    def best(self, table: pa.Table) -> tuple[tuple[BestCell, ...], tuple[str, ...]]:
+        """Return the best cells among the rows of the study's directory, and the grid borders that they lie on."""
+        scores = {row["trial_id"]: Score.of_row(row) for row in table.select(list(SCORE_COLUMNS)).to_pylist()}
+        best = best_cells(self.trials, scores, higher_is_better=self.task.higher_is_better)
+        return best, borders(self.trials, best, self.study.grids)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolved(Readable):
+    """A study with everything its trials stand on: it can be trained."""
+
+    data: TextData | ToyData
+    located: Located
+    layers: str = ""  # what is adapted and which part of the head is new, in words; after every check only
+    test: Split | None = None  # the test split, kept apart: only `with_test` hands it to what trains and scores
+
+    @classmethod
+    def of(cls, subject: preflight.Subject) -> Resolved:
+        """Return a subject whose parts are all read; its trials hold how many examples are really held out."""
+        asked = subject.study.budget
+        budget = replace(asked, n_select=asked.n_select if subject.held_out is None else len(subject.held_out.select))
+        meaning = _meaning(subject)
+        data, test = subject.data, None
+        if isinstance(data, TextData):
+            data, test = replace(data, test=None), data.test
+        return cls(
+            study=replace(subject.study, budget=budget),
+            n_select_asked=asked.n_select,
+            task=subject.task,
+            model_name=subject.located.name,
+            data=data,
+            located=subject.located,
+            trials=tuple(replace(trial, budget=budget, meaning=meaning) for trial in subject.trials),
+            test=test,
+        )
+
+    def with_test(self) -> Resolved:
+        """Return the study whose runs are scored on the test split, too, if the task has one: for chosen cells only."""
+        return replace(self, data=replace(self.data, test=self.test)) if isinstance(self.data, TextData) else self
+
     def sweep_options(self, **more: Any) -> Options:
         """Return how the study is swept on its device."""
         budget = self.study.budget
@@ -112,11 +132,56 @@ class Resolved:
             **more,
         )
 
-    def best(self, table: pa.Table) -> tuple[tuple[BestCell, ...], tuple[str, ...]]:
-        """Return the best cells among the rows of the study's directory, and the grid borders that they lie on."""
-        scores = {row["trial_id"]: Score.of_row(row) for row in table.select(list(SCORE_COLUMNS)).to_pylist()}
-        best = best_cells(self.trials, scores, higher_is_better=self.task.higher_is_better)
-        return best, borders(self.trials, best, self.study.grids)
+
+def of_rows(chosen: Study, table: pa.Table) -> Readable:
+    """Return the trials of a study on the data and the base model that rows are about; neither is read.
+
+    Whether a row is one of the trials is told by its id, which is the hash of both with every setting.
+
+    Raises:
+        BadInput: where no row is of the study's task and model, or those that are do not all mean the same.
+    """
+    task, model = tasks.get(chosen.task), models.row_name(chosen.model)
+    here = sorted({(row["task"], row["model"]) for row in table.select(["task", "model"]).to_pylist()})
+    own = table.filter((pc.field("task") == task.name) & (pc.field("model") == model))
+    if not own.num_rows:
+        got = ", ".join(f"{t} on {m}" for t, m in here) or "no rows"
+        way_out = "give rows of the study, or the study of these rows: --study"
+        raise BadInput("--rows", f"must hold rows of {task.name} on {model}, as {chosen.name} asks", got=got,
+                       way_out=way_out)  # fmt: skip
+    mixed = cells.mixtures(own)
+    if mixed:
+        rule, way_out = "must be rows that mean the same", "give those of one kind only"
+        raise BadInput("--rows", rule, got="; ".join(mixed), way_out=way_out)
+    columns = ["trial_id", "target_modules", *cells.MEANING_COLUMNS]
+    rows = own.select(list(dict.fromkeys(columns))).to_pylist()
+    first, ids = rows[0], {row["trial_id"] for row in rows}
+    budget, meaning = chosen.budget, Meaning(metric_name=task.metric)
+    if (first["spec_version"] or 1) != 1:
+        budget = replace(budget, n_select=min(budget.n_select, first["n_select"]))
+        known = {f.name: first[f.name] for f in fields(Meaning)}
+        meaning = Meaning(**{**known, "metric_name": task.metric})
+    # A grid may leave target_modules to the architecture: then the rows say what those were, and the ids which rows.
+    targets = dict.fromkeys(row["target_modules"] for row in rows if row["target_modules"] is not None)
+    found = [
+        study.expand(replace(chosen, budget=budget), data_hash=first["data_hash"], model_hash=first["model_hash"],
+                     default_targets=_targets(text), meaning=meaning, task_name=task.name, model_name=model)
+        for text in targets or ("[]",)
+    ]  # fmt: skip
+    ways = [
+        Readable(
+            study=replace(chosen, budget=budget), n_select_asked=chosen.budget.n_select, task=task, model_name=model,
+            trials=trials,
+        )
+        for trials in found
+    ]  # fmt: skip
+    return max(ways, key=lambda way: len(way.reading(own)[0].ids & ids))
+
+
+def _targets(text: str) -> str | tuple[str, ...]:
+    """Return target_modules as a trial has them, from a row's JSON."""
+    value = json.loads(text)
+    return value if isinstance(value, str) else tuple(value)
 
 
 def resolve(chosen: Study) -> Resolved:

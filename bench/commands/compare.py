@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from bench.commands._options import Selection, study_command
+from bench.commands._stored import RowsOption
 from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from bench.commands._resolve import Resolved
+    import pyarrow as pa
+
+    from bench.commands._resolve import Readable, Resolved
     from bench.comparison.arms import Arm, Row
     from bench.comparison.numbers import Comparison, Setup, Top
     from bench.core.spec import Study, Trial
@@ -45,8 +48,15 @@ def command(
     rerun_stale: Annotated[
         bool, typer.Option("--rerun-stale", help="repeat rows of other versions of the code")
     ] = False,
+    rows_of: RowsOption = None,
 ) -> int:
-    """Tune every method alike, run the best cells with fresh seeds, and say which differences are real."""
+    """Tune every method alike, run the best cells with fresh seeds, and say which differences are real.
+
+    With --rows nothing is trained: the rows of tuning and of the fresh runs are compared as they are.
+    """
+    if rows_of:
+        asked = {"fresh_seeds": fresh_seeds, "top_cells": top_cells, "top_seeds": top_seeds}
+        return _of_files(selection, rows_of, asked)
     from bench import store
     from bench.commands import _resolve, _run
     from bench.comparison import arms
@@ -85,7 +95,8 @@ def command(
     code = run(again)
     if code is not None:
         return code
-    fresh, setup = of_this_test(rows(again.study), resolved), _setup(resolved, seeds, top, directory)
+    fresh = of_this_test(rows(again.study), resolved)
+    setup = _setup(resolved, seeds, top, isolated_seconds(directory))
     unscored = [i for i, row in fresh.items() if row["status"] == Status.OK and row["test_metric"] is None]
     if resolved.test is not None and unscored:
         way_out = f"other --fresh-seeds, or moving {selection.directory(again.study)} away, would score it"
@@ -103,6 +114,46 @@ def command(
     print(report(comparison))
     print(f"\n{write(comparison, directory)}")
     return 0
+
+
+def _of_files(selection: Selection, given: Sequence[str], asked: Mapping[str, int | None]) -> int:
+    from bench.commands import _stored
+    from bench.comparison import arms
+
+    paths = _stored.paths_of(given)
+    table = _stored.load(paths)
+    if not any(key in selection.overrides for key in ("study", "task")):
+        selection = _stored.named(selection, table)
+    elif "study" not in selection.overrides:
+        selection = selection.of_study(chosen_name(selection))
+    _, resolved, own = _stored.read(selection, table)
+    arms.check(resolved.study, arms_of(resolved))
+    comparison, told = of_rows(resolved, own, asked)
+    print("\n".join([*told, "", report(comparison)] if told else [report(comparison)]))
+    directory = _stored.directory(paths, selection)
+    print(f"\n{write(comparison, directory)}")
+    return 0
+
+
+def of_rows(
+    resolved: Readable, table: pa.Table, asked: Mapping[str, int | None] | None = None
+) -> tuple[Comparison, tuple[str, ...]]:
+    """Return the comparison that rows of all its stages give, and lines on what they lack.
+
+    Raises:
+        BadInput: where they lack what no comparison can do without.
+    """
+    from bench.commands import _run
+    from bench.comparison import compare, stored
+
+    found, better = arms_of(resolved), resolved.task.higher_is_better
+    rows = _run.rows(table, (*compare.ROW_COLUMNS, "seed"))
+    stages = stored.stages(resolved.study, found, rows, **(asked or {}), higher_is_better=better)
+    setup = _setup(resolved, stages.seeds, stages.top, None)
+    comparison = compare.compare(
+        setup, found, tuning=stages.tuning, fresh=stages.fresh, pool=rows, chosen=stages.chosen
+    )  # fmt: skip
+    return comparison, stages.told
 
 
 def of_this_test(rows: Mapping[str, Row], resolved: Resolved) -> dict[str, Row]:
@@ -139,16 +190,23 @@ def chosen_study(selection: Selection) -> Study:
     Raises:
         BadInput: where the task has none.
     """
+    return selection.study() if "study" in selection.overrides else selection.of_study(chosen_name(selection)).study()
+
+
+def chosen_name(selection: Selection) -> str:
+    """Return the name of the comparison study of the task.
+
+    Raises:
+        BadInput: where the task has none.
+    """
     from bench.study import files as study_files
 
-    if "study" in selection.overrides:
-        return selection.study()
     task = selection.overrides.get("task", study_files.DEFAULT_TASK)
     known = [name for name in study_files.names() if name.endswith(f"-{SUFFIX}")]
     if f"{task}-{SUFFIX}" not in known:
         way_out = f"give --study with grids of equal size, as in studies/{known[0]}.toml; known: {', '.join(known)}"
         raise BadInput("--task", "must have a comparison study", got=repr(task), way_out=way_out)
-    return replace(selection, overrides={**selection.overrides, "study": f"{task}-{SUFFIX}"}).study()
+    return f"{task}-{SUFFIX}"
 
 
 def _chain(resolved: Resolved, arms: Sequence[Arm], seeds: Sequence[int], top: Top | None, results_dir: Path) -> str:
@@ -178,7 +236,7 @@ def _chain(resolved: Resolved, arms: Sequence[Arm], seeds: Sequence[int], top: T
     return "\n  ".join([head, *parts])
 
 
-def arms_of(resolved: Resolved) -> tuple[Arm, ...]:
+def arms_of(resolved: Readable) -> tuple[Arm, ...]:
     """Return the arms of a study: its trials, grid by grid."""
     from bench.comparison import arms
 
@@ -218,18 +276,20 @@ def report(comparison: Comparison) -> str:
     return "\n\n".join([*filter(None, parts), "\n".join(sentences(comparison))])
 
 
-def _setup(resolved: Resolved, seeds: Sequence[int], top: Top | None, directory: Path) -> Setup:
+def _setup(
+    resolved: Readable, seeds: Sequence[int], top: Top | None, seconds_per_step: Mapping[str, float] | None
+) -> Setup:
     from bench.comparison.numbers import Setup
 
     return Setup(
         study=resolved.study.name,
         task=resolved.task.name,
-        model=resolved.located.name,
+        model=resolved.model_name,
         metric=resolved.task.metric,
         higher_is_better=resolved.task.higher_is_better,
         tuning_seeds=resolved.study.seeds,
         fresh_seeds=tuple(seeds),
-        seconds_per_step=isolated_seconds(directory),
+        seconds_per_step=seconds_per_step,
         top=top,
     )
 

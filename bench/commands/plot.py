@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from bench.commands._options import Selection, study_command
+from bench.commands._stored import RowsOption
 from bench.core import rules
 from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from bench.commands._resolve import Resolved
+    from bench.commands._resolve import Readable
 
 
 FORM_HELP = "full; column: 240 pt wide, for a column of a paper; paper, paper-column: the LoRA+ paper's figures"
-ROWS_HELP = "draw all rows of a file that bench export wrote, as they are; several times: of several, together"
 
 
 @study_command
 def command(
     selection: Selection,
-    rows: Annotated[list[Path] | None, typer.Option("--rows", help=ROWS_HELP)] = None,
+    rows: RowsOption = None,
     form: Annotated[str, typer.Option("--form", help=FORM_HELP)] = "full",
 ) -> int:
-    """Draw the figures of a study from its finished trials: PNG and PDF."""
+    """Draw the figures of a study from its finished trials: PNG and PDF. With --rows and no study, all rows as they are."""
     rules.choice("full", "paper", "column", "paper-column")(form, "--form")
-    paths = _of_files(rows, selection.results_dir, form) if rows else _of_study(selection, form)
+    paths = _of_files(rows, selection, form) if rows else _of_study(selection, form)
     for path in paths:
         print(path)
     return 0
@@ -50,42 +50,47 @@ def _of_study(selection: Selection, form: str) -> Iterator[Path]:
     resolved, table, told = resolved.reading(table)
     for line in told:
         print(f"warning: {line}")
-    row_ids, ids = table.column("trial_id").to_pylist(), resolved.ids
-    n_rows = len(row_ids) if resolved.is_search else len(ids.intersection(row_ids))
-    if n_rows == 0:
+    if not _finished(resolved, table):
         other = f"or plot another study than {resolved.study.name}"
         raise _last.none_found(directory, table, resolved.trials, otherwise=other)
-    missing = len(ids) - n_rows
-    if missing and not resolved.is_search:
-        print(f"{missing} of {len(ids)} trials are not finished: their cells are drawn as missing")
+    _say_missing(resolved, table)
     return draw(resolved, table, directory / "figures", form=form)
 
 
-def _of_files(paths: Sequence[Path], results_dir: Path, form: str) -> Iterator[Path]:
-    from bench import store
+def _finished(resolved: Readable, table: pa.Table) -> int:
+    """Return how many of the rows are the study's own."""
+    return (
+        table.num_rows if resolved.is_search else len(resolved.ids.intersection(table.column("trial_id").to_pylist()))
+    )
+
+
+def _say_missing(resolved: Readable, table: pa.Table) -> None:
+    missing = len(resolved.ids) - _finished(resolved, table)
+    if missing and not resolved.is_search:
+        print(f"{missing} of {len(resolved.ids)} trials are not finished: their cells are drawn as missing")
+
+
+def _of_files(given: list[str], selection: Selection, form: str) -> Iterator[Path]:
+    from bench.commands import _stored
     from bench.core import cells, metrics
 
-    for path in paths:
-        if not path.is_file():
-            raise BadInput("--rows", "must be a file", got=path, way_out="give a file that bench export wrote")
-    try:
-        table = store.load_files(paths)
-    except ValueError as error:
-        rule, way_out = "must be rows of this harness", "give a file that bench export wrote"
-        raise BadInput("--rows", rule, got=error, way_out=way_out) from None
+    paths = _stored.paths_of(given)
+    table, directory = _stored.load(paths), _stored.directory(paths, selection)
+    if any(key in selection.overrides for key in _stored.OF_STUDY):
+        _, readable, own = _stored.read(selection, table)
+        _say_missing(readable, own)
+        return draw(readable, own, directory / "figures", form=form)
     mixed = cells.mixtures(table)
     if mixed:
         rule, way_out = "must be rows that mean the same, or a figure would mix them", "draw the files apart"
         raise BadInput("--rows", rule, got="; ".join(mixed), way_out=way_out)
-    if table.num_rows == 0:
-        raise BadInput("--rows", "must hold rows", got="none", way_out="give another file")
     names = {column: sorted(set(table.column(column).to_pylist())) for column in ("study", "seed", "metric_name")}
     better = metrics.higher_is_better(names["metric_name"][0]) if len(names["metric_name"]) == 1 else None
     info = {"name": ", ".join(names["study"]), "seeds": tuple(names["seed"]), "higher_is_better": better}
-    return _save(table, info, results_dir / "+".join(path.stem for path in paths) / "figures", form=form)
+    return _save(table, info, directory / "figures", form=form)
 
 
-def draw(resolved: Resolved, table: pa.Table, figures_dir: Path, *, form: str = "full") -> Iterator[Path]:
+def draw(resolved: Readable, table: pa.Table, figures_dir: Path, *, form: str = "full") -> Iterator[Path]:
     """Draw every figure that the study's rows give, one after another; yield the PNG of each, its PDF beside it."""
     info = {"name": resolved.study.name, "higher_is_better": resolved.task.higher_is_better}
     if not resolved.is_search:

@@ -9,12 +9,13 @@ import typer
 
 from bench import methods
 from bench.commands._options import Selection, study_command
+from bench.commands._stored import RowsOption
 from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from bench.commands._resolve import Resolved
+    from bench.commands._resolve import Readable, Resolved
     from bench.core.cells import BestCell, Score
     from bench.core.spec import Trial
     from bench.data.splits import TextData
@@ -28,28 +29,64 @@ FRESH = "fresh"  # results/<study>-fresh holds what a comparison ran with fresh 
 
 
 @study_command
-def command(selection: Selection, save: Annotated[Path | None, typer.Option("--save", help=SAVE_HELP)] = None) -> int:
+def command(
+    selection: Selection,
+    save: Annotated[Path | None, typer.Option("--save", help=SAVE_HELP)] = None,
+    rows: RowsOption = None,
+) -> int:
     """Print the winning cell, ready to paste into PEFT and into a study; --methods narrows what can win."""
     from bench.commands import _last, _resolve
-    from bench.export import recommend
 
+    if rows:
+        if save is not None:
+            raise BadInput("--save", "trains a cell, which --rows does not", way_out="leave one of them out")
+        return _of_files(selection, rows)
     if save is not None:
         _check_new(save)
     selection = _last.as_swept(selection)
     resolved = (_resolve.resolve if save is None else _resolve.resolve_to_train)(selection.study())
     resolved, table = _read(resolved, selection)
-    winner, trials = _winner(resolved, table, selection)
-    comment = _words(winner, resolved)
-    print(comment)
-    code = code_of(winner.cell.trial, resolved)
-    print(f"\n{code}\n")
-    study = resolved.study
-    text = recommend.study_toml(winner.cell.trial, study.seeds, task=study.task, model=study.model, comment=comment)
-    print(text)
+    directory = _directory(resolved, selection)
+    winner, trials = _winner(resolved, table, directory, _fresh_rows(directory))
+    comment, code = _words(winner, resolved), code_of(winner.cell.trial, resolved)
+    text = _printed(winner, resolved, comment, code)
     if save is None:
         return 0
     chosen = min((t for t in trials if t.cell == winner.cell.trial.cell), key=lambda t: t.seed)
     return _save(chosen, resolved.with_test(), save, {STUDY_FILE: text}, score=comment, code=code)
+
+
+def _of_files(selection: Selection, given: list[str]) -> int:
+    """Print the winner among the rows of files; without the base model PEFT's code is told only where it needs none."""
+    from bench.commands import _stored
+    from bench.comparison.arms import is_fresh_seed
+    from bench.export import as_code
+    from bench.export.takeaway import ADAPTER_METHODS
+
+    table = _stored.load(_stored.paths_of(given))
+    _, readable, own = _stored.read(selection, table)
+    fresh = [row for row in own.to_pylist() if is_fresh_seed(row["seed"]) and row["seed"] not in readable.study.seeds]
+    winner, _ = _winner(readable, own, Path("--rows"), fresh)
+    trial = winner.cell.trial
+    if trial.method not in ADAPTER_METHODS:
+        code = as_code.plain_code(trial)
+    elif readable.task.causal is not None and trial.layers_to_transform is None:
+        code = as_code.peft_code(trial, modules_to_save=())
+    else:
+        name = readable.model_name
+        code = f"# PEFT's code names modules of {name}: recommend without --rows reads the model and prints it"
+    _printed(winner, readable, _words(winner, readable), code)
+    return 0
+
+
+def _printed(winner: Winner, readable: Readable, comment: str, code: str) -> str:
+    """Print the winner as words, as code and as a study; return the study's TOML."""
+    from bench.export import recommend
+
+    study = readable.study
+    text = recommend.study_toml(winner.cell.trial, study.seeds, task=study.task, model=study.model, comment=comment)
+    print(f"{comment}\n\n{code}\n\n{text}")
+    return text
 
 
 def code_of(trial: Trial, resolved: Resolved) -> str:
@@ -81,17 +118,25 @@ def _read(resolved: Resolved, selection: Selection) -> tuple[Resolved, pa.Table]
     return resolved, table
 
 
-def _directory(resolved: Resolved, selection: Selection) -> Path:
+def _directory(resolved: Readable, selection: Selection) -> Path:
     return selection.results_dir / (resolved.study.rows_from or resolved.study.name)
 
 
-def _winner(resolved: Resolved, table: pa.Table, selection: Selection) -> tuple[Winner, tuple[Trial, ...]]:
+def _fresh_rows(directory: Path) -> list[dict[str, Any]]:
+    """Return the rows of a comparison's fresh runs beside a study's directory."""
+    from bench import store
+
+    return list(store.load(directory.with_name(f"{directory.name}-{FRESH}")).to_pylist())
+
+
+def _winner(
+    resolved: Readable, table: pa.Table, directory: Path, fresh: list[dict[str, Any]]
+) -> tuple[Winner, tuple[Trial, ...]]:
     """Return the winning cell and every trial that could have won.
 
     Raises:
         BadInput: where no trial of the study is finished, or none has a score.
     """
-    from bench import store
     from bench.commands import _last
     from bench.core.cells import SCORE_COLUMNS, Score
     from bench.export import recommend
@@ -103,18 +148,15 @@ def _winner(resolved: Resolved, table: pa.Table, selection: Selection) -> tuple[
     winner = recommend.choose(trials, scores, higher_is_better=resolved.task.higher_is_better)
     if winner is None and not scores and table.num_rows and not resolved.is_search:
         other = "or recommend from another study"
-        raise _last.none_found(_directory(resolved, selection), table, trials, otherwise=other)
+        raise _last.none_found(directory, table, trials, otherwise=other)
     if winner is None:
         got = f"{len(scores)} finished, none with a score" if scores else None
         way_out = "run make sweep with the same options first"
-        where = str(_directory(resolved, selection))
-        raise BadInput(where, "there must be a trial with a score", got=got, way_out=way_out)
-    directory = _directory(resolved, selection)
-    fresh = store.load(directory.with_name(f"{directory.name}-{FRESH}")).to_pylist()
+        raise BadInput(str(directory), "there must be a trial with a score", got=got, way_out=way_out)
     return recommend.with_fresh(winner, fresh, higher_is_better=resolved.task.higher_is_better), trials
 
 
-def _trials(resolved: Resolved, table: pa.Table) -> tuple[Trial, ...]:
+def _trials(resolved: Readable, table: pa.Table) -> tuple[Trial, ...]:
     """Return the trials of the study: those of its grid, or those that a search has chosen."""
     from bench.export import recommend
 
@@ -124,7 +166,7 @@ def _trials(resolved: Resolved, table: pa.Table) -> tuple[Trial, ...]:
     return tuple(trial for trial in found if trial is not None)
 
 
-def _words(winner: Winner, resolved: Resolved) -> str:
+def _words(winner: Winner, resolved: Readable) -> str:
     from bench.commands import _show
 
     metric, lead = resolved.task.metric, f"{resolved.study.name}: {_show.place_of(winner.cell.trial)}: "

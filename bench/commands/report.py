@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.commands._options import RESULTS_DIR, Selection, study_command
+from bench.commands._stored import RowsOption
 from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from bench.commands._resolve import Resolved
+    from bench.commands._resolve import Readable
     from bench.comparison.numbers import Comparison
     from bench.core.spec import Study
 
@@ -22,16 +23,34 @@ PAGE = "report.html"
 FILES = ("study", "task", "model")  # options that may be the path of a file or a directory
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Material:
+    """What a page is made of, beside the study: rows, and what was worked out from others."""
+
+    rows: pa.Table
+    comparison: Comparison | None
+    attempts: pd.DataFrame | None = None
+    fresh: pd.DataFrame | None = None  # the rows of the comparison's fresh runs
+    speed: pa.Table | None = None
+
+
 @study_command
-def command(selection: Selection) -> int:
+def command(selection: Selection, rows: RowsOption = None) -> int:
     """Write the study's report: verdict, heatmaps, curves, speed, what failed, how to repeat it."""
-    from bench.commands import _last, _resolve
+    from bench.commands import _last, _resolve, _stored
     from bench.core import cache
 
-    selection = _last.as_swept(selection)
-    resolved = _resolve.resolve(selection.study())
-    directory = selection.directory(resolved.study)
-    text = page_of(resolved, selection)
+    if rows:
+        paths = _stored.paths_of(rows)
+        selection, readable, own = _stored.read(selection, _stored.load(paths))
+        directory = _stored.directory(paths, selection)
+        text = page_of(readable, selection, of_files(readable, own))
+    else:
+        selection = _last.as_swept(selection)
+        resolved = _resolve.resolve(selection.study())
+        directory = selection.directory(resolved.study)
+        readable, found = of_directory(resolved, selection)
+        text = page_of(readable, selection, found)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         cache.write_atomic(directory / PAGE, lambda stream: stream.write(text.encode()))  # type: ignore[arg-type]
@@ -43,14 +62,57 @@ def command(selection: Selection) -> int:
     return 0
 
 
-def page_of(resolved: Resolved, selection: Selection) -> str:
-    """Return the page of a study that has finished rows.
+def of_directory(resolved: Readable, selection: Selection) -> tuple[Readable, Material]:
+    """Return a study as the rows of its results directory are read, and what its page is made of.
 
     Raises:
         BadInput: where no trial of the study is finished, or a comparison beside the rows is not one of ours.
     """
     from bench import store
     from bench.commands import _last
+
+    study = resolved.study
+    directory = selection.directory(study)
+    rows_in = directory if study.rows_from is None else selection.results_dir / study.rows_from
+    resolved, table, told = resolved.reading(store.load(rows_in))
+    for line in told:
+        print(f"warning: {line}")
+    n = table.num_rows if resolved.is_search else len(resolved.ids.intersection(table.column("trial_id").to_pylist()))
+    if n == 0:
+        other = f"or report another study than {study.name}"
+        raise _last.none_found(rows_in, table, resolved.trials, otherwise=other)
+    comparison = comparison_of(resolved, selection.results_dir)
+    return resolved, Material(
+        rows=table, comparison=comparison, attempts=store.load_attempts(rows_in).to_pandas(), speed=speed_of(directory),
+        fresh=None if comparison is None else fresh_of(comparison, selection.results_dir),
+    )  # fmt: skip
+
+
+def of_files(readable: Readable, table: pa.Table) -> Material:
+    """Return what the page of a study is made of where all there is are rows: a comparison where they give one."""
+    from bench.commands import compare
+    from bench.comparison import arms
+
+    comparison, fresh = None, None
+    try:
+        arms.check(readable.study, compare.arms_of(readable))
+    except BadInput:  # a study that compares nothing
+        return Material(rows=table, comparison=None)
+    try:
+        comparison, told = compare.of_rows(readable, table)
+    except BadInput as error:
+        print(f"no comparison: {error}")
+        return Material(rows=table, comparison=None)
+    for line in told:
+        print(line)
+    rows = table.to_pandas()
+    fresh = rows[rows["seed"].isin(comparison.setup.fresh_seeds)]
+    return Material(rows=table, comparison=comparison, fresh=fresh)
+
+
+def page_of(resolved: Readable, selection: Selection, found: Material) -> str:
+    """Return the page of a study that has finished rows."""
+    from bench.core.record import SCHEMA
     from bench.report import contents as report
     from bench.report.data import Source
     from bench.report.page import document as page
@@ -58,23 +120,12 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
     from plots.tidy import StudyInfo
 
     study, better = resolved.study, resolved.task.higher_is_better
-    shown = shown_as(resolved)
-    directory = selection.directory(study)
-    rows_in = directory if study.rows_from is None else selection.results_dir / study.rows_from
-    resolved, table, told = resolved.reading(store.load(rows_in))
-    for line in told:
-        print(f"warning: {line}")
-    rows = table.to_pandas()
-    finished = rows["trial_id"] if resolved.is_search else rows.loc[rows["trial_id"].isin(resolved.ids), "trial_id"]
-    if finished.empty:
-        other = f"or report another study than {study.name}"
-        raise _last.none_found(rows_in, table, resolved.trials, otherwise=other)
+    shown, comparison = shown_as(resolved), found.comparison
     if resolved.is_search:
         info = StudyInfo(name=study.name, higher_is_better=better)
     else:
         info = StudyInfo.of(study, resolved.trials, higher_is_better=better)
-    borders = () if resolved.is_search else resolved.best(table)[1]
-    comparison = comparison_of(resolved, selection.results_dir)
+    borders = () if resolved.is_search else resolved.best(found.rows)[1]
     source = Source(
         command=command_line(selection),
         study_file=f"studies/{study_path(selection).name}",
@@ -82,19 +133,18 @@ def page_of(resolved: Resolved, selection: Selection) -> str:
         borders=borders,
         compare_command="" if comparison is None else command_line(selection, "compare"),
     )
-    attempts = store.load_attempts(rows_in).to_pandas()
-    found = report.build(
-        rows, attempts, shown, info, source=source, comparison=comparison, speed=speed_of(directory),
-        fresh=None if comparison is None else fresh_of(comparison, selection.results_dir),
-    )  # fmt: skip
-    return page.page(found)
+    attempts = SCHEMA.empty_table().to_pandas() if found.attempts is None else found.attempts
+    return page.page(report.build(
+        found.rows.to_pandas(), attempts, shown, info, source=source, comparison=comparison, speed=found.speed,
+        fresh=found.fresh,
+    ))  # fmt: skip
 
 
-def shown_as(resolved: Resolved) -> Study:
+def shown_as(resolved: Readable) -> Study:
     """Return the study as the page names it: by no path, and by no paper's figure where the task is one's own."""
     from bench import tasks
 
-    task, model = resolved.task.name, resolved.located.name  # not as the study has them: they may be paths
+    task, model = resolved.task.name, resolved.model_name  # not as the study has them: they may be paths
     figure = resolved.study.figure if task in tasks.names() else ""
     return replace(resolved.study, task=task, model=model, figure=figure)
 
@@ -107,11 +157,11 @@ def without_paths(text: str, study: Study) -> str:
     return text
 
 
-def comparison_of(resolved: Resolved, results_dir: Path) -> Comparison | None:
+def comparison_of(resolved: Readable, results_dir: Path) -> Comparison | None:
     """Return the tuned comparison of the study, else that of its task's comparison study on the same model."""
     from bench.comparison import as_json as comparison_json
 
-    task, model = resolved.task.name, resolved.located.name
+    task, model = resolved.task.name, resolved.model_name
     for name in (resolved.study.name, f"{task}-compare"):
         found = comparison_json.read(results_dir / name)
         if found is not None and (found.setup.task, found.setup.model) == (task, model):

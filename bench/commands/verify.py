@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from bench.commands._options import Selection, study_command
+from bench.commands._stored import RowsOption
 from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from bench.commands._resolve import Resolved
+    from bench.commands._resolve import Readable, Resolved
     from bench.comparison.arms import Cell
     from bench.comparison.calibrate import Calibration
     from bench.comparison.calibrate_methods import MethodCalibration
     from bench.comparison.numbers import Top
+    from bench.store import Scan
 
 FILE_NAME = "calibration.json"
 
@@ -36,12 +38,19 @@ def command(
         int | None,
         typer.Option("--parallel", help="refuse rows of more sweeps that were at work at the same time", min=1),
     ] = None,
+    rows_of: RowsOption = None,
 ) -> int:
     """Check the results of a study by rule; exit code 1 if anything is wrong."""
     from bench import store
-    from bench.checks import verify
-    from bench.commands import _last, _resolve, _run
+    from bench.commands import _last, _resolve, _stored
 
+    if rows_of:
+        if calibrate:
+            raise BadInput("--calibrate", "trains a pool of runs, which --rows does not", way_out="leave one out")
+        paths = _stored.paths_of(rows_of)
+        found = _stored.scan(paths)
+        _, readable, own = _stored.read(selection, found.table)
+        return 1 if _checked(", ".join(map(str, paths)), readable, own, found, parallel=parallel) else 0
     selection = _last.as_swept(selection)
     resolved = _resolve.resolve(selection.study())
     directory = selection.directory(resolved.study)
@@ -49,25 +58,38 @@ def command(
     if not found.table.num_rows and not found.findings:
         raise BadInput(str(directory), "there must be finished trials", way_out="run make sweep first")
     read, table, told = resolved.reading(found.table)
-    problems = verify.check(
-        list(_run.rows(found.table, verify.ROW_COLUMNS).values()),
-        found=found.findings,
-        strangers=told,
-        trials=() if resolved.is_search else read.trials,
-        attempts=frozenset(store.load_attempts(directory).column("trial_id").to_pylist()),
-        borders=() if resolved.is_search else read.best(table)[1],
-        parallel=parallel,
-    )
-    for line in (*problems, *_regret(read, table)):
-        print(line)
-    n_errors = sum(problem.level == "error" for problem in problems)
-    print(f"{directory}: {found.table.num_rows:,} rows, {n_errors} errors, {len(problems) - n_errors} warnings")
+    attempts = frozenset(store.load_attempts(directory).column("trial_id").to_pylist())
+    n_errors = _checked(str(directory), read, table, found, strangers=told, attempts=attempts, parallel=parallel)
     if n_errors or not calibrate:
         return 1 if n_errors else 0
     return _calibrate(resolved, selection)
 
 
-def _regret(resolved: Resolved, table: pa.Table) -> tuple[str, ...]:
+def _checked(
+    where: str, read: Readable, table: pa.Table, found: Scan, *, strangers: Sequence[str] = (),
+    attempts: Collection[str] = (), parallel: int | None,
+) -> int:  # fmt: skip
+    """Print what is wrong with the rows that were found, `table` being those that count; return how many errors."""
+    from bench.checks import verify
+    from bench.commands import _run
+
+    problems = verify.check(
+        list(_run.rows(found.table, verify.ROW_COLUMNS).values()),
+        found=found.findings,
+        strangers=strangers,
+        trials=() if read.is_search else read.trials,
+        attempts=attempts,
+        borders=() if read.is_search else read.best(table)[1],
+        parallel=parallel,
+    )
+    for line in (*problems, *_regret(read, table)):
+        print(line)
+    n_errors = sum(problem.level == "error" for problem in problems)
+    print(f"{where}: {found.table.num_rows:,} rows, {n_errors} errors, {len(problems) - n_errors} warnings")
+    return n_errors
+
+
+def _regret(resolved: Readable, table: pa.Table) -> tuple[str, ...]:
     """Return what choosing cells on the held-out part costs on the evaluation split, a line for each arm."""
     from bench.commands import _run
     from bench.commands.compare import arms_of

@@ -122,6 +122,11 @@ def fresh_seeds(n: int, tuning_seeds: Sequence[int], *, first: int) -> tuple[int
     return tuple([seed for seed in range(first, first + n + len(used)) if seed not in used][:n])
 
 
+def is_fresh_seed(seed: int) -> bool:
+    """Return whether a seed is one of those that fresh runs have."""
+    return FIRST_FRESH_SEED <= seed < FIRST_POOL_SEED
+
+
 def top_for(study: Study, n_cells: int | None, n_seeds: int | None) -> Top | None:
     """Return the second stage of tuning: as asked, else TOP_CELLS and TOP_SEEDS where the study has few seeds; or None.
 
@@ -153,10 +158,16 @@ def tuned(arm: Arm, rows: Mapping[str, Row], top: Top | None, *, higher_is_bette
 
     With a second stage, among the cells that were run again. Ties are broken by all the cells of the grid.
     """
+    return tied(arm, rows, top, higher_is_better=higher_is_better)[0]
+
+
+def tied(arm: Arm, rows: Mapping[str, Row], top: Top | None, *, higher_is_better: bool) -> list[Cell]:
+    """Return the cell that tuning chooses, and after it those that are as good by what cells are chosen by."""
     again = _again(arm, rows, top, higher_is_better=higher_is_better)
     found = cells(replace(arm, trials=(*arm.trials, *again)), rows, higher_is_better=higher_is_better)
     among = {trial.cell for trial in again} or {cell.trial.cell for cell in found}
-    return next(c for c in ordered(found, higher_is_better=higher_is_better) if c.trial.cell in among)
+    best, *others = [c for c in ordered(found, higher_is_better=higher_is_better) if c.trial.cell in among]
+    return [best, *(c for c in others if math.isclose(c.objective, best.objective, rel_tol=10.0**-choice.DIGITS))]
 
 
 def _again(arm: Arm, rows: Mapping[str, Row], top: Top | None, *, higher_is_better: bool) -> tuple[Trial, ...]:

@@ -66,17 +66,18 @@ def chosen_trials(
 
 def compare(
     setup: Setup, arms: Sequence[Arm], *, tuning: Mapping[str, Row], fresh: Mapping[str, Row],
-    pool: Mapping[str, Row] | None = None, seed: int = 0,
+    pool: Mapping[str, Row] | None = None, chosen: Mapping[str, Cell] | None = None, seed: int = 0,
 ) -> Comparison:  # fmt: skip
     """Return the comparison of arms, all of whose tuning and fresh trials are finished.
 
     `tuning`, `fresh` and `pool` map trial_id to a row with ROW_COLUMNS; of the pool, further runs of chosen cells,
-    whatever is there counts. `seed` is that of the bootstrap.
+    whatever is there counts. `chosen` are the arms' cells, else those that tuning chooses. `seed` is that of the
+    bootstrap.
     """
     better = setup.higher_is_better
     sign = 1 if better else -1
     of_arm = {arm.name: cells(arm, tuning, higher_is_better=better) for arm in arms}
-    best = {arm.name: tuned(arm, tuning, setup.top, higher_is_better=better) for arm in arms}
+    best = chosen or {arm.name: tuned(arm, tuning, setup.top, higher_is_better=better) for arm in arms}
     trials = {name: fresh_trials(cell.trial, setup.fresh_seeds) for name, cell in best.items()}
     runs = {name: [fresh[t.trial_id] for t in members] for name, members in trials.items()}
     further = {name: _further(cell.trial, setup, pool or {}) for name, cell in best.items()}

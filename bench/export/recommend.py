@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Any
 
+from bench.comparison.arms import fresh_trials
 from bench.core import record
 from bench.core.cells import BestCell, Score, best_cells, objective
 from bench.core.spec import TrainBudget, Trial
@@ -32,9 +33,11 @@ def with_fresh(winner: Winner, rows: Sequence[Mapping[str, Any]], *, higher_is_b
 
     Its seeds had no part in choosing it, so their mean is the one to quote.
     """
-    cell = winner.cell.trial.cell
-    found = [(trial_of_row(row, winner.cell.trial), Score.of_row(row)) for row in rows]
-    mine = [(trial, score) for trial, score in found if trial is not None and trial.cell == cell]
+    # A comparison evaluates its fresh runs more often, which is part of their ids but changes no score.
+    tuned = winner.cell.trial
+    ways = dict.fromkeys((tuned, *fresh_trials(tuned, (tuned.seed,))))
+    found = [(trial_of_row(row, way), Score.of_row(row), way.cell) for row in rows for way in ways]
+    mine = [(trial, score) for trial, score, cell in found if trial is not None and trial.cell == cell]
     scores = {score.trial_id: score for _, score in mine}
     best = best_cells([trial for trial, _ in mine], scores, higher_is_better=higher_is_better)
     return replace(winner, fresh=best[0]) if best and best[0].mean is not None else winner

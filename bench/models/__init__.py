@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.models import _targets as targets
 from bench.models._base import LoadedModel, Located, Model
-from bench.models._locate import locate
+from bench.models._locate import locate, row_name
 from bench.models._outline import LAYER_SETTINGS, check_targets, distinct, max_tokens
 from bench.models._registry import get, names
 from bench.models._vocabulary import check_ids, check_vocabulary
@@ -32,6 +32,7 @@ __all__ = [
     "locate",
     "max_tokens",
     "names",
+    "row_name",
     "targets",
 ]
 

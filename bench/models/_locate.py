@@ -53,11 +53,19 @@ def locate(name: str, *, where: str = "model") -> Located:
         return _from_hub(name, str(registered.hub_id), where)
     directory = Path(name).expanduser()
     if name and os.path.isdir(directory):  # unlike Path.is_dir, also for a name too long for the system
-        return _located(directory.resolve().name, directory, where)
+        return _located(row_name(name), directory, where)
     if name.startswith((".", "/", "~")) or os.path.exists(directory) or not _HUB_ID.fullmatch(name):
         rule = "must be a registered name, a local directory or a Hub id"
         raise BadInput(where, rule, got=repr(name), way_out=f"known: {one_of(_registry.names())}")
     return _from_hub(name, name, where)
+
+
+def row_name(name: str) -> str:
+    """Return what rows call a model: the last part of a local directory, whether or not it is here, else the name."""
+    is_path = name.startswith((".", "/", "~")) or bool(name and os.path.isdir(Path(name).expanduser()))
+    if name in _registry.names() or not is_path:
+        return name
+    return Path(name).expanduser().resolve().name
 
 
 def _without_files(model: Model) -> Located:

@@ -16,6 +16,7 @@ from bench.store.rows import (
     load_files,
     recover,
     scan,
+    scan_files,
     sorted_rows,
     write,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "read_part",
     "recover",
     "scan",
+    "scan_files",
     "sorted_rows",
     "write",
     "write_part",

@@ -174,13 +174,22 @@ def load_files(paths: Iterable[Path]) -> pa.Table:
     Raises:
         ValueError: naming a file that is not ours.
     """
+    return scan_files(paths).table
+
+
+def scan_files(paths: Iterable[Path]) -> Scan:
+    """Read consolidated files as `scan` reads a directory; a trial that is in two of them is a finding.
+
+    Raises:
+        ValueError: naming a file that is not ours.
+    """
     tables: dict[Path, pa.Table] = {}
     for path in paths:
         found = read_part(path, None)
         if isinstance(found, Finding):
             raise ValueError(str(found))
         tables[path] = found
-    return _merge(tables, once=True).table
+    return _merge(tables, once=True)
 
 
 def _scan(folder: Path, *, once: bool = True) -> Scan:

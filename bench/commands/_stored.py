@@ -1,0 +1,122 @@
+"""The option --rows: commands that look at rows take them from files that `bench export` wrote, and read nothing else."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import pyarrow as pa
+import typer
+
+from bench.commands._options import Selection
+from bench.core import rules
+from bench.core.errors import BadInput
+
+if TYPE_CHECKING:
+    from bench.commands._resolve import Readable
+    from bench.store import Scan
+
+ROWS_HELP = "read these rows instead of a results directory: files that bench export wrote, commas between or repeated"
+RowsOption = Annotated[list[str] | None, typer.Option("--rows", metavar="FILES", help=ROWS_HELP, show_default=False)]
+STAGES = re.compile(r"-(top|fresh|pool)$")  # of a comparison, whose rows name the study that they belong to so
+OF_STUDY = ("study", "task", "model")
+
+
+def paths_of(given: Sequence[str]) -> tuple[Path, ...]:
+    """Return the files; a text is one of them as it is, or several with commas between.
+
+    Raises:
+        BadInput: for one that is not there.
+    """
+    texts = [t for text in given for t in ([text] if Path(text).is_file() else text.split(","))]
+    paths = tuple(dict.fromkeys(Path(text.strip()).expanduser() for text in texts))
+    for path in paths:
+        if not path.is_file():
+            raise BadInput("--rows", "must be a file", got=path, way_out="give a file that bench export wrote")
+    return paths
+
+
+def load(paths: Sequence[Path]) -> pa.Table:
+    """Return the rows of files, each trial once."""
+    return scan(paths).table
+
+
+def scan(paths: Sequence[Path]) -> Scan:
+    """Return the rows of files, and what was found wrong with them.
+
+    Raises:
+        BadInput: for a file of something else, and where no row is in any.
+    """
+    from bench import store
+
+    try:
+        found = store.scan_files(paths)
+    except ValueError as error:
+        rule, way_out = "must be rows of this harness", "give a file that bench export wrote"
+        raise BadInput("--rows", rule, got=error, way_out=way_out) from None
+    if found.table.num_rows == 0:
+        raise BadInput("--rows", "must hold rows", got="none", way_out="give another file")
+    return found
+
+
+def directory(paths: Sequence[Path], selection: Selection) -> Path:
+    """Return where what is made of the files goes: results/<their names>."""
+    return selection.results_dir / "+".join(path.stem for path in paths)
+
+
+def read(selection: Selection, table: pa.Table) -> tuple[Selection, Readable, pa.Table]:
+    """Return the study that rows are read as, and the rows that count; say what does not count.
+
+    The study is the one that the options name, else the one that the rows name; the profile too.
+
+    Raises:
+        BadInput: where no row is one of the study's trials.
+    """
+    from bench.commands import _last, _resolve
+
+    selection = named(selection, table)
+    ids = set(table.column("trial_id").to_pylist())
+    tried: list[tuple[float, Selection, Readable, pa.Table, tuple[str, ...]]] = []
+    for way in _profiles(selection):
+        study, own, told = _resolve.of_rows(way.study(), table).reading(table)
+        tried.append((len(study.ids & ids) / len(study.ids), way, study, own, told))
+    share, chosen, readable, own, told = max(tried, key=lambda one: one[0])
+    if share == 0 and not readable.is_search:
+        raise _last.none_found(Path("--rows"), own, readable.trials, otherwise="or name the study of the rows: --study")
+    if readable.study.profile != tried[0][2].study.profile:
+        print(f"{readable.study.name}: as the rows were swept, PROFILE={readable.study.profile}", file=sys.stderr)
+    for line in told:
+        print(f"warning: {line}")
+    return chosen, readable, own
+
+
+def named(selection: Selection, table: pa.Table) -> Selection:
+    """Return the options with the study that the rows name, where they name no study, task or model themselves."""
+    from bench.study import files
+
+    if any(key in selection.overrides for key in OF_STUDY):
+        return selection
+    rows = table.select(["study", "task", "model"]).to_pylist()
+    names = {STAGES.sub("", row["study"]) for row in rows}
+    pairs = {(row["task"], row["model"]) for row in rows}
+    if len(names) > 1 or len(pairs) > 1:
+        got = ", ".join(sorted(names))
+        raise BadInput("--rows", "must be rows of one study, or the study must be named", got=got,
+                       way_out="give --study")  # fmt: skip
+    (name,), ((task, model),) = names, pairs
+    known = name in files.names() and name != task  # the study of a task's own file is named <task>-<model>
+    more = {"study": name} if known else {"task": task, "model": model}
+    return replace(selection, overrides={**selection.overrides, **more})
+
+
+def _profiles(selection: Selection) -> tuple[Selection, ...]:
+    """Return the options with each profile, the one that holds here first; as they are where they give one."""
+    if "profile" in selection.overrides:
+        return (selection,)
+    first = selection.study().profile
+    every = (first, *(name for name in rules.PROFILES if name != first))
+    return tuple(replace(selection, overrides={**selection.overrides, "profile": name}) for name in every)
