@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 COMMANDS := $(patsubst bench/commands/%.py,%,$(wildcard bench/commands/[a-z]*.py))
-READY := $(VENV)/.run $(if $(filter minilm sst2-reference sst2-compare,$(MODEL) $(STUDY)),$(VENV)/.minilm)
+# What reads rows from files alone (ROWS) needs no model.
+MINILM := $(if $(ROWS),,$(VENV)/.minilm)
+READY := $(VENV)/.run $(if $(filter minilm sst2-reference sst2-compare,$(MODEL) $(STUDY)),$(MINILM))
 
 # Each VARIABLE=value of make's command line, quoted for the shell, and by $(value) so that a $ in a regular expression
 # stays one. The command knows its variables: those of its options. What it finds in the environment it reads itself.
@@ -37,7 +39,13 @@ plots: plot
 MAKES_ROWS := $(filter sweep compare,$(MAKECMDGOALS))
 plot plots report recommend verify export status: | $(MAKES_ROWS)
 
+<<<<<<< HEAD
 compare: $(if $(filter sst2,$(TASK)),$(VENV)/.minilm)
+=======
+compare: $(if $(filter sst2,$(TASK)),$(MINILM))
+compare: OPTIONS += $(call pass,FRESH_SEEDS,fresh-seeds) $(call pass,TOP_CELLS,top-cells) $(call pass,TOP_SEEDS,top-seeds)
+verify: OPTIONS += $(if $(filter 1,$(CALIBRATE)),--calibrate,$(call pass,CALIBRATE,calibrate)) $(call pass,PARALLEL,parallel)
+>>>>>>> 02582fe (Rows alone: tests of every command that reads them; make asks for no model with ROWS)
 
 sweep: $(if $(filter ray,$(EXECUTOR)),$(VENV)/.ray)
 sweep doctor: $(if $(filter postgresql%,$(LORASWEEP_STORAGE)),$(VENV)/.postgresql)

@@ -1,4 +1,4 @@
-"""The option --rows: commands that look at rows take them from files that `bench export` wrote, and read nothing else."""
+"""The option --rows: commands that read rows take them from files that `bench export` wrote, and nothing else."""
 
 from __future__ import annotations
 
@@ -80,11 +80,12 @@ def read(selection: Selection, table: pa.Table) -> tuple[Selection, Readable, pa
 
     selection = named(selection, table)
     ids = set(table.column("trial_id").to_pylist())
-    tried: list[tuple[float, Selection, Readable, pa.Table, tuple[str, ...]]] = []
+    tried: list[tuple[tuple[float, int], Selection, Readable, pa.Table, tuple[str, ...]]] = []
     for way in _profiles(selection):
         study, own, told = _resolve.of_rows(way.study(), table).reading(table)
-        tried.append((len(study.ids & ids) / len(study.ids), way, study, own, told))
-    share, chosen, readable, own, told = max(tried, key=lambda one: one[0])
+        n = len(study.ids & ids)
+        tried.append(((n / len(study.ids), n), way, study, own, told))
+    (share, _), chosen, readable, own, told = max(tried, key=lambda one: one[0])
     if share == 0 and not readable.is_search:
         raise _last.none_found(Path("--rows"), own, readable.trials, otherwise="or name the study of the rows: --study")
     if readable.study.profile != tried[0][2].study.profile:

@@ -29,7 +29,7 @@ def command(
     rows: RowsOption = None,
     form: Annotated[str, typer.Option("--form", help=FORM_HELP)] = "full",
 ) -> int:
-    """Draw the figures of a study from its finished trials: PNG and PDF. With --rows and no study, all rows as they are."""
+    """Draw the figures of a study from its finished trials: PNG and PDF."""
     rules.choice("full", "paper", "column", "paper-column")(form, "--form")
     paths = _of_files(rows, selection, form) if rows else _of_study(selection, form)
     for path in paths:
