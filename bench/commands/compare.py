@@ -63,7 +63,8 @@ def command(
     from bench.comparison import compare as comparing
     from bench.core.record import Status
 
-    resolved = _resolve.resolve_to_train(chosen_study(selection))
+    selection = chosen(selection)
+    resolved = _resolve.resolve_to_train(selection.study())
     study, better = resolved.study, resolved.task.higher_is_better
     found = arms_of(resolved)
     arms.check(study, found)
@@ -122,10 +123,7 @@ def _of_files(selection: Selection, given: Sequence[str], asked: Mapping[str, in
 
     paths = _stored.paths_of(given)
     table = _stored.load(paths)
-    if not any(key in selection.overrides for key in ("study", "task")):
-        selection = _stored.named(selection, table)
-    elif "study" not in selection.overrides:
-        selection = selection.of_study(chosen_name(selection))
+    selection = chosen(_stored.named(selection, table))
     _, resolved, own = _stored.read(selection, table)
     arms.check(resolved.study, arms_of(resolved))
     comparison, told = of_rows(resolved, own, asked)
@@ -184,29 +182,49 @@ def further_rows(resolved: Resolved, selection: Selection) -> dict[str, Row]:
     return _run.rows(store.load(directory), ROW_COLUMNS) if directory.is_dir() else {}
 
 
-def chosen_study(selection: Selection) -> Study:
-    """Return the study that is named, else the comparison study of the task.
+def chosen(selection: Selection) -> Selection:
+    """Return the options with the study that is named, else the comparison study of the task: its own, or a made one.
 
     Raises:
-        BadInput: where the task has none.
-    """
-    return selection.study() if "study" in selection.overrides else selection.of_study(chosen_name(selection)).study()
-
-
-def chosen_name(selection: Selection) -> str:
-    """Return the name of the comparison study of the task.
-
-    Raises:
-        BadInput: where the task has none.
+        BadInput: where the task's default study cannot be made one.
     """
     from bench.study import files as study_files
 
-    task = selection.overrides.get("task", study_files.DEFAULT_TASK)
-    known = [name for name in study_files.names() if name.endswith(f"-{SUFFIX}")]
-    if f"{task}-{SUFFIX}" not in known:
-        way_out = f"give --study with grids of equal size, as in studies/{known[0]}.toml; known: {', '.join(known)}"
-        raise BadInput("--task", "must have a comparison study", got=repr(task), way_out=way_out)
-    return f"{task}-{SUFFIX}"
+    if "study" in selection.overrides:
+        return selection
+    own = f"{selection.overrides.get('task', study_files.DEFAULT_TASK)}-{SUFFIX}"
+    return selection.of_study(own) if own in study_files.names() else _made(selection)
+
+
+def _made(selection: Selection) -> Selection:
+    """Write the task's default study with grids of equal size as a study file, say where it is; return it as chosen."""
+    from bench.comparison import equal
+    from bench.core.cache import write_atomic
+    from bench.study import as_toml
+
+    default, merged = selection.trace()
+    study, layer = equal.equalled(
+        replace(default, task=_absolute(default.task), model=_absolute(default.model)), merged
+    )
+    name = f"{study.name}-{SUFFIX}"
+    path = selection.results_dir / name / f"{name}.toml"
+    text = as_toml.text(replace(study, figure=f"Made by bench compare from the default study of {default.task}"), layer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, lambda stream: stream.write(text.encode()) and None)  # type: ignore[arg-type]
+    except OSError as error:
+        way_out = "free space or change its permissions"
+        raise BadInput(str(path), "must be writable", got=error.strerror, way_out=way_out) from error
+    n = equal.arms_of(study)[0].n_cells
+    print(f"{default.task} has no comparison study: its default grids, made equal with {n} cells each, are in {path}")
+    print(f"read its results or change it by STUDY={path}\n")
+    device = {key: text for key, text in selection.overrides.items() if key == "device"}
+    return replace(selection, overrides={"study": str(path), **device})
+
+
+def _absolute(name: str) -> str:
+    """Return the path of a task or a model in full, so that a study file may lie anywhere; a name as it is."""
+    return str(Path(name).expanduser().absolute()) if Path(name).expanduser().exists() else name
 
 
 def _chain(resolved: Resolved, arms: Sequence[Arm], seeds: Sequence[int], top: Top | None, results_dir: Path) -> str:

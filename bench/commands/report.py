@@ -162,7 +162,7 @@ def comparison_of(resolved: Readable, results_dir: Path) -> Comparison | None:
     from bench.comparison import as_json as comparison_json
 
     task, model = resolved.task.name, resolved.model_name
-    for name in (resolved.study.name, f"{task}-compare"):
+    for name in (resolved.study.name, f"{resolved.study.name}-compare", f"{task}-compare"):
         found = comparison_json.read(results_dir / name)
         if found is not None and (found.setup.task, found.setup.model) == (task, model):
             return found

@@ -419,9 +419,7 @@ def test_failed_trials_leave_nothing_to_compare(
     assert not (tmp_path / "tiny" / command.FILE_NAME).exists()
 
 
-def test_a_task_without_a_comparison_study_is_told_the_way(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["compare", "--task", "mrpc"]) == 2
-    assert "--task: must have a comparison study, but got 'mrpc'; give --study" in capsys.readouterr().err
+def test_a_study_of_unequal_grids_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compare", "--study", "demo", "--ranks", "8"]) == 2
     assert "every method must be tuned with as many cells" in capsys.readouterr().err
 
