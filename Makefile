@@ -23,6 +23,8 @@ help:
 	@echo 'make compare [TASK=sst2] [FRESH_SEEDS=10]                                         which differences are real'
 	@echo 'make report | plots [FORM=column] | recommend [SAVE=dir] | export TO=rows.csv     what to do with the rows'
 	@echo 'make verify [STUDY=...] [CALIBRATE=1]                                             check results by rule'
+	@echo 'make plots | report | compare | verify | recommend ROWS=a.parquet,b.parquet       from stored rows alone; trains nothing'
+	@echo 'make study STUDY=sst2 [PROFILE=full]                                              a study in full, with the origin of each value'
 	@echo 'make test | lint | docs                                                           tests, style and types, site'
 	@echo 'make torture | fuzz | scale                                                       kills, bad input, large sweeps'
 	@echo 'also: make $(COMMANDS)'

@@ -14,7 +14,9 @@ from bench import tasks
 from bench.core import rules
 from bench.core.errors import BadInput, one_of
 
-STUDIES_DIR = Path(__file__).resolve().parents[2] / "studies"
+PACKAGE_DIR = Path(__file__).resolve().parents[1]
+# Inside an installed package, beside it in a checkout: setup.py puts the one where the other was.
+STUDIES_DIR = next(p for p in (PACKAGE_DIR / "studies", PACKAGE_DIR.parent / "studies") if p.is_dir())
 DEFAULTS = "_default"  # studies/_default.toml: the grids of a task that has no study file of its own
 DEFAULT_TASK = "demo"
 BASE = "base"  # the key that names the study which a file inherits from

@@ -92,6 +92,23 @@ def test_a_plan_without_its_model_gives_the_price_and_the_refusal(
     assert err.count("\n") == 1
 
 
+def test_a_plan_whose_model_alone_is_on_the_hub_gives_the_price_and_the_refusal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "_ask", lambda url: "no route")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "sst2").mkdir()
+    lines = ["sentence\tlabel", *(f"text number {i} is fine\t{i % 2}" for i in range(200))]
+    for name in ("train", "dev"):
+        (tmp_path / "sst2" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    options = ["--task", "sst2", "--model", "roberta-base", "--data-dir", str(tmp_path), "--device", "cpu"]
+    assert cli.main(["plan", *options, "--profile", "quick", "--results-dir", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"sst2-roberta-base: 30 trials, finished or not, about [\d.]+ (min|h|days)", out)
+    assert err.startswith("model: the Hub must give FacebookAI/roberta-base")
+    assert err.count("\n") == 1
+
+
 def test_a_price_is_that_of_the_measured_speeds(tmp_path: Path) -> None:
     resolved = _resolve.resolve(study.load("demo", overrides={"device": "cpu"}))
     options = resolved.sweep_options()

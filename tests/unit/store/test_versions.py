@@ -50,7 +50,7 @@ def resolved(name: str, table: pa.Table) -> Resolved:
     )  # fmt: skip
     empty = Split(texts=(), pairs=None, labels=None)  # type: ignore[arg-type]
     return Resolved(
-        study=one, n_select_asked=one.budget.n_select, task=tasks.get(one.task),
+        study=one, n_select_asked=one.budget.n_select, task=tasks.get(one.task), model_name=row["model"],
         data=TextData(train=empty, eval=empty, data_hash=row["data_hash"]),
         located=Located(name=row["model"], directory=ROOT, model_hash="", tokenizer_hash="t", config={}),
         trials=tuple(replace(t, budget=replace(t.budget, n_select=min(993, t.budget.n_select))) for t in trials),
