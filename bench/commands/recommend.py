@@ -58,17 +58,17 @@ def command(
 
 def _of_files(selection: Selection, given: list[str]) -> int:
     """Print the winner among the rows of files; without the base model PEFT's code is told only where it needs none."""
+    from bench import methods
     from bench.commands import _stored
     from bench.comparison.arms import is_fresh_seed
     from bench.export import as_code
-    from bench.export.takeaway import ADAPTER_METHODS
 
     table = _stored.load(_stored.paths_of(given))
     _, readable, own = _stored.read(selection, table)
     fresh = [row for row in own.to_pylist() if is_fresh_seed(row["seed"]) and row["seed"] not in readable.study.seeds]
     winner, _ = _winner(readable, own, Path("--rows"), fresh)
     trial = winner.cell.trial
-    if trial.method not in ADAPTER_METHODS:
+    if methods.get(trial.method).peft_type is None:
         code = as_code.plain_code(trial)
     elif readable.task.causal is not None and trial.layers_to_transform is None:
         code = as_code.peft_code(trial, modules_to_save=())

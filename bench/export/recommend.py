@@ -65,8 +65,7 @@ def trial_of_row(row: Mapping[str, Any], like: Trial) -> Trial | None:
     It serves the rows of a search, whose trials no grid lists.
     """
     shared: dict[str, Any] = {"budget": like.budget, "meaning": like.meaning, "spec_version": like.spec_version}
-from bench.comparison.arms import fresh_trials
-from bench.core import record
+    trial = Trial(**record.trial_settings(row) | shared)
     return trial if trial.trial_id == row["trial_id"] else None
 
 
