@@ -41,7 +41,7 @@ def main() -> int:
     failed, portions = 0, Portions(chosen.notes, minutes=chosen.minutes)
     os.fsync = lambda handle: None  # what is on disk is read by this process alone
     built = typer.main.get_command(cli.app())  # once: building it takes longer than most command lines
-    cli.app = lambda: built
+    cli.typer.main.get_command = lambda app: built
     with tempfile.TemporaryDirectory(prefix="fuzz-") as home:
         for name, target in targets(Path(home)).items():
             if chosen.target in (None, name):
