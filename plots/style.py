@@ -35,6 +35,7 @@ _RC: dict[Any, Any] = {
     "hatch.linewidth": 0.7,
     "pdf.fonttype": 42,  # text stays text
     "figure.dpi": 100,
+    "text.hinting": "no_hinting",  # hinted letters are up to 2 % wider than measured: a wrapped line would be cut
 }
 _POINTS = {
     "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9.5, "xtick.labelsize": 8, "ytick.labelsize": 8,

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 import plots
 from bench import methods
-from plots import figures, heatmap, style
+from plots import figures, heatmap, page, style
 from plots.figures import rank
 from plots.tidy import CellTable, StudyInfo
 from tests.support.plot_helpers import ETAS, RATIOS, info, mixed, panel_axes
@@ -304,3 +304,16 @@ def test_the_made_up_surface_has_what_sweeps_have() -> None:
     assert df["collapsed"].eq(True).any()
     assert max(score(t) for t in trials if not np.isnan(score(t))) > 0.85
     assert isinstance(heatmap.tidy(df), CellTable)
+
+
+@pytest.mark.parametrize("dpi", [100, 160, 200, 320])
+def test_a_line_is_as_wide_as_it_was_measured_at_every_resolution(dpi: int) -> None:
+    """Captions are wrapped by measured widths; hinting would make letters wider at some resolutions."""
+    line = "lora_alpha = rank, target_modules query, value, loraplus_lr_embedding 1e-06, head_policy eta_A, batch 32"
+    figure = Figure(figsize=(12, 1), dpi=dpi)
+    FigureCanvasAgg(figure)
+    with style.settings():
+        text = figure.text(0, 0.5, line, fontsize=page.CAPTION_POINTS)
+        figure.canvas.draw()  # type: ignore[no-untyped-call]
+        drawn = text.get_window_extent().width / dpi
+    assert drawn == pytest.approx(page.width_of(line, page.CAPTION_POINTS), rel=0.002)
