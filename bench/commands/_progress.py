@@ -12,7 +12,7 @@ from bench.commands import _show, _text
 from bench.core.record import Record
 from bench.core.spec import Trial
 from bench.study import varying
-from bench.sweep.loop import Event, Noted, PackStarted, PackStored, Started, Warned
+from bench.sweep import Event, Noted, PackStarted, PackStored, Started, Warned
 
 COLUMNS = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
 

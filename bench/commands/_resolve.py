@@ -21,7 +21,7 @@ from bench.data.toy import ToyData
 from bench.models import Located
 from bench.schedule import price, workloads
 from bench.study.borders import borders
-from bench.sweep.loop import Options
+from bench.sweep import Options
 from bench.tasks import Task
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from bench.commands._resolve import Resolved
 from bench.executors import AbstractExecutor
+from bench.sweep import Event, Options, SweepSummary
 from bench.sweep.events import STATE
-from bench.sweep.loop import Event, Options, SweepSummary
 
 if TYPE_CHECKING:
     from bench.comparison.arms import Row  # brings scipy, which a sweep does not need

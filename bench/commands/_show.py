@@ -15,8 +15,8 @@ from bench.core.spec import SERIES, Study, Trial
 from bench.schedule.estimate import Estimate
 from bench.schedule.price import Price
 from bench.study import varying
+from bench.sweep import Preview
 from bench.sweep.live import Live
-from bench.sweep.loop import Preview
 
 MOST_CLASSES = 8  # whose numbers fit into a terminal
 

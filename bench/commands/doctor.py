@@ -12,7 +12,7 @@ from bench.commands._options import Selection, study_command
 if TYPE_CHECKING:
     from bench.checks.doctor import Check
     from bench.commands._resolve import Resolved
-    from bench.sweep.loop import Preview
+    from bench.sweep import Preview
 
 LONG_SECONDS = 600.0
 

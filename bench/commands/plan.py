@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
     from bench.core.spec import Pack, Study
     from bench.executors import AbstractExecutor
-    from bench.sweep.loop import Options
+    from bench.sweep import Options
 
 
 @study_command

@@ -12,7 +12,7 @@ from bench.core.errors import BadInput, one_of
 
 if TYPE_CHECKING:
     from bench.commands._resolve import Resolved
-    from bench.sweep.loop import SweepSummary
+    from bench.sweep import SweepSummary
 
 EXECUTORS = ("local", "ray")
 

@@ -11,30 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import store
-from bench.core.cells import BestCell
 from bench.core.errors import BadInput
 from bench.core.spec import Study, Trial
 from bench.executors import AbstractExecutor
 from bench.schedule import estimate as cost
 from bench.schedule import pack_sizes, planner
 from bench.store import lock
-from bench.sweep.events import Event, Noted, Options, PackStarted, PackStored, Preview, Started, SweepSummary, Warned
+from bench.sweep.events import Event, Options, Preview, SweepSummary, Warned
 from bench.sweep.interrupt import Guard
-
-__all__ = [
-    "BestCell",
-    "Event",
-    "Noted",
-    "Options",
-    "PackStarted",
-    "PackStored",
-    "Preview",
-    "Started",
-    "SweepSummary",
-    "Warned",
-    "preview",
-    "run",
-]
 
 
 def preview(

@@ -19,7 +19,7 @@ from bench.core.record import CurvePoint, Outcome, Provenance, Record, Status
 from bench.core.rules import round_rate
 from bench.core.spec import MethodGrid, Pack, Study, TrainBudget, Trial
 from bench.executors.local import LocalExecutor
-from bench.sweep.loop import Event, Options, SweepSummary
+from bench.sweep import Event, Options, SweepSummary
 from bench.sweep.optuna_mirror import journal
 
 BUDGET = TrainBudget(max_steps=20, batch_size=4, eval_steps=10, n_select=16)

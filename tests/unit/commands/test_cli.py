@@ -27,7 +27,7 @@ from bench.data import text
 from bench.schedule import workloads
 from bench.schedule.estimate import Estimate
 from bench.study.overrides import BY_KEY, OPTIONS
-from bench.sweep.loop import PackStarted, PackStored, Started
+from bench.sweep import PackStarted, PackStored, Started
 
 ROOT = Path(__file__).resolve().parents[3]
 STUDY_COMMANDS = ("plan", "sweep", "status", "plot", "export", "report", "recommend")

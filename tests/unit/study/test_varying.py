@@ -12,7 +12,7 @@ from bench.core.spec import Pack, Study, TrainBudget, Trial
 from bench.schedule import pack_sizes
 from bench.schedule.estimate import Place
 from bench.study import varying
-from bench.sweep.loop import Preview
+from bench.sweep import Preview
 from tests.support.plot_rows import lora_grid, trial
 
 OTHER = {  # another value than plot_rows' trials have, of every setting that one of them could have

@@ -15,8 +15,8 @@ from bench.executors.local import LocalExecutor
 from bench.schedule import planner
 from bench.schedule.planner import Limits
 from bench.store import lock
+from bench.sweep import Options
 from bench.sweep.events import Event, PackStored, Started
-from bench.sweep.loop import Options
 from tests.support.sweep_helpers import (
     ETA_A,
     LR_RATIO,
