@@ -42,7 +42,10 @@ class Encoded:
     offsets: npt.NDArray[np.int64]  # [n + 1]
     labels: npt.NDArray[Any]  # [n]: classes, int64, or numbers, float64
     index: npt.NDArray[np.int64]  # [n], the example's place in its source file: keys its dropout masks
-    prompt_lengths: npt.NDArray[np.int64] | None = None  # [n], tokens before the target of a causal language model
+    prompt_lengths: npt.NDArray[np.int64] | None = None  # [n], tokens before what a causal language model is to write
+    # [n_tokens], which tokens the loss is on; None: all behind the prompts. A text's first token is never one of them.
+    target_mask: npt.NDArray[np.bool_] | None = None
+    target_bytes: npt.NDArray[np.int64] | None = None  # [n], UTF-8 bytes of the text that these tokens write
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,6 +54,13 @@ class Encoded:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each example, special tokens included: [n]."""
         return np.diff(self.offsets)
+
+    def is_target(self) -> npt.NDArray[np.bool_] | None:
+        """Return which tokens the loss of a causal language model is on: [n_tokens]; None for any other model."""
+        if self.target_mask is not None or self.prompt_lengths is None:
+            return self.target_mask
+        starts = np.repeat(self.offsets[:-1] + self.prompt_lengths, self.lengths)
+        return np.asarray(np.arange(len(self.ids)) >= starts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -80,6 +80,8 @@ def take(encoded: Encoded, places: npt.NDArray[np.int64]) -> Encoded:
         labels=encoded.labels[places],
         index=encoded.index[places],
         prompt_lengths=None if encoded.prompt_lengths is None else encoded.prompt_lengths[places],
+        target_mask=None if encoded.target_mask is None else encoded.target_mask[source],
+        target_bytes=None if encoded.target_bytes is None else encoded.target_bytes[places],
     )
 
 

@@ -29,7 +29,7 @@ class Chunk:
     labels_b: Tensor
     example_b: Tensor  # the example's place in its source file
     place_b: Tensor  # the example's place in the split
-    prompt_b: Tensor | None  # tokens before each example's target; None where there are no targets
+    target_N: Tensor | None  # bool, whether the loss is on the token; None where texts are not written
     n_examples: int
     n_tokens: int
     longest: int
@@ -50,6 +50,7 @@ class Chunk:
             type_ids_N=None if self.type_ids_N is None else torch.cat([self.type_ids_N, self.type_ids_N[source_F]]),
             row_N=torch.cat([self.row_N, self.n_examples + place_F // n_first]),
             position_N=torch.cat([self.position_N, source_F]),
+            target_N=None if self.target_N is None else torch.cat([self.target_N, torch.zeros_like(source_F).bool()]),
             first_b=torch.cat([self.first_b, first_E]),
             example_b=torch.cat([self.example_b, self.example_b[:1].expand_as(first_E)]),
             n_examples=self.n_examples + len(first_E),
@@ -81,6 +82,11 @@ class Batches:
         self._labels = torch.from_numpy(split.labels).to(device)
         self._index = torch.from_numpy(split.index).to(device)
         self.prompt_lengths = split.prompt_lengths
+        wanted = split.is_target()
+        self._targets = None if wanted is None else torch.from_numpy(wanted).to(device)
+        # [n], target tokens of each example
+        self.n_targets = None if wanted is None else np.add.reduceat(wanted, split.offsets[:-1], dtype=np.int64)
+        self.target_bytes = split.target_bytes
 
     def order(self, *, seed: int, batch_size: int, max_steps: int) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the examples of each of max_steps batches, as places in the split: [batch_size] or fewer."""
@@ -128,7 +134,7 @@ class Batches:
             labels_b=self._labels[where],
             example_b=self._index[where],
             place_b=where,
-            prompt_b=None if self.prompt_lengths is None else self._to(self.prompt_lengths[places]),
+            target_N=None if self._targets is None else self._targets[source],
             n_examples=len(places),
             n_tokens=n_tokens,
             longest=int(lengths.max()),

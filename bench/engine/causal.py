@@ -63,11 +63,9 @@ class NextTokens:
 
     def _of_examples(self, path: Path, chunk: Chunk) -> Tensor:
         """Return the cross-entropy of each example's target, summed over its tokens: [K, b]."""
-        assert chunk.prompt_b is not None
+        assert chunk.target_N is not None
         logits_KxbxTxV = path.logits(chunk)
-        ids_bxT = chunk.padded(chunk.ids_N, -100)
-        position_T = torch.arange(1, chunk.longest, device=ids_bxT.device)
-        wanted_bxT = ids_bxT[:, 1:].masked_fill(position_T < chunk.prompt_b[:, None], -100)
+        wanted_bxT = chunk.padded(chunk.ids_N.masked_fill(~chunk.target_N, -100), -100)[:, 1:]
         at = (wanted_bxT != -100).nonzero(as_tuple=True)
         chosen_KxMxV = logits_KxbxTxV[:, at[0], at[1]]
         n_trials, n_chosen, _ = chosen_KxMxV.shape
@@ -206,8 +204,8 @@ def equal_prompts(split: Batches, max_tokens: int, max_new_tokens: int) -> Itera
 
 
 def _target_lengths(split: Batches) -> npt.NDArray[np.int64]:
-    assert split.prompt_lengths is not None
-    return np.asarray(split.lengths - split.prompt_lengths)
+    assert split.n_targets is not None
+    return split.n_targets
 
 
 def _until(ids: list[int], end_id: int) -> list[int]:

@@ -109,6 +109,9 @@ def batch_of(split: Encoded, places: Any) -> dict[str, Tensor]:
         ids[row, : len(own)], mask[row, : len(own)] = own, 1
         first = int(split.prompt_lengths[place])
         labels[row, first : len(own)] = own[first:]
+        if split.target_mask is not None:
+            wanted = torch.from_numpy(split.target_mask[split.offsets[place] : split.offsets[place + 1]])
+            labels[row, : len(own)] = own.masked_fill(~wanted, -100)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 

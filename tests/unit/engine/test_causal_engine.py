@@ -236,3 +236,25 @@ def test_what_leaves_is_a_peft_adapter_for_causal_models_and_a_merged_model(tmp_
             torch.testing.assert_close(model(**inputs).logits[real], mine[real], rtol=0, atol=1e-10)
     with torch.no_grad():
         assert float((loaded.model(**inputs).logits[real] - mine[real]).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_a_pack_trains_as_peft_alone_on_several_turns_of_each_text(model_type: str) -> None:
+    """The loss is on tokens anywhere in a text, as labels of -100 elsewhere ask for."""
+    loaded, data, trials = language_model(model_type), causal_data(), members()
+    rng = np.random.default_rng(5)
+    mask = rng.random(len(data.train.ids)) < 0.4
+    mask[data.train.offsets[:-1]], mask[data.train.offsets[1:] - 1] = False, True
+    data = replace(data, train=replace(data.train, target_mask=mask))
+    starts = start_values(loaded, trials)
+    alone = {
+        k: train_alone(loaded, data.train, t, peft_language_model(loaded, t, starts[k])) for k, t in enumerate(trials)
+    }
+    packed = train_pack(loaded, data, trials)
+    assert_hard(packed, PACK["max_grad_norm"])
+    assert_same_course(packed, alone, atol=1e-10)
+    places = np.array([3, 1, 7])
+    split = Batches(data.train, device=CPU)
+    chosen = sum(int(mask[data.train.offsets[i] : data.train.offsets[i + 1]].sum()) for i in places)
+    objective = NextTokens(packed.bank, data.metric, data.reading)  # type: ignore[arg-type]
+    assert objective.count(split, places) == chosen
