@@ -149,8 +149,8 @@ def free_to_run(directory: Path) -> Check:
 
 def storage(directory: Path, url: str | None, n_trials: int) -> Check:
     """Open the Optuna storage at `url`, which makes its tables as a sweep would; say what the journal is good for."""
+    from bench.sweep.agenda import QUEUE_LIMIT
     from bench.sweep.optuna_mirror import bridge
-    from bench.sweep.sweeper import QUEUE_LIMIT
 
     if url is not None:
         opened, _ = bridge.open_storage(directory, url)

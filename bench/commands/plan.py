@@ -93,13 +93,14 @@ def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
 
 def _packs(resolved: Resolved, options: Options, results_dir: Path, executor: AbstractExecutor) -> tuple[Pack, ...]:
     """Return the packs of the grid, their sizes measured first as a sweep would."""
-    from bench import store
-    from bench.schedule import pack_sizes, planner
+    from bench import searches, store
+    from bench.schedule import planner
+    from bench.sweep import planning
 
-    study, limits = resolved.study, planner.limits_for(resolved.study, options.limits)
-    if study.pack_size is None and study.sampler == "grid":
-        limits, _ = pack_sizes.settle(
-            resolved.trials, limits, results_dir=results_dir, finished=store.finished_ids(results_dir / study.name),
-            place=options.place, probe=executor.seconds_per_trial_step,
-        )  # fmt: skip
-    return planner.plan(resolved.trials, limits=limits)
+    study = resolved.study
+    probe = executor.seconds_per_trial_step if searches.get(study.sampler).planned else None
+    plan = planning.plan(
+        study, resolved.trials, finished=store.finished_ids(results_dir / study.name), results_dir=results_dir,
+        options=options, family=planner.family_of, probe=probe,
+    )  # fmt: skip
+    return plan.packs

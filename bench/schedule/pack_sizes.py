@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +29,15 @@ TIE = 0.02  # within it the larger pack is taken: it shares evaluation and set-u
 Key = tuple[str, str]  # device, kind (see planner.kind_of)
 Measured = Mapping[Key, Mapping[int, float]]  # seconds of a trial-step by pack size; inf: out of memory
 Probe = Callable[[Pack], float | None]  # seconds of a trial-step of this pack; inf: out of memory; None: cannot tell
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """How many trials a pack may hold, and what that rests on."""
+
+    limits: Limits
+    measured: Measured
+    anew: bool = False  # some of it was measured just now
 
 
 def best(seconds: Mapping[int, float]) -> int:
@@ -94,23 +103,19 @@ def lines(packs: Iterable[Pack], measured: Measured, place: Place) -> tuple[str,
 
 def settle(
     trials: Sequence[Trial], limits: Limits, *, results_dir: Path, finished: Collection[str], place: Place,
-    probe: Probe, family: Callable[[Trial], Hashable] = planner.family_of,
-) -> tuple[Limits, tuple[str, ...]]:  # fmt: skip
-    """Measure what is worth it and not known, and write it down.
-
-    Returns the limits with the sizes that follow, and, if anything was measured, a line for each kind of pack.
+    probe: Probe | None, family: Callable[[Trial], Hashable] = planner.family_of,
+) -> Settled:  # fmt: skip
+    """Return the limits with the sizes known; with a probe, measure first what is worth it, and write it down.
 
     Raises:
         OSError: where it cannot be written down.
     """
     packs = planner.plan(trials, limits=limits, family=family)
     known = read(results_dir)
-    measured = measure(packs, finished, known, place, probe)
-    found = apply(limits, packs, measured, place)
-    if measured == known:
-        return found, ()
-    write(results_dir, measured)
-    return found, lines(planner.plan(trials, limits=found, family=family), measured, place)
+    measured = known if probe is None else measure(packs, finished, known, place, probe)
+    if measured != known:
+        write(results_dir, measured)
+    return Settled(limits=apply(limits, packs, measured, place), measured=measured, anew=measured != known)
 
 
 def read(results_dir: Path) -> dict[Key, dict[int, float]]:

@@ -37,7 +37,7 @@ class Preview:
     pending: tuple[Pack, ...]
     n_trials: int
     n_finished: int
-    estimate: Estimate | None  # of the pending packs; None without a workload
+    estimate: Estimate | None  # of the pending packs; None without a workload, or where none are
     packing: tuple[str, ...] = ()  # what the size of each kind of pack rests on, a line each
 
 

@@ -7,17 +7,18 @@ from the rows alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from bench import store
 from bench.core.errors import BadInput
 from bench.core.spec import Study, Trial
 from bench.executors import AbstractExecutor
-from bench.schedule import estimate as cost
-from bench.schedule import pack_sizes, planner
+from bench.schedule import planner
+from bench.schedule.estimate import read_calibration
 from bench.store import lock
+from bench.sweep import planning
 from bench.sweep.events import Event, Options, Preview, SweepSummary, Warned
+from bench.sweep.forecast import Forecast
 from bench.sweep.interrupt import Guard
 
 
@@ -32,24 +33,20 @@ def preview(
 ) -> Preview:
     """Return what `run` would do, `slots` packs at a time; imports no torch and no Optuna, changes nothing."""
     options = options or Options()
-    limits = planner.limits_for(study, options.limits)
-    packs = planner.plan(trials, limits=limits, family=family)
-    lines: tuple[str, ...] = ()
-    if study.pack_size is None:
-        measured = pack_sizes.read(results_dir)
-        limits = pack_sizes.apply(limits, packs, measured, options.place)
-        packs = planner.plan(trials, limits=limits, family=family)
-        lines = pack_sizes.lines(packs, measured, options.place)
     finished = store.finished_ids(results_dir / study.name)
-    left = planner.spread(planner.pending(packs, finished, limits=limits, family=family), slots)
-    seconds = None
-    if options.workload is not None:
-        alone = cost.estimate(left, cost.read_calibration(results_dir), options.workload, options.place)
-        seconds = replace(alone, seconds=alone.seconds / slots)
-    n_trials = sum(pack.size for pack in packs)
-    n_left = sum(pack.size for pack in left)
+    plan = planning.plan(
+        study, trials, finished=finished, results_dir=results_dir, options=options, family=family, slots=slots
+    )
+    n_trials, n_left = (sum(pack.size for pack in packs) for packs in (plan.packs, plan.left))
+    forecast = Forecast(options, read_calibration(results_dir), slots=slots)
+    forecast.expect(plan.left)
     return Preview(
-        packs=packs, pending=left, n_trials=n_trials, n_finished=n_trials - n_left, estimate=seconds, packing=lines
+        packs=plan.packs,
+        pending=plan.left,
+        n_trials=n_trials,
+        n_finished=n_trials - n_left,
+        estimate=forecast.remaining(),
+        packing=plan.packing,
     )
 
 

@@ -46,7 +46,7 @@ class Probe:
 
 
 def settle(trials: tuple[Trial, ...], directory: Path, probe: Probe) -> Limits:
-    return pack_sizes.settle(trials, Limits(), results_dir=directory, finished=(), place=PLACE, probe=probe)[0]
+    return pack_sizes.settle(trials, Limits(), results_dir=directory, finished=(), place=PLACE, probe=probe).limits
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_alone_is_the_mean_of_the_ranks_that_a_pack_mixes(tmp_path: Path) -> Non
         return next(each)
 
     asked: list[Pack] = []
-    limits, _ = pack_sizes.settle(trials, Limits(), results_dir=tmp_path, finished=(), place=PLACE, probe=probe)
+    limits = pack_sizes.settle(trials, Limits(), results_dir=tmp_path, finished=(), place=PLACE, probe=probe).limits
     assert [(pack.size, pack.trials[0].rank) for pack in asked] == [(1, 2), (1, 64), (2, 64), (6, 2)]
     assert list(limits.measured.values()) == [1], "2.1 seconds are more than the mean of 1 and 3"
 

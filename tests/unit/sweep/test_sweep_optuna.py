@@ -149,9 +149,9 @@ def test_a_value_that_contradicts_its_row_is_put_right(tmp_path: Path) -> None:
 def test_beyond_the_limit_nothing_is_queued_and_finished_trials_are_mirrored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.sweep import sweeper
+    from bench.sweep import agenda
 
-    monkeypatch.setattr(sweeper, "QUEUE_LIMIT", 29)
+    monkeypatch.setattr(agenda, "QUEUE_LIMIT", 29)
     run(tmp_path, TRIALS)
     found = optuna_trials(tmp_path)
     assert {t.state for t in found} == {TrialState.COMPLETE}

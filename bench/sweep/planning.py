@@ -1,0 +1,90 @@
+"""What of a grid is left to run, in packs: one plan for `bench plan` and for the sweep. No torch, no Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.core.cells import Score
+from bench.core.spec import Pack, Study, Trial
+from bench.schedule import pack_sizes, planner
+from bench.schedule.pack_sizes import Probe
+from bench.schedule.planner import Limits
+from bench.sweep.events import Options
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A pack to run. With a part its trials run again: their rows replace those of that part."""
+
+    pack: Pack
+    part: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The packs of a grid."""
+
+    packs: tuple[Pack, ...]  # of the whole grid
+    left: tuple[Pack, ...]
+    limits: Limits  # of the size of a pack, measured sizes included
+    packing: tuple[str, ...]  # what the size of each kind of pack rests on, a line each
+    measured: bool  # some of that was measured just now
+
+
+def plan(
+    study: Study,
+    trials: Sequence[Trial],
+    *,
+    finished: Collection[str],
+    results_dir: Path,
+    options: Options,
+    family: Callable[[Trial], Hashable],
+    slots: int = 1,
+    probe: Probe | None = None,
+) -> Plan:
+    """Return the packs of a grid, those left spread over `slots` devices.
+
+    Where nobody has said how many trials a pack may hold, the sizes measured below `results_dir` bound it, and with a
+    probe those that are worth measuring are measured now.
+
+    Raises:
+        OSError: where they cannot be written down.
+    """
+    limits, lines, anew = planner.limits_for(study, options.limits), tuple[str, ...](), False
+    settled = None
+    if study.pack_size is None:
+        settled = pack_sizes.settle(
+            trials, limits, results_dir=results_dir, finished=finished, place=options.place, probe=probe, family=family
+        )
+        limits, anew = settled.limits, settled.anew
+    packs = planner.plan(trials, limits=limits, family=family)
+    if settled is not None:
+        lines = pack_sizes.lines(packs, settled.measured, options.place)
+    left = planner.spread(planner.pending(packs, finished, limits=limits, family=family), slots)
+    return Plan(packs=packs, left=left, limits=limits, packing=lines, measured=anew)
+
+
+def again(
+    trials: Mapping[str, Trial],
+    scores: Mapping[str, Score],
+    part_of: Mapping[str, str],
+    *,
+    source_hash: str,
+    limits: Limits,
+    family: Callable[[Trial], Hashable],
+) -> tuple[Job, ...]:
+    """Return the trials whose rows come from another version of the code, by the part that holds them.
+
+    Each part is replaced in place, so that its old rows count until the new ones are on disk.
+    """
+    parts: dict[str, list[Trial]] = {}
+    for trial_id, trial in trials.items():
+        if trial_id in scores and scores[trial_id].source_hash != source_hash:
+            parts.setdefault(part_of[trial_id], []).append(trial)
+    return tuple(
+        Job(pack=pack, part=part)
+        for part, of_part in parts.items()
+        for pack in planner.plan(of_part, limits=limits, family=family)
+    )
