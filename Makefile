@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 COMMANDS := $(patsubst bench/commands/%.py,%,$(wildcard bench/commands/[a-z]*.py))
 # What reads rows from files alone (ROWS) needs no model.
 MINILM := $(if $(ROWS),,$(VENV)/.minilm)
-READY := $(VENV)/.run $(if $(filter minilm sst2-reference sst2-compare,$(MODEL) $(STUDY)),$(MINILM))
+READY := $(VENV)/.run $(if $(filter minilm sst2-reference sst2-compare sst2-compare-bf16,$(MODEL) $(STUDY)),$(MINILM))
 
 # Each VARIABLE=value of make's command line, quoted for the shell, and by $(value) so that a $ in a regular expression
 # stays one. The command knows its variables: those of its options. What it finds in the environment it reads itself.
