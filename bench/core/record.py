@@ -21,12 +21,17 @@ SCHEMA_VERSION = 2  # raised on purpose when a column changes its meaning, name 
 
 
 class Status(StrEnum):
-    """How a trial ended. Only ok and diverged are finished; oom and failed are attempts and are tried again."""
+    """How a trial ended. Only ok and diverged are finished; oom and failed are attempts and are tried again.
+
+    A paused trial waits at a rung for the others; a pruned one was left out there, and nothing counts it as finished.
+    """
 
     OK = "ok"
     DIVERGED = "diverged"
     OOM = "oom"
     FAILED = "failed"
+    PAUSED = "paused"
+    PRUNED = "pruned"
 
     @property
     def finished(self) -> bool:
@@ -51,7 +56,7 @@ class Outcome:
     Missing is None, never 0. A diverged trial keeps its curve up to the divergence and has no metric_value.
     """
 
-    status: Annotated[Status, "ok, diverged (a loss or gradient was not finite), oom or failed"]
+    status: Annotated[Status, "ok, diverged (a loss or gradient was not finite), oom, failed, paused or pruned"]
     reason: Annotated[str | None, "why the status is not ok"] = None
     collapsed: Annotated[bool | None, "an ok trial that predicts one class or text, or ends above chance loss"] = None
     metric_name: Annotated[str, "the task's metric"]

@@ -222,9 +222,15 @@ LR_RATIO = Setting(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pack:
-    """K trials trained in one forward and backward over one frozen base, in slot order."""
+    """K trials trained in one forward and backward over one frozen base, in slot order.
+
+    A pack of `start` > 0 goes on from the kept states of its trials at that step; one with `until` pauses at that step
+    and keeps theirs (bench/engine/state.py).
+    """
 
     trials: tuple[Trial, ...]
+    start: int = 0
+    until: int | None = None  # None: trains to the end
 
     @property
     def pack_id(self) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bench.core.clock import Clock
+from bench.core.clock import Clock, Phase
 from bench.core.record import CurvePoint
 from bench.core.spec import TrainBudget
 from bench.engine import waiting
@@ -26,12 +26,13 @@ from bench.engine.state import Keeper, LoopState
 
 @dataclass(kw_only=True)
 class Training:
-    """What the loop has done so far. Times are the whole pack's; `diverged_step_K` is 0 for a trial that is alive."""
+    """What the loop has done so far. Times of the clock are the whole pack's; `diverged_step_K` is 0 while alive."""
 
     diverged_step_K: npt.NDArray[np.int64]
     losses_SxK: list[npt.NDArray[np.float64]] = field(default_factory=list)
     norms_SxK: list[npt.NDArray[np.float64]] = field(default_factory=list)
     curves: list[list[CurvePoint]]
+    before_K: list[dict[Phase, float]]  # seconds that each trial brought along from the packs it was in before
     steps_done: int = 0
     tokens: int = 0
     examples: int = 0
@@ -58,17 +59,25 @@ class Loop:
         self.all_alive = True
         self.since: list[tuple[Tensor, Tensor]] = []  # losses and norms of the steps since the last curve point
         self.keeper = keeper
-        self.state = Training(diverged_step_K=np.zeros(bank.n_trials, dtype=np.int64), curves=[[] for _ in bank.trials])
+        self.state = Training(
+            diverged_step_K=np.zeros(bank.n_trials, dtype=np.int64),
+            curves=[[] for _ in bank.trials],
+            before_K=[{} for _ in bank.trials],
+        )
 
-    def run(self) -> Training:
-        """Train max_steps steps, or until every trial has diverged; a kept state goes on where it was."""
+    def run(self, until: int | None = None) -> Training:
+        """Train to step `until`, else all max_steps, or until every trial has diverged.
+
+        A kept state goes on where it was. A pause adds no point to the curves: whoever goes on cannot tell it happened.
+        """
         budget, state = self.budget, self.state
+        end = budget.max_steps if until is None else until
         if self.keeper is not None and (found := self.keeper.find()) is not None and found.fits(self.state_dict()):
             self.load_state_dict(found)
         batches = self.split.order(
             seed=self.bank.trials[0].seed, batch_size=budget.batch_size, max_steps=budget.max_steps
         )
-        for places in itertools.islice(batches, state.steps_done, None):
+        for places in itertools.islice(batches, state.steps_done, end):
             with self.clock.phase("train"):
                 self.since.append(self.step(places))
                 at_point = state.steps_done % budget.eval_steps == 0 or state.steps_done == budget.max_steps
@@ -80,9 +89,16 @@ class Loop:
                 self.on_steps(state.steps_done)
                 if not self.alive_K.any():
                     break
-            if self.keeper is not None and state.steps_done < budget.max_steps:
+            if self.keeper is not None and state.steps_done < end:
                 self.keeper.after_step(self.state_dict)
         return state
+
+    def recent_loss(self) -> npt.NDArray[np.float64]:
+        """Return each trial's training loss, its mean over the later half of the steps done: [K]."""
+        self.state.diverged_step_K = self.died_K.cpu().numpy()
+        since = [loss_K.double().cpu().numpy() for loss_K, _ in self.since]
+        losses_SxK = np.stack([*self.state.losses_SxK, *since])
+        return np.asarray(losses_SxK[len(losses_SxK) // 2 :].mean(axis=0))
 
     def step(self, places: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Do one step on the examples at `places` [batch]; return each trial's mean loss and gradient norm.
@@ -142,11 +158,12 @@ class Loop:
         """Add a point to the curve of every trial that is alive."""
         metric_K = self.evaluate()
         mean_K = np.stack(self.state.losses_SxK[-n_steps:]).mean(axis=0)
-        seconds = (self.clock.seconds("train") or 0.0) / self.bank.n_trials
+        share = (self.clock.seconds("train") or 0.0) / self.bank.n_trials
         for k, curve in enumerate(self.state.curves):
             if self.state.diverged_step_K[k] == 0:
                 point = CurvePoint(
-                    step=self.state.steps_done, train_seconds=seconds, train_loss=float(mean_K[k]),
+                    step=self.state.steps_done, train_seconds=share + self.state.before_K[k].get("train", 0.0),
+                    train_loss=float(mean_K[k]),
                     metric_value=float(metric_K[k]) if np.isfinite(metric_K[k]) else None,
                 )  # fmt: skip
                 curve.append(point)
@@ -163,6 +180,7 @@ class Loop:
             "diverged_step_K": state.diverged_step_K.tolist(),
             "curves": [[asdict(point) for point in curve] for curve in state.curves],
             "seconds": self.clock.all_seconds(),
+            "before_K": state.before_K,
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
         return LoopState(tensors=tensors, numbers=numbers)
@@ -200,4 +218,5 @@ class Loop:
         if "losses_SxK" in tensors:
             state.losses_SxK, state.norms_SxK = list(tensors["losses_SxK"].numpy()), list(tensors["norms_SxK"].numpy())
         state.curves = [[CurvePoint(**point) for point in curve] for curve in numbers["curves"]]
+        state.before_K = [dict(seconds) for seconds in numbers["before_K"]]
         self.clock.add(numbers["seconds"])

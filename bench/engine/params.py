@@ -89,6 +89,11 @@ class ParamBank:
         """
         return self._parameters[name]
 
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shape [K, ...] of each trained parameter, in buffer order."""
+        return {name: parameter.shape for name, parameter in self._parameters.items()}
+
     def zero_grad(self) -> None:
         """Set all gradients to zero, in place: the parameters' .grad are parts of the buffer and must stay so."""
         self.grads.zero_()

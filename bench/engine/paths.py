@@ -88,3 +88,8 @@ def draws_own_masks(bank: Bank, path: Path, chunk: Chunk) -> bool:
 
 def _generator_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def path_name(path: Path, bank: Bank) -> str:
+    """Return a row's engine_path: the path's name, and whether the model's masks are left out as none is keyed."""
+    return f"{path.name}, the model's own dropout left out" if bank.only_keyed_masks else path.name

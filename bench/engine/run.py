@@ -16,19 +16,19 @@ import torch
 
 from bench import methods
 from bench.core import metrics, provenance
-from bench.core.clock import Clock
+from bench.core.clock import Clock, Phase
 from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Precision
 from bench.data import causal, predictions
 from bench.data.splits import Encoded, EncodedData
-from bench.engine import guard, state, unpadded
+from bench.engine import guard, legs, state, unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens
 from bench.engine.loop import Loop, Training
 from bench.engine.memory import Meter
 from bench.engine.objective import Classification, Objective, Regression, Scored
-from bench.engine.paths import BankPath, Path, settle_masks
+from bench.engine.paths import BankPath, Path, path_name, settle_masks
 from bench.models._base import LoadedModel
 
 DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and optimizer are at least float32
@@ -105,6 +105,7 @@ def run_pack(
 
     `on_trained` gets the bank with its final weights, after the last evaluation; `meter` measures peak memory.
     A pack that lasts saves its state below `state_dir` now and then, and goes on from one that is there (see state.py).
+    A pack with `until` pauses there: its trials' states are kept below `state_dir`, their outcomes have status paused.
 
     Raises:
         BadInput: before anything trains, where a setting does not fit the model.
@@ -126,13 +127,18 @@ def run_pack(
         return np.where(np.isfinite(latest[0].loss_K), latest[0].score(data.metric)[0], np.nan)
 
     n_chunks = ready.n_chunks
-    keeper = None
+    keeper = shelf = None
     if state_dir is not None:
         way = (provenance.source_hash(), str(device), n_chunks, path.name)
         keeper = state.Keeper(state_dir / f"{pack.pack_id}.safetensors", key=state.key_of(pack, *way))
+        shelf = state.Shelf(state_dir, provenance.source_hash())
     loop = Loop(bank, path, train, trial.budget, n_chunks=n_chunks, clock=clock, evaluate=measure, on_steps=on_steps,
                 objective=objective, keeper=keeper)  # fmt: skip
-    training = loop.run()
+    if pack.start:
+        legs.take_up(loop, pack, shelf)
+    training = loop.run(pack.until)
+    if pack.until is not None and training.steps_done < trial.budget.max_steps:
+        return legs.pause(loop, pack, shelf, data.metric, started_at)
     chosen, tested = (_scored(split, ready, pack, options, clock) for split in (data.select, data.test))
     shared = _Shared(data=data, bank=bank, path=path, objective=objective, training=training, clock=clock,
                      started_at=started_at, peak_memory_bytes=None if meter is None else meter.peak(),
@@ -206,8 +212,8 @@ class _Shared:
 def _outcome(k: int, pack: _Shared) -> Outcome:
     trial, bank, training = pack.bank.trials[k], pack.bank, pack.training
     share = pack.bank.n_trials
-    train_seconds = (pack.clock.seconds("train") or 0.0) / share
-    eval_seconds, setup_seconds = pack.clock.seconds("eval"), pack.clock.seconds("setup")
+    before = training.before_K[k]
+    train_seconds = (pack.clock.seconds("train") or 0.0) / share + before.get("train", 0.0)
     diverged = int(training.diverged_step_K[k]) or None
     finite = diverged is None and math.isfinite(float(pack.dev.loss_K[k]))
     if diverged is None and not finite:
@@ -215,17 +221,17 @@ def _outcome(k: int, pack: _Shared) -> Outcome:
     curve = training.curves[k]
     return Outcome(
         status=Status.OK if finite else Status.DIVERGED,
-        reason=None if finite else f"loss or gradient not finite at step {diverged}",
+        reason=None if diverged is None else legs.not_finite(diverged),
         metric_name=pack.data.metric,
         steps_done=training.steps_done if diverged is None else diverged - 1,
         diverged_step=diverged,
         n_trainable=bank.n_trainable(trial),
         head_new=json.dumps(bank.new_names[k]),
         n_total=bank.n_total(trial),
-        setup_seconds=_divide(setup_seconds, share),
-        compile_seconds=_divide(pack.clock.seconds("compile"), share),
         train_seconds=train_seconds,
-        eval_seconds=_divide(eval_seconds, share),
+        setup_seconds=_own(pack.clock, before, "setup", share),
+        compile_seconds=_own(pack.clock, before, "compile", share),
+        eval_seconds=_own(pack.clock, before, "eval", share),
         timing_mode="isolated" if pack.isolated else "pack_share",
         engine_path=path_name(pack.path, pack.bank),
         examples_per_second=training.examples / train_seconds,
@@ -265,11 +271,6 @@ def _scores(k: int, pack: _Shared) -> dict[str, object]:
     }
 
 
-def path_name(path: Path, bank: Bank) -> str:
-    """Return a row's engine_path: the path's name, and whether the model's masks are left out as none is keyed."""
-    return f"{path.name}, the model's own dropout left out" if bank.only_keyed_masks else path.name
-
-
 def _tested(k: int, pack: _Shared) -> dict[str, object]:
     """Return the columns of the test split, where it is scored."""
     if pack.test is None:
@@ -284,5 +285,9 @@ def _known(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _divide(seconds: float | None, n: int) -> float | None:
-    return None if seconds is None else seconds / n
+def _own(clock: Clock, before: Mapping[Phase, float], phase: Phase, share: int) -> float | None:
+    """Return a trial's seconds of a phase, its share of the pack's and what it brought along; None: it never ran."""
+    seconds = clock.seconds(phase)
+    if seconds is None:
+        return before.get(phase)
+    return seconds / share + before.get(phase, 0.0)

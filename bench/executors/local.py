@@ -8,6 +8,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -167,4 +168,4 @@ def _kind(pack: Pack) -> Hashable:
 
 
 def _cut(pack: Pack, limit: int) -> list[Pack]:
-    return [Pack(trials=pack.trials[i : i + limit]) for i in range(0, pack.size, limit)]
+    return [replace(pack, trials=pack.trials[i : i + limit]) for i in range(0, pack.size, limit)]

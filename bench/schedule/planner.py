@@ -117,7 +117,7 @@ def spread(packs: Sequence[Pack], n_devices: int) -> tuple[Pack, ...]:
         start = 0
         while start < pack.size:
             end = start + max(1, left // (SPREAD * n_devices))
-            cut.append(pack if start == 0 and end >= pack.size else Pack(trials=pack.trials[start:end]))
+            cut.append(pack if start == 0 and end >= pack.size else replace(pack, trials=pack.trials[start:end]))
             left -= cut[-1].size
             start = end
     return tuple(cut)

@@ -42,7 +42,8 @@ from bench.core.spec import Pack, Trial
 from bench.data.splits import Encoded, EncodedData, Reading
 from bench.engine.batching import Batches
 from bench.engine.loop import Loop
-from bench.engine.run import EngineOptions, Ready, path_name, prepare
+from bench.engine.paths import path_name
+from bench.engine.run import EngineOptions, Ready, prepare
 from bench.models import _targets as targets
 from bench.models._base import LoadedModel, Located
 from bench.models._targets import ALL_LINEAR
