@@ -4,6 +4,8 @@ from bench.store.parts import read_part, write_part
 from bench.store.rows import (
     ATTEMPTS,
     COMPACT_FROM,
+    PRUNED,
+    RUNGS,
     TRIALS,
     Scan,
     check,
@@ -20,10 +22,13 @@ from bench.store.rows import (
     sorted_rows,
     write,
 )
+from bench.store.stopped import load_pruned, load_rungs, write_pruned
 
 __all__ = [
     "ATTEMPTS",
     "COMPACT_FROM",
+    "PRUNED",
+    "RUNGS",
     "TRIALS",
     "Scan",
     "check",
@@ -34,6 +39,8 @@ __all__ = [
     "load_attempts",
     "load_columns",
     "load_files",
+    "load_pruned",
+    "load_rungs",
     "read_part",
     "recover",
     "scan",
@@ -41,4 +48,5 @@ __all__ = [
     "sorted_rows",
     "write",
     "write_part",
+    "write_pruned",
 ]

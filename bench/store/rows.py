@@ -1,13 +1,15 @@
 """Rows on disk: one atomic parquet part for each pack, read back whole. Parquet is the truth about what is finished.
 
 `<directory>/trials/<pack_id>.parquet` holds finished (ok, diverged) rows, `attempts/<pack_id>-<n>.parquet` those that
-ran out of memory or failed. A part is written under a dot-prefixed name, which every reader of the directory skips,
+ran out of memory or failed, `rungs/` and `pruned/` those of trials that are stopped early (see stopped.py): no reader
+of finished rows sees them. A part is written under a dot-prefixed name, which every reader of the directory skips,
 synced, and moved into place, so that a kill at any moment leaves a whole part or none.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ from bench.core.record import SCHEMA, Record, Status, to_table
 from bench.core.spec import pack_id_of
 from bench.store.parts import REPLACES_KEY, TEMPORARY, Finding, free, read_part, replaces, set_aside, write_part
 
-TRIALS, ATTEMPTS = "trials", "attempts"
+TRIALS, ATTEMPTS, RUNGS, PRUNED = "trials", "attempts", "rungs", "pruned"
 COMPACT_ROWS = 4096  # of a compacted part: replacing one of its rows writes it anew
 COMPACT_FROM = 512  # small parts; each costs a reader a millisecond or two
 
@@ -39,7 +41,9 @@ class Scan:
 
 
 def write(directory: Path, records: Sequence[Record], *, part: str | None = None) -> tuple[Path, ...]:
-    """Store records: finished ones into one part for each pack_id (or all into `part`), the others as attempts.
+    """Store records: finished ones into one part for each pack_id (or all into `part`), paused ones for each rung.
+
+    What ran out of memory or failed is an attempt.
 
     A part that exists keeps the rows of trials that `records` does not bring again; a file in its place that is not
     ours to read stays, and the part gets another name. Attempts get the next number of their trial.
@@ -52,7 +56,13 @@ def write(directory: Path, records: Sequence[Record], *, part: str | None = None
         path, kept = _place(directory / TRIALS, name)
         write_part(path, _with_kept_rows(kept, to_table(members)))
         written.append(path)
-    unfinished = _numbered(directory, [r for r in records if not r.outcome.status.finished])
+    paused = [r for r in records if r.outcome.status is Status.PAUSED]
+    for name, members in _by_pack(paused, None).items():
+        path, _ = _place(directory / RUNGS, f"{name}-{members[0].outcome.steps_done}")
+        write_part(path, to_table(members))
+        written.append(path)
+    failed = (Status.OOM, Status.FAILED)
+    unfinished = _numbered(directory, [r for r in records if r.outcome.status in failed])
     for name, members in _by_pack(unfinished, None).items():
         path = free(directory / ATTEMPTS, name)
         write_part(path, to_table(members))
@@ -99,13 +109,14 @@ def recover(directory: Path) -> Scan:
     A torn part of ours is renamed `.torn-<name>`, so that its trials run again; leftovers of killed writes go. Foreign
     files stay as they are. The findings are also about attempts.
     """
-    for folder in (directory / TRIALS, directory / ATTEMPTS):
+    for folder in (directory / name for name in (TRIALS, ATTEMPTS, RUNGS, PRUNED)):
         for leftover in folder.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
     found = scan(directory)
     for replaced in found.replaced:
         replaced.unlink(missing_ok=True)
-    findings = (*found.findings, *_scan(directory / ATTEMPTS, once=False).findings)
+    others = [_scan(directory / name, once=False).findings for name in (ATTEMPTS, RUNGS, PRUNED)]
+    findings = (*found.findings, *itertools.chain.from_iterable(others))
     return replace(found, findings=tuple(set_aside(f) if f.kind == "torn" else f for f in findings))
 
 
@@ -124,7 +135,7 @@ def compact(directory: Path, *, at_least: int = 2) -> int:
     folder = directory / TRIALS
     if sum(1 for _ in folder.glob("[!._]*")) < at_least:
         return 0  # nothing is read for it; what a killed compaction left is removed by `recover`
-    tables, _ = _read_parts(folder, None)
+    tables, _ = read_parts(folder, None)
     for path in _replaced(tables):
         path.unlink(missing_ok=True)
         del tables[path]
@@ -193,7 +204,7 @@ def scan_files(paths: Iterable[Path]) -> Scan:
 
 
 def _scan(folder: Path, *, once: bool = True) -> Scan:
-    tables, findings = _read_parts(folder, None)
+    tables, findings = read_parts(folder, None)
     replaced = _replaced(tables)
     merged = _merge({path: table for path, table in tables.items() if path not in replaced}, once=once)
     return replace(merged, findings=(*findings, *merged.findings), replaced=frozenset(replaced))
@@ -223,12 +234,12 @@ def _first_start(table: pa.Table) -> str:
 
 def _read_all(folder: Path, columns: list[str] | None) -> tuple[dict[Path, pa.Table], list[Finding]]:
     """Read every part that counts."""
-    tables, findings = _read_parts(folder, columns)
+    tables, findings = read_parts(folder, columns)
     replaced = _replaced(tables)
     return {path: table for path, table in tables.items() if path not in replaced}, findings
 
 
-def _read_parts(folder: Path, columns: list[str] | None) -> tuple[dict[Path, pa.Table], list[Finding]]:
+def read_parts(folder: Path, columns: list[str] | None) -> tuple[dict[Path, pa.Table], list[Finding]]:
     """Read every part; list again where one went since the listing: its rows may be in a compacted one by now."""
     read: dict[Path, pa.Table | Finding] = {}
     gone: set[Path] = set()

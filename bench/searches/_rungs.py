@@ -1,0 +1,66 @@
+"""Rungs: the steps at which trials wait for one another, and which of them go on. Pure.
+
+Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943, algorithm 1) over the cells of a grid. Every trial
+follows the schedule of its full number of steps: a shorter schedule would decay the rate earlier and favour other cells
+than the one that is wanted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.core.spec import SERIES, Trial
+
+SHARES, KEEP = (1 / 8, 1 / 2), 1 / 4  # see docs/concepts/pruning.md for where they come from
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rungs:
+    """At which shares of its steps a trial waits, and which share of the cells of its group goes on from each."""
+
+    shares: tuple[float, ...] = SHARES
+    keep: float = KEEP
+
+    def steps(self, max_steps: int) -> tuple[int, ...]:
+        """Return the steps of the rungs, each once, below the last step."""
+        found = (max(1, round(share * max_steps)) for share in self.shares)
+        return tuple(sorted({step for step in found if step < max_steps}))
+
+    def n_kept(self, n_cells: int) -> int:
+        """Return how many of n cells go on from a rung: at least one."""
+        return max(1, math.ceil(self.keep * n_cells - 1e-9))
+
+    def expected_steps(self, max_steps: int, n_cells: int) -> list[tuple[int, int, int]]:
+        """Return (from, to, cells) of each leg of a group where nothing fails."""
+        ends = (*self.steps(max_steps), max_steps)
+        legs, start, n = [], 0, n_cells
+        for end in ends:
+            legs.append((start, end, n))
+            start, n = end, self.n_kept(n)
+        return legs
+
+
+def group_of(trial: Trial) -> Hashable:
+    """Return what cells are compared within: one method or type of it, one schedule, one amount of data a step."""
+    budget = trial.budget
+    schedule = (budget.max_steps, budget.batch_size, budget.lr_scheduler_type, budget.warmup_steps)
+    return (*(getattr(trial, name) for name in SERIES), *schedule)
+
+
+def going_on(values: Mapping[Hashable, Sequence[float]], n_kept: int, *, sure: frozenset[Hashable]) -> set[Hashable]:
+    """Return the cells that go on from a rung: those of `sure`, and the best of the others up to n_kept in all.
+
+    `values` are the training losses by cell, one for each seed; a seed that diverged has an infinite one. A cell counts
+    by their mean. Of equals the one that comes first.
+    """
+    chosen = set(sure)
+    ranked = sorted(values, key=lambda cell: _mean(values[cell]))  # stable: ties in the order given
+    for cell in ranked[:n_kept]:
+        chosen.add(cell)
+    return chosen
+
+
+def _mean(losses: Sequence[float]) -> float:
+    return math.inf if not losses or any(not math.isfinite(x) for x in losses) else math.fsum(losses) / len(losses)
