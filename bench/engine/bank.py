@@ -170,6 +170,8 @@ class AdaptedLayer(nn.Module):
         Raises:
             BadInput: where the rows are no multiple of K * b.
         """
+        if self.keys.rows is not None:
+            return self.layer(x) + self.keys.rows.each(self.delta, x).reshape(*x.shape[:-1], self.shape.out_features)
         if self.keys.table_trial is None:
             self._check_rows(x)
         h = self.layer(x)
@@ -204,6 +206,8 @@ class AdaptedEmbedding(AdaptedLayer):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embedding with the adapters' added, for ids [K * b, T]."""
+        if self.keys.rows is not None:
+            return self.layer(ids) + self.keys.rows.each(self.delta_of, ids)
         self._check_rows(ids)
         h = self.layer(ids)
         return h + self.delta_of(ids.reshape(self.n_trials, -1)).view_as(h)

@@ -140,11 +140,13 @@ class Batches:
             longest=int(lengths.max()),
         )
 
-    def prompts(self, places: npt.NDArray[np.int64]) -> Tensor:
-        """Return the prompts of examples whose prompts are equally long: ids [b, P], int64."""
+    def prompts(self, places: npt.NDArray[np.int64], fill: int) -> tuple[Tensor, Tensor]:
+        """Return prompts, ids [b, P] int64 with `fill` before the shorter ones, and their lengths, [b] int64."""
         assert self.prompt_lengths is not None
-        (length,) = np.unique(self.prompt_lengths[places])
-        return self._ids[self._to(self._offsets[places][:, None] + np.arange(length))]
+        lengths = self.prompt_lengths[places]
+        at = np.arange(int(lengths.max())) - (lengths.max() - lengths)[:, None]
+        ids = self._ids[self._to(self._offsets[places][:, None] + np.maximum(at, 0))]
+        return ids.masked_fill(self._to(at) < 0, fill), self._to(lengths)
 
     def targets(self) -> list[list[int]]:
         """Return the token ids of every target, the end included, in file order."""

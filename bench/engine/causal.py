@@ -1,15 +1,13 @@
-"""Causal language models: the loss of a target's tokens, and greedy generation of K trials at once.
+"""Causal language models: the loss of a target's tokens, and the scores of what is generated (generate.py).
 
 Loss: the mean over all target tokens of a batch, as transformers' own with -100 at the prompt: an example with a longer
-target weighs more. Generation knows nothing of the targets: each token is the likeliest after the prompt and the tokens
-generated before it, with keys and values kept from step to step. Examples go together whose prompts are equally long,
-so that nothing is padded and a trial alone generates the same.
+target weighs more. Generation knows nothing of the targets.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import DynamicCache
 
 from bench.data import causal
 from bench.data.splits import Reading
+from bench.engine import generate
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches, Chunk
 from bench.engine.paths import Path
@@ -32,8 +30,9 @@ Floats = npt.NDArray[np.float64]
 class NextTokens:
     """Cross-entropy of the target's tokens; scored by what is generated, or by perplexity."""
 
-    def __init__(self, bank: Bank, metric: str, reading: Reading) -> None:
+    def __init__(self, bank: Bank, metric: str, reading: Reading, *, ragged: bool = False) -> None:
         self.bank, self.metric, self.reading = bank, metric, reading
+        self.ragged = ragged  # prompts of any lengths may be read together: see bench/engine/guard.py
         self.chance_loss = math.log(bank.model.config.get_text_config().vocab_size)
 
     def summed_loss(self, path: Path, chunk: Chunk) -> Tensor:
@@ -75,15 +74,10 @@ class NextTokens:
 
     def _texts(self, split: Batches) -> Texts:
         """Return the decoded targets, and what each trial generates in their place."""
-        n_trials, wanted = self.bank.n_trials, _target_lengths(split)
-        limit = self.reading.max_new_tokens or int(wanted.max())
-        generated: list[list[list[int]]] = [[[] for _ in range(split.n)] for _ in range(n_trials)]
-        for places in equal_prompts(split, max(1, CHUNK_TOKENS // n_trials), limit):
-            ids_KxbxL = generate(self.bank, split, places, end_id=self.reading.end_id, max_new_tokens=limit)
-            for k, rows in enumerate(ids_KxbxL.tolist()):
-                for place, row in zip(places, rows, strict=True):
-                    generated[k][place] = _until(row, self.reading.end_id)
-        targets = [_until(ids, self.reading.end_id) for ids in split.targets()]
+        limit = self.reading.max_new_tokens or int(_target_lengths(split).max())
+        write, end_id = (generate.ragged if self.ragged else generate.equal), self.reading.end_id
+        generated = write(self.bank, split, end_id=end_id, limit=limit, max_tokens=CHUNK_TOKENS)
+        targets = [generate.until(ids, end_id) for ids in split.targets()]
         decode = self.reading.decode
         return Texts(targets=tuple(decode(targets)), generated=tuple(tuple(decode(rows)) for rows in generated))
 
@@ -169,44 +163,6 @@ class Written:
             return np.exp(loss_K), np.exp(loss_K) * stderr_K
 
 
-@torch.no_grad()
-def generate(bank: Bank, split: Batches, places: npt.NDArray[np.int64], *, end_id: int, max_new_tokens: int) -> Tensor:
-    """Return the greedy continuations of prompts of one length: ids [K, b, at most max_new_tokens], int64.
-
-    After a row's end token there are more of them; generation stops where every row has one.
-    """
-    prompts_bxP, n_trials = split.prompts(places), bank.n_trials
-    chunk = split.chunk(places)
-    bank.keys.start_chunk(chunk.row_N, chunk.first_b)  # of no effect outside training, but must be there
-    cache = DynamicCache(config=bank.model.config)
-    step_RxT = prompts_bxP.repeat(n_trials, 1)
-    ended_R = torch.zeros(len(step_RxT), dtype=torch.bool, device=split.device)
-    made: list[Tensor] = []
-    for _ in range(max_new_tokens):
-        with bank.precision():
-            logits_RxTxV = bank.model(input_ids=step_RxT, past_key_values=cache, use_cache=True).logits
-        next_R = torch.where(ended_R, end_id, logits_RxTxV[:, -1].argmax(dim=-1))
-        made.append(next_R)
-        ended_R = ended_R | (next_R == end_id)
-        if bool(ended_R.all()):
-            break
-        step_RxT = next_R[:, None]
-    return torch.stack(made, dim=1).unflatten(0, (n_trials, len(places)))
-
-
-def equal_prompts(split: Batches, max_tokens: int, max_new_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield all places of the split, together where their prompts are equally long, so many that they fit."""
-    assert split.prompt_lengths is not None
-    for length in np.unique(split.prompt_lengths):
-        places = np.flatnonzero(split.prompt_lengths == length)
-        size = max(1, max_tokens // int(length + max_new_tokens))
-        yield from (places[start : start + size] for start in range(0, len(places), size))
-
-
 def _target_lengths(split: Batches) -> npt.NDArray[np.int64]:
     assert split.n_targets is not None
     return split.n_targets
-
-
-def _until(ids: list[int], end_id: int) -> list[int]:
-    return ids[: ids.index(end_id)] if end_id in ids else ids

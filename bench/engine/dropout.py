@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.core.seeds import derive
+from bench.engine.trial_rows import TrialRows
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number, splitmix64's increment
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -37,6 +38,7 @@ class MaskKeys:
         self.token_key: Tensor | None = None
         self.first_key: Tensor | None = None  # [b]: the keys of the first tokens
         self.table_trial: int | None = None  # whose turn it is with a table that all rows share
+        self.rows: TrialRows | None = None  # where trials have unequally many rows, while texts are generated
         self._calls: dict[str, int] = {}
 
     def start_chunk(self, token_key: Tensor, first_key: Tensor) -> None:

@@ -30,7 +30,7 @@ from bench.core import cache, provenance
 from bench.core.errors import BadInput, one_line
 from bench.core.spec import Trial
 from bench.data.splits import Encoded
-from bench.engine import twin, unpadded
+from bench.engine import generate, twin, unpadded
 from bench.engine.bank import Bank, adapted_layers, frozen_weight
 from bench.engine.batching import Batches, Chunk
 from bench.engine.paths import BankPath, Path, settle_masks
@@ -40,6 +40,8 @@ from bench.models._base import LoadedModel
 
 SIZES = (1, 3)  # trials in a pack
 RAGGED, EVEN = (11, 5, 8, 3), (7, 7)  # lengths in tokens; with three trials no number of rows is one of positions
+RAGGED_PROMPTS = (6, 2, 5, 1)  # of the ragged ones, where texts are written
+RAGGED_WRITING = "ragged"  # in the place of a path: see ragged_problem
 TOLERANCE = 1e-5  # of the largest logit: norms and softmaxes of many models are in float32 whatever their weights are
 TOLERANCE_FP32 = 1e-3  # where the model computes in float32 only
 CPU = torch.device("cpu")
@@ -78,18 +80,32 @@ def require_config(values: Mapping[str, Any], trial: Trial, kind: twin.Kind, *, 
     _require(model, kind, trial, [s.path for s in shapes], names, "unpadded" if is_stream else "bank", writes)
 
 
+def ragged_problem(loaded: LoadedModel, trial: Trial, shapes: Sequence[LayerShape]) -> str | None:
+    """Return what goes wrong where prompts of several lengths are written after together, or None.
+
+    Compared are the logits of the tokens that `generate.Ragged` would choose by, rows coming and going as there.
+    """
+    return _found(loaded.model, "causal", trial, [s.path for s in shapes], loaded.full_names, RAGGED_WRITING, False)
+
+
 def _require(
     model: PreTrainedModel, kind: twin.Kind, trial: Trial, paths: Sequence[str], names: Sequence[str], path: str,
     writes: bool,
 ) -> None:  # fmt: skip
-    shown, head = {_pattern(name) for name in paths}, {_pattern(name) for name in names}
-    config = model.config
-    key = _key(next(twin.configs(config)), kind, trial, shown, head, f"{path}, written" if writes else path)
-    problem = _recall(key, lambda: _look(model, kind, trial, shown, head, path, writes))
+    problem = _found(model, kind, trial, paths, names, path, writes)
     if problem is not None:
-        rule = f"{config.model_type}: a pack must compute what transformers computes"
+        rule = f"{model.config.model_type}: a pack must compute what transformers computes"
         way_out = "use another model or other target_modules"
         raise BadInput("model", rule, got=problem, way_out=way_out)
+
+
+def _found(
+    model: PreTrainedModel, kind: twin.Kind, trial: Trial, paths: Sequence[str], names: Sequence[str], path: str,
+    writes: bool,
+) -> str | None:  # fmt: skip
+    shown, head = {_pattern(name) for name in paths}, {_pattern(name) for name in names}
+    key = _key(next(twin.configs(model.config)), kind, trial, shown, head, f"{path}, written" if writes else path)
+    return _recall(key, lambda: _look(model, kind, trial, shown, head, path, writes))
 
 
 def _look(
@@ -148,10 +164,13 @@ def _compare(
                 torch.manual_seed(0)
                 bank = _bank(loaded, _small(trial, loaded, shown, method), method, n_trials)
                 way: Path = unpadded.UnpaddedPath(bank) if path == "unpadded" else BankPath(bank)
-                problem = _differs(bank, way, loaded, chunks, kind)
+                if path == RAGGED_WRITING:
+                    problem = _ragged_differs(bank, way)
+                else:
+                    problem = _differs(bank, way, loaded, chunks, kind)
                 if problem is None and writes:
                     problem = _cache_differs(bank, way, chunks[1])
-                if problem is None and n_trials > 1:
+                if problem is None and n_trials > 1 and path != RAGGED_WRITING:
                     problem = _masks_differ(bank, way, loaded, chunks[0])
         except Exception as error:  # a shape that does not fit, a cache that is missing: nothing that may train
             problem = _in_words(error)
@@ -212,6 +231,40 @@ def _cache_differs(bank: Bank, way: Path, chunk: Chunk) -> str | None:
     if off <= _limit(bank.model) * scale:
         return None
     return f"logits that differ by {off:.1e} with the keys and values kept that generating takes"
+
+
+class _Forced(generate.Ragged):
+    """Writes the texts that are there, and compares the logits that it would choose by with those without a cache."""
+
+    def __init__(self, bank: Bank, split: Batches, wanted_KxbxTxV: Tensor) -> None:
+        assert split.prompt_lengths is not None
+        limits = split.lengths - split.prompt_lengths
+        super().__init__(bank, split, end_id=-1, limits_N=limits, max_tokens=3 * max(RAGGED))
+        self.wanted_KxbxTxV, self.ids = wanted_KxbxTxV, split.targets()
+        self.off: list[float] = []
+
+    def choose(self, logits_RxV: Tensor, trial_R: generate.Ints, place_R: generate.Ints) -> Tensor:
+        """Return the tokens of the texts; those of a row that has stopped are of no effect."""
+        tokens = []
+        for row, (k, i) in enumerate(zip(trial_R, place_R, strict=True)):
+            n_made, n_all = len(self.made[k][i]), len(self.ids[i])
+            if n_made < n_all:
+                at = int(self.prompts_N[i]) + n_made - 1
+                self.off.append(_distance(logits_RxV[row], self.wanted_KxbxTxV[k, i, at])[0])
+            tokens.append(self.ids[i][min(n_made, n_all - 1)])
+        return torch.tensor(tokens)
+
+
+@torch.no_grad()
+def _ragged_differs(bank: Bank, way: Path) -> str | None:
+    """Return by how much logits differ where texts of several lengths are written together, or None."""
+    texts = _texts(bank.model, "causal", RAGGED, prompts=RAGGED_PROMPTS)
+    wanted_KxbxTxV = way.logits(texts.chunk(np.arange(texts.n)))
+    forced, scale = _Forced(bank, texts, wanted_KxbxTxV), float(wanted_KxbxTxV.abs().max())
+    forced.written()
+    if all(off <= _limit(bank.model) * scale for off in forced.off):  # not of nan
+        return None
+    return f"logits that differ by {np.max(forced.off):.1e} where prompts of several lengths are written after together"
 
 
 def _masks_differ(bank: Bank, way: Path, loaded: LoadedModel, chunk: Chunk) -> str | None:
@@ -294,7 +347,9 @@ def _examples(model: PreTrainedModel, kind: twin.Kind) -> list[Chunk]:
     return [texts.chunk(np.arange(i, i + 1)) for i in range(len(RAGGED))]
 
 
-def _texts(model: PreTrainedModel, kind: twin.Kind, lengths: Sequence[int]) -> Batches:
+def _texts(
+    model: PreTrainedModel, kind: twin.Kind, lengths: Sequence[int], *, prompts: Sequence[int] | None = None
+) -> Batches:
     """Return texts of these lengths: random tokens, none of them special but the end token, which is last."""
     config = model.config
     vocab = int(config.get_text_config().vocab_size)
@@ -311,7 +366,7 @@ def _texts(model: PreTrainedModel, kind: twin.Kind, lengths: Sequence[int]) -> B
     encoded = Encoded(
         ids=ids, offsets=offsets, labels=np.zeros(len(lengths), dtype=np.int64), index=np.arange(len(lengths)),
         type_ids=rng.integers(0, 2, n).astype(np.int8) if BankPath.has_types(config) else None,
-        prompt_lengths=np.ones(len(lengths), dtype=np.int64) if kind == "causal" else None,
+        prompt_lengths=np.array(prompts or [1] * len(lengths)) if kind == "causal" else None,
     )  # fmt: skip
     return Batches(encoded, device=CPU)
 

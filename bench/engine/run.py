@@ -86,11 +86,12 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
     kind: Literal["causal", "classification"] = "causal" if data.reading else "classification"
     writes = data.reading is not None and data.metric in causal.GENERATED
     guard.require(loaded, trial, bank.shapes, kind, path.name, writes=writes)
+    ragged = writes and guard.ragged_problem(loaded, trial, bank.shapes) is None
     train = Batches(data.train, device=device)
     settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
     width = int(loaded.model.config.get_text_config().hidden_size)  # transformers maps n_embd, d_model and dim to it
     return Ready(
-        bank=bank, path=path, objective=objective_of(data, bank), train=train,
+        bank=bank, path=path, objective=objective_of(data, bank, ragged=ragged), train=train,
         n_chunks=options.n_chunks or default_chunks(data, pack, path.name, device, hidden_size=width),
     )  # fmt: skip
 
@@ -156,10 +157,13 @@ def _scored(split: Encoded | None, ready: Ready, pack: Pack, options: EngineOpti
         return ready.objective.evaluate(ready.path, Batches(split, device=options.device), n_trials=pack.size)
 
 
-def objective_of(data: EncodedData, bank: Bank) -> Objective:
-    """Return what is trained on: targets of a causal language model where they are to be read, numbers or classes."""
+def objective_of(data: EncodedData, bank: Bank, *, ragged: bool = False) -> Objective:
+    """Return what is trained on: targets of a causal language model where they are to be read, numbers or classes.
+
+    `ragged` says that prompts of several lengths may be written after together.
+    """
     if data.reading is not None:
-        return NextTokens(bank, data.metric, data.reading)
+        return NextTokens(bank, data.metric, data.reading, ragged=ragged)
     return Regression(data.train.labels) if metrics.get(data.metric).of == "numbers" else Classification(data.n_labels)
 
 

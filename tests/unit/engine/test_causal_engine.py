@@ -18,7 +18,8 @@ from bench.core.record import Status
 from bench.core.spec import Pack, Trial
 from bench.data import causal
 from bench.engine.batching import Batches
-from bench.engine.causal import NextTokens, Texts, Written, equal_prompts
+from bench.engine.causal import NextTokens, Texts, Written
+from bench.engine.generate import equal_prompts
 from bench.engine.paths import BankPath
 from bench.engine.run import EngineOptions, run_pack
 from bench.export import takeaway
@@ -149,7 +150,7 @@ def test_prompts_of_one_length_go_together_and_all_go() -> None:
     for part in parts:
         (length,) = set(split.prompt_lengths[part])
         assert len(part) <= max(1, 60 // (length + 12))
-        assert split.prompts(part).shape == (len(part), length)
+        assert split.prompts(part, 0)[0].shape == (len(part), length)
 
 
 def written(texts: list[str], targets: list[str], answer: str | None = None) -> Written:
