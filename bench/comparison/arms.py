@@ -82,7 +82,7 @@ def check(study: Study, arms: Sequence[Arm]) -> None:
     """
     where = f"compare, study {study.name}"
     names = ", ".join(arm.name for arm in arms)
-    if not searches.get(study.sampler).planned:
+    if not searches.get(study.sampler).whole:
         raise BadInput(where, "must be a grid", got=f"sampler {study.sampler}", way_out='set sampler = "grid"')
     if BASELINE not in [arm.name for arm in arms] or len(arms) < 2:
         raise BadInput(where, "must hold lora, the baseline, and another method", got=names, way_out="add their grids")

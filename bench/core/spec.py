@@ -284,8 +284,17 @@ class Study:
     figure: str = ""  # what it reproduces: the comment on line 1 of the file
     sampler: Annotated[str, Setting(  # a file of bench/searches/
         check=rules.choice(*registry.names_in("searches")), parse=rules.as_text, flags=("--sampler",),
-        help="grid or tpe",
+        help="grid, halving or tpe",
     )] = "grid"  # fmt: skip
+    # halving: None is the search's own
+    rungs: Annotated[tuple[float, ...] | None, Setting(
+        check=rules.number(0, 1, open_low=True), flags=("--rungs",),
+        help="halving: shares of the steps at which cells are left out",
+    )] = None  # fmt: skip
+    keep: Annotated[float | None, Setting(
+        check=rules.number(0, 1, open_low=True), flags=("--keep",),
+        help="halving: share of a method's cells that go on from a rung",
+    )] = None  # fmt: skip
     # of each method, for a search that chooses between the grid's bounds
     n_trials: Annotated[int | None, Setting(
         check=rules.whole(1), flags=("--n-trials",), help="tpe: trials of each method",

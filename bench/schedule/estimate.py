@@ -107,12 +107,14 @@ def estimate(packs: Iterable[Pack], calibration: Calibration, workload: Workload
 
 
 def work_of(packs: Iterable[Pack], workload: Workload, place: Place) -> Counter[Key]:
-    """Return the work of packs, by what has a speed of its own."""
+    """Return the work of packs, by what has a speed of its own; that of evaluation is spread evenly over the steps."""
     work: Counter[Key] = Counter()
     for pack in packs:
         for trial in pack.trials:
+            share = ((pack.until or trial.budget.max_steps) - pack.start) / trial.budget.max_steps
             for phase, amount in work_of_trial(trial, workload).items():
-                work[_key(trial, place.device, phase)] += amount  # type: ignore[assignment]
+                done = amount if phase == SETUP else amount * share
+                work[_key(trial, place.device, phase)] += done  # type: ignore[assignment]
     return work
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import sys
 
 from bench.core import registry
+from bench.core.spec import Study
 from bench.searches._base import Search
+from bench.searches._rungs import Rungs, group_of
 
-__all__ = ["Search", "get", "names"]
+__all__ = ["Rungs", "Search", "get", "group_of", "names", "rungs_of"]
 
 
 def names() -> tuple[str, ...]:
@@ -22,3 +24,11 @@ def get(name: str, *, where: str = "sampler") -> Search:
     """Return the search called `name`; BadInput if there is none."""
     search: Search = registry.load(sys.modules[__name__], name, "SEARCH", where=where)
     return search
+
+
+def rungs_of(study: Study) -> Rungs | None:
+    """Return the rungs of a study's search, None where every trial trains to its end."""
+    usual = get(study.sampler).rungs
+    if usual is None:
+        return None
+    return Rungs(shares=study.rungs or usual.shares, keep=study.keep or usual.keep)

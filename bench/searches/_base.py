@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.core.spec import Trial
+from bench.searches._rungs import Rungs
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -17,14 +18,21 @@ class Search:
     """One way to choose trials: all those of the grid, or points between its smallest and its largest values.
 
     `sampler` takes a seed, 0 to 2^32 - 1, and returns the sampler of Optuna that is asked for the next pack of points.
+    With `rungs` not every cell trains to its end.
     """
 
     sampler: Callable[[int], BaseSampler] | None = None  # None: every cell of the grid
+    rungs: Rungs | None = None
 
     @property
     def planned(self) -> bool:
         """Whether all trials are known before the first one trains, so that packs are planned ahead."""
         return self.sampler is None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every cell of the grid gets a row: what compares methods needs that."""
+        return self.planned and self.rungs is None
 
     def new_sampler(self, seed: int) -> BaseSampler:
         """Return a new sampler of a search whose trials are not planned."""

@@ -49,17 +49,13 @@ def group_of(trial: Trial) -> Hashable:
     return (*(getattr(trial, name) for name in SERIES), *schedule)
 
 
-def going_on(values: Mapping[Hashable, Sequence[float]], n_kept: int, *, sure: frozenset[Hashable]) -> set[Hashable]:
-    """Return the cells that go on from a rung: those of `sure`, and the best of the others up to n_kept in all.
+def going_on(values: Mapping[Hashable, Sequence[float]], n_kept: int) -> set[Hashable]:
+    """Return the n_kept cells that go on from a rung.
 
     `values` are the training losses by cell, one for each seed; a seed that diverged has an infinite one. A cell counts
     by their mean. Of equals the one that comes first.
     """
-    chosen = set(sure)
-    ranked = sorted(values, key=lambda cell: _mean(values[cell]))  # stable: ties in the order given
-    for cell in ranked[:n_kept]:
-        chosen.add(cell)
-    return chosen
+    return set(sorted(values, key=lambda cell: _mean(values[cell]))[:n_kept])  # stable: ties in the order given
 
 
 def _mean(losses: Sequence[float]) -> float:

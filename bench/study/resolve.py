@@ -177,6 +177,8 @@ def _build(merged: Layer, file: StudyFile, *, profile: str, device: str, data_di
         profile=profile,
         device=device,
         sampler=settings.get("sampler", "grid"),
+        rungs=settings.get("rungs"),
+        keep=settings.get("keep"),
         n_trials=settings.get("n_trials"),
         pack_size=settings.get("pack_size"),
         figure=file.figure,
@@ -259,8 +261,13 @@ def _budget(merged: Layer, shown: str) -> TrainBudget:
 def _check_sampler(study: Study, merged: Layer, shown: str) -> None:
     """Refuse n_trials where every cell is run; require it, and refuse min_lr_ratio, where trials are chosen."""
     setting, planned = f'sampler = "{study.sampler}"', searches.get(study.sampler).planned
+    for key in ("rungs", "keep"):
+        if searches.get(study.sampler).rungs is None and getattr(study, key) is not None:
+            stopping = one_of(f'"{name}"' for name in searches.names() if searches.get(name).rungs is not None)
+            rule, way_out = f"must be left out with {setting}, which stops no trial", f"set sampler = {stopping}"
+            raise BadInput(merged.where(key), rule, got=getattr(study, key), way_out=way_out)
     if planned and study.n_trials is not None:
-        rule = f"must be left out with {setting}, which runs every cell"
+        rule = f"must be left out with {setting}, whose trials are the grid's"
         choosing = one_of(f'"{name}"' for name in searches.names() if not searches.get(name).planned)
         way_out = f"remove it or set sampler = {choosing}"
         raise BadInput(merged.where("n_trials"), rule, got=study.n_trials, way_out=way_out)

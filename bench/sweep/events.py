@@ -69,6 +69,7 @@ class PackStored:
     n_trials: int
     remaining: Estimate | None
     best: tuple[str, float] | None  # trial_id and score (select_metric, else metric_value) of the best trial so far
+    n_pruned: int = 0  # of the study's trials, so far
     index: int = 0  # of the pack, as in its PackStarted
 
 
@@ -105,6 +106,7 @@ class SweepSummary:
     warnings: tuple[str, ...]
     interrupted: bool
     stopped: str | None  # why the run ended before its work did, if it did: one line
+    n_pruned: int = 0  # left out at a rung, this run and those before
 
     @property
     def trials_per_minute(self) -> float | None:

@@ -28,10 +28,10 @@ class Forecast:
         """Take what there is to do."""
         self._left = estimate.work_of(packs, self._workload, self._place)
 
-    def done(self, records: Sequence[Record]) -> None:
-        """Take off what is done, and learn how fast it went."""
+    def done(self, records: Sequence[Record], pack: Pack) -> None:
+        """Take off what the pack has done of these trials, and learn how fast it went."""
         self._fresh = self._fresh.with_pack(records, self._workload, self._place)
-        packs = (Pack(trials=(record.trial,)) for record in records)
+        packs = (replace(pack, trials=(record.trial,)) for record in records)
         self._left.subtract(estimate.work_of(packs, self._workload, self._place))
 
     def remaining(self) -> Estimate | None:

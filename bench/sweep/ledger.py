@@ -14,13 +14,16 @@ from bench.core.spec import Trial
 class Ledger:
     """The books of one sweep.
 
-    `scores` holds every finished row in the directory, `trials` the study's trials that are known so far, both by id.
+    `scores` holds every finished row in the directory, `trials` the study's trials that are known so far, both by id;
+    `rungs` the rows of trials at rungs, by id and step, and `pruned` the steps at which trials were left out.
     """
 
     def __init__(self, trials: Iterable[Trial], *, higher_is_better: bool) -> None:
         self.higher_is_better = higher_is_better
         self.trials = {trial.trial_id: trial for trial in trials}
         self.scores: dict[str, Score] = {}
+        self.rungs: dict[str, dict[int, Mapping[str, Any]]] = {}
+        self.pruned: dict[str, int] = {}
         self.best: tuple[str, float] | None = None  # trial_id and objective
         self.n_goal = 0  # trials that the study is to have
         self.n_finished = 0  # of them
@@ -29,6 +32,22 @@ class Ledger:
     def open(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Take the finished rows that are on disk, by trial_id."""
         self.scores = {trial_id: Score.of_row(row) for trial_id, row in rows.items()}
+
+    def open_stopped(self, rungs: Iterable[Mapping[str, Any]], pruned: Iterable[Mapping[str, Any]]) -> None:
+        """Take what is on disk of trials that are stopped early; one that has finished since then was not."""
+        self.rungs = {}
+        for row in rungs:
+            self.rungs.setdefault(row["trial_id"], {})[row["steps_done"]] = row
+        self.pruned = {row["trial_id"]: row["steps_done"] for row in pruned if row["trial_id"] not in self.scores}
+
+    def leave_out(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Enter trials that are left out from here on: their rows are on disk."""
+        self.pruned |= {row["trial_id"]: row["steps_done"] for row in rows}
+
+    @property
+    def n_pruned(self) -> int:
+        """How many of the study's trials were left out."""
+        return sum(trial_id in self.pruned for trial_id in self.trials)
 
     def begin(self, trials: Iterable[Trial], n_goal: int) -> None:
         """Take the trials that are known before any runs, in the place of those known until now."""
@@ -56,6 +75,8 @@ class Ledger:
                 self.n_finished += trial_id not in self.scores
                 self.scores[trial_id] = Score.of_row(to_row(record))
                 self._consider(self.scores[trial_id])
+            elif record.outcome.status is Status.PAUSED:
+                self.rungs.setdefault(trial_id, {})[record.outcome.steps_done] = to_row(record)
             else:
                 self.n_failed += final
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from bench.core.spec import Pack, Study, Trial
 from bench.executors import AbstractExecutor, Batch, StoppedError
 from bench.schedule import estimate, planner
 from bench.schedule.pack_sizes import Probe
+from bench.searches import Rungs
 from bench.study.borders import borders
 from bench.sweep import planning
 from bench.sweep.agenda import Agenda, GridAgenda, SearchAgenda
@@ -26,6 +27,7 @@ from bench.sweep.interrupt import Guard
 from bench.sweep.ledger import Ledger
 from bench.sweep.optuna_mirror.mirror import ROW_COLUMNS, Mirror
 from bench.sweep.planning import Job, Plan
+from bench.sweep.rungs import RungAgenda
 
 Rows = Mapping[str, Mapping[str, Any]]  # finished rows by trial_id
 
@@ -54,7 +56,7 @@ class Sweeper:
             mirror = Mirror(
                 self.study, directory=self.directory, options=self.options, guard=self.guard, warn=self.warn
             )
-            self.work(self.grid(mirror, rows, part_of) if self.planned else self.search(mirror, rows), mirror)
+            self.work(self.agenda(mirror, rows, part_of), mirror)
         except KeyboardInterrupt:
             interrupted = True
         except StoppedError as error:
@@ -74,7 +76,16 @@ class Sweeper:
         columns = list(dict.fromkeys([*SCORE_COLUMNS, *ROW_COLUMNS]))
         rows = {row["trial_id"]: row for row in table.select(columns).to_pylist()}
         self.ledger.open(rows)
+        rungs, pruned = store.load_rungs(self.directory), store.load_pruned(self.directory)
+        self.ledger.open_stopped(rungs.to_pylist(), pruned.to_pylist())
         return rows, found.part_of
+
+    def agenda(self, mirror: Mirror, rows: Rows, part_of: Mapping[str, str]) -> Agenda:
+        """Return what decides which trials run next."""
+        if not self.planned:
+            return self.search(mirror, rows)
+        rungs = searches.rungs_of(self.study)
+        return self.grid(mirror, rows, part_of) if rungs is None else self.halving(mirror, rows, rungs)
 
     def grid(self, mirror: Mirror, rows: Rows, part_of: Mapping[str, str]) -> Agenda:
         """Return what is left of a grid, then, if asked for, the rows that other versions of the code wrote."""
@@ -87,6 +98,27 @@ class Sweeper:
                 source_hash=self.options.source_hash, limits=plan.limits, family=self.family,
             )  # fmt: skip
         return GridAgenda(self.trials, jobs, mirror)
+
+    def halving(self, mirror: Mirror, rows: Rows, rungs: Rungs) -> Agenda:
+        """Return a grid whose cells are left out at rungs, with what is known of them."""
+        from bench.engine.state import Shelf
+
+        limits, shelf = self.plan().limits, Shelf(self.directory / STATE, self.options.source_hash)
+        pruned = store.load_pruned(self.directory).to_pylist()
+        mirror.recover_grid(self.trials, rows, pruned=[row for row in pruned if row["trial_id"] in self.ledger.pruned])
+
+        def leave_out(found: Sequence[Mapping[str, Any]]) -> None:
+            with self.guard.shield(), self.storing():
+                store.write_pruned(self.directory, found)
+                self.ledger.leave_out(found)
+                mirror.leave_out(found)
+            for row in found:
+                shelf.drop(self.ledger.trials[row["trial_id"]])
+
+        return RungAgenda(
+            self.trials, rungs, mirror, self.ledger, prune=leave_out, step_of=shelf.step_of,
+            pack=lambda some: planner.plan(some, limits=limits, family=self.family),
+        )  # fmt: skip
 
     def plan(self) -> Plan:
         """Plan the grid as a preview does, after measuring which sizes of a pack pay."""
@@ -122,7 +154,9 @@ class Sweeper:
         while not agenda.done:
             if self.guard.asked:
                 raise KeyboardInterrupt
-            self.execute(agenda.next_jobs(self.ledger), agenda, mirror)
+            jobs = agenda.next_jobs(self.ledger)
+            self.forecast.expect(job.pack for job in agenda.ahead)
+            self.execute(jobs, agenda, mirror)
         if any(job.part is not None for job in agenda.ahead):  # the rows have changed under Optuna
             mirror.recover_grid(self.trials, self.read()[0])
 
@@ -180,13 +214,14 @@ class Sweeper:
         if not batch.final:
             self.warn(f"{batch.records[0].outcome.reason}; {len(batch.records)} trials run again")
             return
-        self.forecast.done(batch.records)
+        self.forecast.done(batch.records, batch.pack)
         event = PackStored(
             records=tuple(batch.records),
             n_finished=self.ledger.n_finished,
             n_trials=self.ledger.n_goal,
             remaining=self.forecast.remaining(),
             best=self.ledger.best,
+            n_pruned=self.ledger.n_pruned,
             index=index,
         )
         self.on_event(event)
@@ -195,17 +230,29 @@ class Sweeper:
         """Store records: the moment from which they count."""
         if part is None and (known := self.ledger.known(records)):
             raise RuntimeError(f"finished trials came back from the executor: {known}")
-        try:
+        with self.storing():
             store.write(self.directory, records, part=part)
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Stop the sweep where rows cannot be written inside."""
+        try:
+            yield
         except OSError as error:
             line = f"{error.filename or self.directory}: {error.strerror}; everything finished before is kept"
             raise StoppedError(one_line(f"{line}; free space and run again")) from error
 
     def forget_state(self, records: Sequence[Record]) -> None:
-        """Remove what the engine saved of packs in mid-training: their records take its place."""
-        for pack_id in {record.pack_id for record in records}:
-            with suppress(OSError):  # a file that stays is of no use, and of no harm
-                (self.directory / STATE / f"{pack_id}.safetensors").unlink(missing_ok=True)
+        """Remove what the engine saved of packs in mid-training: their records take its place.
+
+        The states of single trials stay while these are paused.
+        """
+        names = [f"{pack_id}.safetensors" for pack_id in {record.pack_id for record in records}]
+        names += [f"{r.trial.trial_id}-*.safetensors" for r in records if r.outcome.status.finished]
+        for name in names if (self.directory / STATE).is_dir() else ():
+            for path in (self.directory / STATE).glob(name):
+                with suppress(OSError):  # a file that stays is of no use, and of no harm
+                    path.unlink(missing_ok=True)
 
     def close(self, mirror: Mirror | None) -> None:
         """Tell Optuna what will not be finished, keep the measured speeds."""
@@ -234,6 +281,7 @@ class Sweeper:
             n_finished=len(mine),
             n_run=ledger.n_run,
             n_failed=ledger.n_failed,
+            n_pruned=ledger.n_pruned,
             n_diverged=sum(score.status == Status.DIVERGED for score in mine),
             seconds=seconds,
             best=best,

@@ -9,12 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from bench import searches
+from bench import searches, store
 from bench.core import keys
 from bench.core.errors import BadInput
 from bench.core.spec import Study, Trial
 from bench.study import resolve
-from tests.support.sweep_helpers import ETA_A, TRIALS, FakeEngine, ids, interrupt_at, journal_of, rows, run, study
+from tests.support.sweep_helpers import (
+    ETA_A,
+    TRIALS,
+    FakeEngine,
+    comparable,
+    ids,
+    interrupt_at,
+    journal_of,
+    rows,
+    run,
+    study,
+)
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk", "handlers_are_put_back")
 N_TRIALS = 9  # of each method; no multiple of a pack's 4
@@ -32,7 +43,8 @@ def expected(name: str) -> dict[str, int]:
 
 
 def trained(engine: FakeEngine) -> list[Trial]:
-    return [one for pack in engine.packs for one in pack.trials]
+    """Return the trials that were begun, each once."""
+    return list(dict.fromkeys(one for pack in engine.packs for one in pack.trials))
 
 
 @every_search
@@ -40,7 +52,9 @@ def test_it_ends_after_its_trials_each_once_and_within_the_grid(tmp_path: Path, 
     engine = FakeEngine()
     done = run(tmp_path, TRIALS, engine, of=a_study(name))
     assert Counter(one.method for one in trained(engine)) == expected(name)
-    assert done.n_finished == done.n_trials == sum(expected(name).values())
+    assert done.n_finished + done.n_pruned == done.n_trials == sum(expected(name).values())
+    assert (done.n_pruned > 0) == (searches.get(name).rungs is not None)
+    assert len(set(engine.legs)) == len(engine.legs)
     assert len(set(engine.trained)) == len(engine.trained)
     assert all(min(ETA_A) <= one.eta_A <= max(ETA_A) for one in trained(engine))
     assert {one.seed for one in trained(engine)} == {0, 1}
@@ -65,6 +79,8 @@ def test_a_resumed_sweep_proposes_what_is_missing_and_nothing_twice(
     assert not set(second.trained) & finished
     assert third.packs == []
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    parts, whole = (store.load_pruned(tmp_path / one / "s") for one in ("parts", "whole"))
+    assert comparable(parts) == comparable(whole)
 
 
 @every_search
@@ -94,9 +110,9 @@ def test_a_sample_costs_what_the_search_will(name: str) -> None:
 
 
 def test_a_search_that_is_not_there_is_bad_input() -> None:
-    with pytest.raises(BadInput, match="known: grid, tpe"):
+    with pytest.raises(BadInput, match="known: grid, halving, tpe"):
         keys.TOP["sampler"].value("cmaes", "sampler")
-    with pytest.raises(BadInput, match="known: grid, tpe"):
+    with pytest.raises(BadInput, match="known: grid, halving, tpe"):
         searches.get("cmaes")
 
 
@@ -104,4 +120,4 @@ def test_searches_are_listed_without_optuna() -> None:
     told = "print([s.get(n).planned for n in s.names()], 'optuna' in sys.modules)"
     code = f"import sys; from bench import searches as s; {told}"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[True, False] False"
+    assert found.stdout.strip() == "[True, True, False] False"

@@ -96,6 +96,17 @@ def outcome(one: Trial, **changes: object) -> Outcome:
     return Outcome(**{**settings, **changes})  # type: ignore[arg-type]
 
 
+def at_rung(one: Trial, step: int) -> Outcome:
+    """Return what is known of a trial that pauses: its loss is the lower the better its score will be."""
+    whole = outcome(one)
+    if whole.status is Status.DIVERGED:
+        return whole
+    return outcome(
+        one, status=Status.PAUSED, metric_value=None, metric_stderr=None, select_metric=None, eval_correct=None,
+        steps_done=step, train_loss=1 - score(one), curve=tuple(p for p in whole.curve if p.step <= step),
+    )  # fmt: skip
+
+
 def records(trials: Sequence[Trial], **changes: object) -> list[Record]:
     """Return the records of these trials as one pack."""
     pack = Pack(trials=tuple(trials))
@@ -122,12 +133,17 @@ class FakeEngine:
     def __call__(self, pack: Pack, loaded: object) -> list[Outcome]:
         self.before(pack)
         self.packs.append(pack)
-        return [outcome(t) for t in pack.trials]
+        return [at_rung(t, pack.until) if pack.until is not None else outcome(t) for t in pack.trials]
 
     @property
     def trained(self) -> list[str]:
-        """The ids of all trials trained, in order."""
-        return [t.trial_id for pack in self.packs for t in pack.trials]
+        """The ids of all trials trained to their end, in order."""
+        return [t.trial_id for pack in self.packs if pack.until is None for t in pack.trials]
+
+    @property
+    def legs(self) -> list[tuple[str, int]]:
+        """The trials that were trained to a rung, and the step that it is at, in order."""
+        return [(t.trial_id, pack.until) for pack in self.packs if pack.until is not None for t in pack.trials]
 
 
 def executor(

@@ -35,12 +35,16 @@ _SECRET = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|secret|token|key)[^=&;\s]*=)([
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One trial as Optuna is to know it; `value` is None for one that is not finished."""
+    """One trial as Optuna is to know it; `value` is None for one that is not finished, or was pruned.
+
+    `curve` holds its evaluations while training, by step.
+    """
 
     trial_id: str
     params: Mapping[str, float | int]
     value: float | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    curve: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +75,7 @@ class Bridge:
         """
         with _quiet():
             study = self._study(name)
-            known = self._finished(study, {**also, **{r.trial_id: r.value for r in rows if r.value is not None}})
+            known = self._finished(study, {**also, **{r.trial_id: r.value for r in rows}})
             note = None
             if known is None:
                 optuna.delete_study(study_name=name, storage=self._storage)
@@ -105,14 +109,41 @@ class Bridge:
             trials = [study.ask(_distributions(space)) for _ in range(n)]
             return [Asked(number=trial.number, params=trial.params) for trial in trials]
 
-    def tell(self, name: str, asked: Asked, value: float | None, attributes: Mapping[str, Any]) -> None:
+    def tell(
+        self, name: str, asked: Asked, value: float | None, attributes: Mapping[str, Any],
+        curve: Mapping[int, float] | None = None,
+    ) -> None:  # fmt: skip
         """Give a running trial its attributes and finish it with a value, or as failed where that is None."""
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        self._end(name, asked, value, state, attributes, curve or {})
+
+    def prune(self, name: str, asked: Asked, attributes: Mapping[str, Any], curve: Mapping[int, float]) -> None:
+        """Finish a running trial as pruned; it has no value, only its curve."""
+        self._end(name, asked, None, TrialState.PRUNED, attributes, curve)
+
+    def report(self, name: str, asked: Asked, curve: Mapping[int, float]) -> None:
+        """Give a running trial its evaluations so far, each once."""
         with _quiet():
             study = self._study(name)
-            internal = self._storage.get_trial_id_from_study_id_trial_number(study._study_id, asked.number)
+            internal = self._internal(study, asked)
+            known = self._storage.get_trial(internal).intermediate_values
+            for step, value in curve.items():
+                if step not in known:
+                    self._storage.set_trial_intermediate_value(internal, step, value)
+
+    def _end(
+        self, name: str, asked: Asked, value: float | None, state: TrialState, attributes: Mapping[str, Any],
+        curve: Mapping[int, float],
+    ) -> None:  # fmt: skip
+        self.report(name, asked, curve)
+        with _quiet():
+            study = self._study(name)
             for key, attribute in attributes.items():
-                self._storage.set_trial_user_attr(internal, key, attribute)
-            study.tell(asked.number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+                self._storage.set_trial_user_attr(self._internal(study, asked), key, attribute)
+            study.tell(asked.number, value, state=state)
+
+    def _internal(self, study: optuna.Study, asked: Asked) -> int:
+        return int(self._storage.get_trial_id_from_study_id_trial_number(study._study_id, asked.number))
 
     def add(self, name: str, space: Space, row: Entry) -> None:
         """Add a finished trial that was never queued."""
@@ -147,15 +178,16 @@ class Bridge:
             way_out = "give another storage or study name, or delete that study with `optuna delete-study`"
             raise BadInput(f"storage, study {study.study_name}", rule, got="one that another made", way_out=way_out)
 
-    def _finished(self, study: optuna.Study, expected: Mapping[str, float]) -> set[str] | None:
+    def _finished(self, study: optuna.Study, expected: Mapping[str, float | None]) -> set[str] | None:
         """Return the ids of the finished trials, or None where they contradict `expected`; fail what is left over."""
         known: set[str] = set()
         for trial in study.get_trials(deepcopy=False):
             if not trial.state.is_finished():
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            elif trial.state is TrialState.COMPLETE:
+            elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 trial_id = trial.user_attrs.get("trial_id")
-                if trial_id in known or trial_id not in expected or expected[trial_id] != trial.value:
+                value = trial.value if trial.state is TrialState.COMPLETE else None
+                if trial_id in known or trial_id not in expected or expected[trial_id] != value:
                     return None
                 known.add(trial_id)
         return known
@@ -166,8 +198,10 @@ class Bridge:
             optuna.trial.create_trial(
                 params=params,
                 distributions={name: d for name, d in _distributions(space).items() if name in params},
+                state=TrialState.PRUNED if row.value is None else TrialState.COMPLETE,
                 value=row.value,
                 user_attrs={**row.attributes, "trial_id": row.trial_id},
+                intermediate_values=dict(row.curve),
             )
         )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.cells import Score, objective
 from bench.core.errors import BadInput
-from bench.core.record import Record, to_row
+from bench.core.record import Record, Status, to_row
 from bench.core.spec import Pack, Study, Trial
 from bench.sweep.events import Options
 from bench.sweep.interrupt import Guard
@@ -19,7 +19,7 @@ from bench.sweep.optuna_mirror.space import AXES, Space, settings_of, space_of
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-ROW_COLUMNS = ("seed", "pack_id", *AXES)
+ROW_COLUMNS = ("seed", "pack_id", "curve", *AXES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +64,16 @@ class Mirror:
             groups.setdefault(self.name(trial), []).append(trial)
         return groups
 
-    def recover_grid(self, trials: Sequence[Trial], rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put the studies of a grid right from all finished rows (trial_id -> row); they may hold other rows too."""
+    def recover_grid(
+        self, trials: Sequence[Trial], rows: Mapping[str, Mapping[str, Any]],
+        *, pruned: Sequence[Mapping[str, Any]] = (),
+    ) -> None:  # fmt: skip
+        """Put the studies of a grid right from all finished rows (trial_id -> row), and those of pruned trials.
+
+        They may hold other rows too.
+        """
         also = {trial_id: self.value(Score.of_row(row)) for trial_id, row in rows.items()}
+        rows = {**{row["trial_id"]: row for row in pruned}, **rows}
         for name, members in self.by_study(trials).items():
             grid = next((g for g in self._study.grids if g.method == members[0].method), None)
             self._spaces[name] = space_of([settings_of(t) for t in members], grid)
@@ -81,8 +88,9 @@ class Mirror:
             self._warn(note)
 
     def queue(self, pack: Pack) -> None:
-        """Enqueue the trials of a pack and ask for them."""
-        for name, trials in self.by_study(pack.trials).items():
+        """Enqueue the trials of a pack and ask for them, but for those that run already."""
+        new = [trial for trial in pack.trials if trial.trial_id not in self._running]
+        for name, trials in self.by_study(new).items():
             space = self._spaces[name]
             entries = [_entry(space, settings_of(t), t.trial_id, {"seed": t.seed}) for t in trials]
             asked = self._ask(name, space, entries)
@@ -108,13 +116,34 @@ class Mirror:
     def tell(self, record: Record) -> None:
         """Tell a stored record: its value, or that it failed; one that was never queued is added if it is finished."""
         row, finished = to_row(record), record.outcome.status.finished
+        if record.outcome.status is Status.PAUSED:
+            self._report(row)
+            return
         told = self._running.pop(record.trial.trial_id, None)
         value = self.value(Score.of_row(row)) if finished else None
         if told is not None:
-            self._call(lambda b: b.tell(told.name, told.asked, value, _attributes(row)))
+            self._call(lambda b: b.tell(told.name, told.asked, value, _attributes(row), self.curve(row)))
         elif finished:
             name = self.name(record.trial)
             self._call(lambda b: b.add(name, self._spaces[name], self._row_entry(self._spaces[name], row)))
+
+    def _report(self, row: Mapping[str, Any]) -> None:
+        """Tell what is known of a trial that goes on, or waits to."""
+        told = self._running.get(row["trial_id"])
+        if told is not None:
+            self._call(lambda b: b.report(told.name, told.asked, self.curve(row)))
+
+    def leave_out(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Tell that these trials were pruned."""
+        for row in rows:
+            told = self._running.pop(row["trial_id"], None)
+            if told is not None:
+                self._call(lambda b, t=told, r=row: b.prune(t.name, t.asked, _attributes(r), self.curve(r)))  # type: ignore[misc]
+
+    def curve(self, row: Mapping[str, Any]) -> dict[int, float]:
+        """Return what Optuna is told of a trial's evaluations, by step."""
+        points = row["curve"] or ()
+        return {p["step"]: p["metric_value"] for p in points if p["metric_value"] is not None}
 
     def abandon(self) -> None:
         """Fail what is still running: the sweep ends without it."""
@@ -137,7 +166,8 @@ class Mirror:
         return asked or []
 
     def _row_entry(self, space: Space, row: Mapping[str, Any]) -> Entry:
-        return _entry(space, row, row["trial_id"], _attributes(row), self.value(Score.of_row(row)))
+        value = None if row["status"] == Status.PRUNED else self.value(Score.of_row(row))
+        return _entry(space, row, row["trial_id"], _attributes(row), value, self.curve(row))
 
     def _call(self, call: Callable[[Bridge], Any]) -> Any:
         if self._bridge is None:
@@ -155,9 +185,11 @@ class Mirror:
 
 
 def _entry(
-    space: Space, settings: Mapping[str, Any], trial_id: str, attributes: Mapping[str, Any], value: float | None = None
-) -> Entry:
-    return Entry(trial_id=trial_id, params=space.params(settings), value=value, attributes=attributes)
+    space: Space, settings: Mapping[str, Any], trial_id: str, attributes: Mapping[str, Any],
+    value: float | None = None, curve: Mapping[int, float] | None = None,
+) -> Entry:  # fmt: skip
+    params = space.params(settings)
+    return Entry(trial_id=trial_id, params=params, value=value, attributes=attributes, curve=curve or {})
 
 
 def _attributes(row: Mapping[str, Any]) -> dict[str, Any]:
