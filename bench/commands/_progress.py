@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from bench.commands import _show, _text
-from bench.core.record import Record
+from bench.core.record import Record, Status
 from bench.core.spec import Trial
 from bench.study import varying
 from bench.sweep import Event, Noted, PackStarted, PackStored, Started, Warned
@@ -40,7 +40,7 @@ class Plain:
         self.trials = {trial.trial_id: trial for trial in trials}
         self.varied = varying.of_trials(trials)
         self.n_packs = self.index = 0
-        self.left = self.best = ""
+        self.left = self.best = self.pruned = ""
 
     def __call__(self, event: Event) -> None:
         """Take one event of the sweep."""
@@ -77,7 +77,7 @@ class Plain:
         """Print a line about the pack, and the reasons of trials that failed."""
         for reason in failures(event.records):
             self.say(reason)
-        place = f"pack {self.index + 1}/{self.n_packs}, {event.n_finished}/{event.n_trials} trials"
+        place = f"pack {self.index + 1}/{self.n_packs}, {event.n_finished}/{event.n_trials} trials{pruned(event)}"
         self.say(f"{place}{self.left}{self.best}")
 
     def say(self, line: str) -> None:
@@ -112,8 +112,8 @@ class Bar(Plain):
         """Move the bar to the trials that are finished."""
         for reason in failures(event.records):
             self.say(reason)
-        self.n_finished, self.size = event.n_finished, 0
-        self.show(event.n_finished)
+        self.n_finished, self.size, self.pruned = event.n_finished + event.n_pruned, 0, pruned(event)
+        self.show(self.n_finished)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -126,12 +126,17 @@ class Bar(Plain):
 
     def text(self) -> str:
         """Return what stands beside the bar."""
-        return f"trials{self.left}{self.best}"
+        return f"trials{self.pruned}{self.left}{self.best}"
+
+
+def pruned(event: PackStored) -> str:
+    """Return how many trials were left out, where some were."""
+    return f", {event.n_pruned} pruned" if event.n_pruned else ""
 
 
 def failures(records: Sequence[Record]) -> list[str]:
     """Return a line for each different reason why trials of these records failed."""
-    lost = [record for record in records if not record.outcome.status.finished]
+    lost = [record for record in records if record.outcome.status in (Status.OOM, Status.FAILED)]
     reasons = dict.fromkeys((str(record.outcome.status), record.outcome.reason or "no reason given") for record in lost)
     return [
         f"{_text.count(sum(r.outcome.reason == reason for r in lost), 'trial')} {status}: {reason}"

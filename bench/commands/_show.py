@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bench import methods
+from bench import methods, searches
 from bench.commands import _text
 from bench.commands._resolve import Resolved
 from bench.core.cells import BestCell
@@ -15,7 +15,7 @@ from bench.core.spec import SERIES, Study, Trial
 from bench.schedule.estimate import Estimate
 from bench.schedule.price import Price
 from bench.study import varying
-from bench.sweep import Preview
+from bench.sweep import Preview, planning
 from bench.sweep.live import Live
 
 MOST_CLASSES = 8  # whose numbers fit into a terminal
@@ -62,8 +62,21 @@ def plan(study: Study, preview: Preview) -> str:
     left = sum(pack.size for pack in preview.pending)
     summary = f"{_text.count(preview.n_trials, 'trial')} in {_text.count(len(preview.packs), 'pack')}; "
     summary += f"{preview.n_finished:,} finished, {left:,} to run in {_text.count(len(preview.pending), 'pack')}"
-    sizes = "".join(f"\n{line}" for line in preview.packing)
+    sizes = "".join(f"\n{line}" for line in (*preview.packing, *_rungs(study, trials)))
+    summary += f", {preview.n_pruned:,} left out at a rung" if preview.n_pruned else ""
     return f"{_text.table(header, rows)}{sizes}\n{summary}{_time(preview.estimate, left)}"
+
+
+def _rungs(study: Study, trials: Sequence[Trial]) -> tuple[str, ...]:
+    """Return a line on where cells are left out, how many go on, and what is saved; none where all train to the end."""
+    rungs = searches.rungs_of(study)
+    if rungs is None:
+        return ()
+    steps = sorted({step for trial in trials for step in rungs.steps(trial.budget.max_steps)})
+    return (
+        f"sampler {study.sampler}: after steps {', '.join(map(str, steps))} the best {rungs.keep:.0%} of each method's "
+        f"cells go on, by training loss: {planning.share_of_steps(trials, rungs):.0%} of the grid's steps",
+    )
 
 
 def _plan_row(method: str, preview: Preview, varied: Sequence[str]) -> tuple[str, ...]:
@@ -120,18 +133,25 @@ def duration(estimate: Estimate) -> str:
     return f"{_text.duration(estimate.seconds)}{doubt}"
 
 
-def progress(trials: Sequence[Trial], rows: Mapping[str, str], attempts: Collection[str]) -> str:
-    """Return a table of trials, finished, diverged and failed for each method.
+def progress(
+    trials: Sequence[Trial], rows: Mapping[str, str], attempts: Collection[str], pruned: Collection[str] = ()
+) -> str:
+    """Return a table of trials, finished, diverged and failed for each method, and pruned where some are.
 
-    `rows` maps the id of each finished trial to its status, `attempts` holds the ids of those that failed.
+    `rows` maps the id of each finished trial to its status, `attempts` holds the ids of those that failed, `pruned` of
+    those that were left out at a rung.
     """
     lines = []
     for method in dict.fromkeys(name_of(trial) for trial in trials):
         ids = [trial.trial_id for trial in trials if name_of(trial) == method]
         done = Counter(rows[i] for i in ids if i in rows)
         failed = sum(1 for i in ids if i in attempts and i not in rows)
-        lines.append((method, str(len(ids)), str(done.total()), str(done[str(Status.DIVERGED)]), str(failed)))
-    return _text.table(("method", "trials", "finished", "diverged", "failed"), lines)
+        left_out = sum(1 for i in ids if i in pruned and i not in rows)
+        counts = (len(ids), done.total(), done[str(Status.DIVERGED)], failed, left_out)
+        lines.append((method, *map(str, counts)))
+    header = ("method", "trials", "finished", "diverged", "failed", "pruned")
+    n_columns = len(header) if any(line[-1] != "0" for line in lines) else len(header) - 1
+    return _text.table(header[:n_columns], [line[:n_columns] for line in lines])
 
 
 def at_work(live: Live | None, n_finished: int, n_trials: int) -> str:

@@ -58,14 +58,22 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
         n_finished = len(rows)
         lines.append(f"sampler tpe: {len(rows):,} of {n_wanted:,} trials finished, {len(attempts):,} failed")
     else:
-        n_wanted, n_finished = len(resolved.trials), len(resolved.ids & rows.keys())
-        lines.append(_show.progress(resolved.trials, rows, attempts))
+        n_pruned = len((resolved.ids & _pruned(directory)) - rows.keys())
+        n_wanted, n_finished = len(resolved.trials), len(resolved.ids & rows.keys()) + n_pruned
+        lines.append(_show.progress(resolved.trials, rows, attempts, _pruned(directory)))
     lines.append(_show.at_work(live.read(directory), n_finished, n_wanted))
     best, on_border = ((), ()) if resolved.is_search else resolved.best(table)
     if best:
         lines += ["", _show.best_table(best, resolved.task.metric, len(resolved.study.seeds), resolved.trials)]
     lines += [f"warning: {warning}" for warning in (*told, *on_border, *found.findings)]
     return n_finished >= n_wanted, "\n".join(lines)
+
+
+def _pruned(directory: Path) -> frozenset[str]:
+    """Return the ids of the trials that were left out at a rung."""
+    from bench import store
+
+    return store.pruned_ids(directory)
 
 
 def _print(text: str, watch: bool) -> None:

@@ -22,7 +22,7 @@ from bench.store.rows import (
     sorted_rows,
     write,
 )
-from bench.store.stopped import load_pruned, load_rungs, write_pruned
+from bench.store.stopped import load_pruned, load_rungs, pruned_ids, rungs_reached, write_pruned
 
 __all__ = [
     "ATTEMPTS",
@@ -41,8 +41,10 @@ __all__ = [
     "load_files",
     "load_pruned",
     "load_rungs",
+    "pruned_ids",
     "read_part",
     "recover",
+    "rungs_reached",
     "scan",
     "scan_files",
     "sorted_rows",

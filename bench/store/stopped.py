@@ -38,6 +38,19 @@ def load_pruned(directory: Path) -> pa.Table:
     return _load(directory / PRUNED)
 
 
-def _load(folder: Path) -> pa.Table:
-    tables, _ = read_parts(folder, None)
-    return pa.concat_tables([SCHEMA.empty_table(), *tables.values()]).sort_by([("steps_done", "ascending")])
+def rungs_reached(directory: Path) -> dict[str, int]:
+    """Return the last rung of each trial that was at one, by trial_id; reads two columns."""
+    table = _load(directory / RUNGS, ["trial_id", "steps_done"])
+    return dict(zip(*(table.column(name).to_pylist() for name in ("trial_id", "steps_done")), strict=True))
+
+
+def pruned_ids(directory: Path) -> frozenset[str]:
+    """Return the ids of the trials that were left out at a rung; a finished one may be among them."""
+    return frozenset(_load(directory / PRUNED, ["trial_id", "steps_done"]).column("trial_id").to_pylist())
+
+
+def _load(folder: Path, columns: list[str] | None = None) -> pa.Table:
+    tables, _ = read_parts(folder, columns)
+    empty = SCHEMA.empty_table() if columns is None else SCHEMA.empty_table().select(columns)
+    plain = (table.replace_schema_metadata(SCHEMA.metadata) for table in tables.values())
+    return pa.concat_tables([empty, *plain]).sort_by([("steps_done", "ascending")])

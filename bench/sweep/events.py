@@ -38,6 +38,7 @@ class Preview:
     n_trials: int
     n_finished: int
     estimate: Estimate | None  # of the pending packs; None without a workload, or where none are
+    n_pruned: int = 0  # trials that were left out at a rung
     packing: tuple[str, ...] = ()  # what the size of each kind of pack rests on, a line each
 
 

@@ -14,6 +14,8 @@ from bench.sweep.events import Options
 
 _UNIT_WORK = Workload(matmul_params=1, train_tokens=1.0, n_eval=0, eval_tokens=0.0)  # for the time left, not before
 
+_WHOLE = Pack(trials=())
+
 
 class Forecast:
     """The work left. Without a workload (`options.workload`) nothing is foretold before the first pack is done."""
@@ -28,10 +30,10 @@ class Forecast:
         """Take what there is to do."""
         self._left = estimate.work_of(packs, self._workload, self._place)
 
-    def done(self, records: Sequence[Record], pack: Pack) -> None:
-        """Take off what the pack has done of these trials, and learn how fast it went."""
+    def done(self, records: Sequence[Record], leg: Pack = _WHOLE) -> None:
+        """Take off what is done of these trials, and learn how fast it went; `leg` says from which step to which."""
         self._fresh = self._fresh.with_pack(records, self._workload, self._place)
-        packs = (replace(pack, trials=(record.trial,)) for record in records)
+        packs = (replace(leg, trials=(record.trial,)) for record in records)
         self._left.subtract(estimate.work_of(packs, self._workload, self._place))
 
     def remaining(self) -> Estimate | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
-from bench import store
+from bench import searches, store
 from bench.core.errors import BadInput
 from bench.core.spec import Study, Trial
 from bench.executors import AbstractExecutor
@@ -38,13 +38,21 @@ def preview(
         study, trials, finished=finished, results_dir=results_dir, options=options, family=family, slots=slots
     )
     n_trials, n_left = (sum(pack.size for pack in packs) for packs in (plan.packs, plan.left))
-    forecast = Forecast(options, read_calibration(results_dir), slots=slots)
-    forecast.expect(plan.left)
+    forecast, rungs = Forecast(options, read_calibration(results_dir), slots=slots), searches.rungs_of(study)
+    n_pruned = 0
+    if rungs is None:
+        forecast.expect(plan.left)
+    else:
+        reached = store.rungs_reached(results_dir / study.name)
+        pruned = store.pruned_ids(results_dir / study.name) - finished
+        n_pruned = sum(trial.trial_id in pruned for trial in trials)
+        forecast.expect(planning.legs(trials, rungs, reached, closed=finished | pruned))
     return Preview(
         packs=plan.packs,
         pending=plan.left,
         n_trials=n_trials,
         n_finished=n_trials - n_left,
+        n_pruned=n_pruned,
         estimate=forecast.remaining(),
         packing=plan.packing,
     )
@@ -69,6 +77,9 @@ def run(
     """
     from bench.sweep.sweeper import Sweeper  # and with it Optuna, which `preview` does without
 
+    if options is not None and options.rerun_stale and searches.rungs_of(study) is not None:
+        way_out = 'remove the study\'s results, or set sampler = "grid"'
+        raise BadInput("--rerun-stale", "must be left out where cells are left out at rungs", way_out=way_out)
     if any(trial.spec_version == 1 for trial in trials):
         rule = "must be of the current version: rows of version 1 can be read, not added to"
         raise BadInput(f"study {study.name}", rule, way_out="resolve the study anew")

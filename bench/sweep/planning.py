@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import searches
 from bench.core.cells import Score
 from bench.core.spec import Pack, Study, Trial
 from bench.schedule import pack_sizes, planner
 from bench.schedule.pack_sizes import Probe
 from bench.schedule.planner import Limits
+from bench.searches import Rungs
 from bench.sweep.events import Options
 
 
@@ -64,6 +66,38 @@ def plan(
         lines = pack_sizes.lines(packs, settled.measured, options.place)
     left = planner.spread(planner.pending(packs, finished, limits=limits, family=family), slots)
     return Plan(packs=packs, left=left, limits=limits, packing=lines, measured=anew)
+
+
+def groups_of(trials: Iterable[Trial]) -> tuple[tuple[Trial, ...], ...]:
+    """Return trials by what their cells are compared within (see `searches.group_of`)."""
+    groups: dict[Hashable, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(searches.group_of(trial), []).append(trial)
+    return tuple(map(tuple, groups.values()))
+
+
+def legs(
+    trials: Sequence[Trial], rungs: Rungs, reached: Mapping[str, int], *, closed: Collection[str]
+) -> Iterator[Pack]:
+    """Yield the legs that are left where nothing fails: which cells will go on is not known, only how many.
+
+    `reached` are the last rungs of trials by id, `closed` the trials that are finished or left out. Not for running:
+    a leg may hold more trials than a pack.
+    """
+    for group in groups_of(trials):
+        left = [trial for trial in group if trial.trial_id not in closed]
+        n_cells = len({trial.cell for trial in group})
+        for start, end, n in rungs.expected_steps(group[0].budget.max_steps, n_cells):
+            members = [trial for trial in left if reached.get(trial.trial_id, 0) < end][: n * len(group) // n_cells]
+            if members:
+                yield Pack(trials=tuple(members), start=start, until=end)
+
+
+def share_of_steps(trials: Sequence[Trial], rungs: Rungs) -> float:
+    """Return the steps of all legs over those of the whole grid."""
+    some = legs(trials, rungs, {}, closed=())
+    done = sum((pack.until or 0) * pack.size - pack.start * pack.size for pack in some)
+    return done / sum(trial.budget.max_steps for trial in trials)
 
 
 def again(

@@ -11,12 +11,12 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import replace
 from typing import Any
 
-from bench import searches
 from bench.core.cells import Score
 from bench.core.record import Status
 from bench.core.spec import Pack, Trial
 from bench.searches import Rungs
 from bench.searches._rungs import going_on
+from bench.sweep import planning
 from bench.sweep.agenda import QUEUE_LIMIT, Agenda
 from bench.sweep.ledger import Ledger
 from bench.sweep.optuna_mirror.mirror import Mirror
@@ -41,7 +41,7 @@ class RungAgenda(Agenda):
         self._rungs, self._mirror, self._pack, self._step_of, self._prune = rungs, mirror, pack, step_of, prune
         self._tried: set[tuple[str, int | None]] = set()  # trial and end of a leg that this run has asked for
         self._done = False
-        self.ahead = [Job(pack=pack) for pack in self._expected(ledger)]
+        self.ahead = self._expected(ledger)
 
     @property
     def done(self) -> bool:
@@ -51,12 +51,12 @@ class RungAgenda(Agenda):
     def next_jobs(self, ledger: Ledger) -> Sequence[Job]:
         """Leave out what is to be left out; return the next leg of every group."""
         packs: list[Pack] = []
-        for group in self._groups().values():
+        for group in planning.groups_of(self.trials):
             found, end = self._next_leg(group, ledger)
             self._tried |= {(trial.trial_id, end) for trial in found}
             packs += self._legs(found, end)
         self._done = not packs
-        self.ahead = [Job(pack=pack) for pack in self._expected(ledger)]
+        self.ahead = self._expected(ledger)
         return [Job(pack=pack) for pack in packs]
 
     def before(self, job: Job) -> None:
@@ -64,11 +64,10 @@ class RungAgenda(Agenda):
         if self.n_goal <= QUEUE_LIMIT:
             self._mirror.queue(job.pack)
 
-    def _groups(self) -> dict[Hashable, list[Trial]]:
-        groups: dict[Hashable, list[Trial]] = {}
-        for trial in self.trials:
-            groups.setdefault(searches.group_of(trial), []).append(trial)
-        return groups
+    def _expected(self, ledger: Ledger) -> list[Job]:
+        reached = {trial_id: max(rows) for trial_id, rows in ledger.rungs.items()}
+        legs = planning.legs(self.trials, self._rungs, reached, closed={*ledger.scores, *ledger.pruned})
+        return [Job(pack=pack) for pack in legs]
 
     def _next_leg(self, group: Sequence[Trial], ledger: Ledger) -> tuple[list[Trial], int | None]:
         """Return the trials of a group that train now, and to which step; None: to the end."""
@@ -109,17 +108,6 @@ class RungAgenda(Agenda):
             by_start.setdefault(start if end is None or start < end else 0, []).append(trial)
         for start, members in sorted(by_start.items()):
             yield from (replace(pack, start=start, until=end) for pack in self._pack(members))
-
-    def _expected(self, ledger: Ledger) -> Iterator[Pack]:
-        """Yield the legs that are left where nothing fails, for a forecast; which cells go on is not known yet."""
-        for group in self._groups().values():
-            left = list(_open(group, ledger, set()))
-            n_cells, n_trials = len({trial.cell for trial in group}), len(group)
-            for start, end, n in self._rungs.expected_steps(group[0].budget.max_steps, n_cells):
-                members = [t for t in left if max(ledger.rungs.get(t.trial_id, {0: {}})) < end]
-                members = members[: n * n_trials // n_cells]
-                if members:
-                    yield Pack(trials=tuple(members), start=start, until=end)
 
 
 def _open(group: Iterable[Trial], ledger: Ledger, lost: set[str]) -> Iterator[Trial]:
