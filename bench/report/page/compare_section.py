@@ -9,28 +9,28 @@ from bench.comparison.verdict import collapses, gap, number, sentences
 from bench.methods import label
 from bench.report.data import Report
 from bench.report.page import svg
-from bench.report.page.html import Html, el, join
-from bench.report.page.tables import Value, scroll, table, whole
+from bench.report.page.tables import Table, Value, rate, ratio, table, text, whole
 from bench.report.text import listed, score, unit
-from plots import style
 
 
-def section(report: Report) -> Html:
-    """Return the section, empty where no comparison was run."""
+def view(report: Report) -> dict[str, object] | None:
+    """Return what the section shows; None where no comparison was run."""
     c = report.comparison
     if c is None:
-        return Html("")
+        return None
     commit = f", commit {listed(c.git_commits)}" if c.git_commits else ""
     seeds = f"tuning seeds {listed(c.setup.tuning_seeds)}, fresh seeds {listed(c.setup.fresh_seeds)}"
-    return join(
-        el("p", f"From the study {c.setup.study}{commit}; {seeds}.", class_="note"),
-        el("details", join(el("summary", "Every claim in full"), [el("p", sentence) for sentence in sentences(c)])),
-        el("h3", "Chosen cells, fresh seeds"), _arms(c, report),
-        el("h3", f"Differences from {label(c.baseline)}, paired by seed"), _forest(c, report), _differences(c),
-    )  # fmt: skip
+    return {
+        "note": f"From the study {c.setup.study}{commit}; {seeds}.",
+        "sentences": sentences(c),
+        "arms": _arms(c, report),
+        "baseline": label(c.baseline),
+        "forest": _forest(c, report),
+        "differences": _differences(c),
+    }
 
 
-def _arms(c: Comparison, report: Report) -> Html:
+def _arms(c: Comparison, report: Report) -> Table:
     columns = (
         ("method", False), (unit(report), True), ("± over seeds", True), ("n", True), ("rank", True), ("η_A", True),
         ("λ", True), ("collapsed or diverged", True), ("cells tuned", True), ("octaves of η_A within 1 %", True),
@@ -51,19 +51,18 @@ def _tested(arm: ArmResult, report: Report) -> list[Value]:
 
 def _arm(arm: ArmResult, report: Report) -> list[Value]:
     s, width = arm.settings, arm.tuning.width
-    ratio = s.get("lr_ratio")
     octaves = "–" if width is None else f"{'≥ ' if width.open_low or width.open_high else ''}{width.octaves:.1f}"
     return [
-        (label(arm.name), label(arm.name)), (score(arm.mean, report, digits=2), arm.mean),
+        text(label(arm.name)), (score(arm.mean, report, digits=2), arm.mean),
         (score(arm.stderr_seeds, report, digits=2), arm.stderr_seeds), whole(arm.n), whole(s.get("rank")),
-        (style.rate(s["eta_A"]), s["eta_A"]), ("–" if ratio is None else style.ratio(ratio), ratio),
+        rate(s["eta_A"]), ratio(s.get("lr_ratio")),
         (collapses(arm), arm.history.every.n_collapsed), whole(arm.tuning.n_cells),
         (octaves, None if width is None else width.octaves),
         (number(arm.reach.median_steps), arm.reach.median_steps), whole(arm.reach.n_missed),
     ]  # fmt: skip
 
 
-def _forest(c: Comparison, report: Report) -> Html:
+def _forest(c: Comparison, report: Report) -> svg.Forest | None:
     """Return the differences and their intervals as a picture; those without an interval are in the table alone."""
     scale = 100.0 if report.higher_is_better else 1.0
     rows = [
@@ -74,13 +73,11 @@ def _forest(c: Comparison, report: Report) -> Html:
         if d.mean is not None and d.interval is not None
     ]  # fmt: skip
     if not rows:
-        return Html("")
+        return None
     points = " (points)" if report.higher_is_better else ""
     unit_words = f"{report.metric.replace('_', ' ')} minus that of {label(c.baseline)}{points}"
     side = "right of 0 is better" if report.higher_is_better else "left of 0 is better"
-    drawn = svg.forest(rows, x_label=f"{unit_words}; {side}", title="Differences with their intervals")
-    hint = el("p", "Point at a row, tap it, or walk with the arrow keys.", class_="readout", aria_live="polite")
-    return el("figure", scroll(drawn, data_roving=True), hint)
+    return svg.forest(rows, x_label=f"{unit_words}; {side}", title="Differences with their intervals")
 
 
 def _ends(d: Difference, c: Comparison) -> str:
@@ -102,7 +99,7 @@ def _end(value: float) -> str:
     return "∞" if math.isinf(value) else number(value)
 
 
-def _differences(c: Comparison) -> Html:
+def _differences(c: Comparison) -> Table:
     columns = (
         ("method", False), ("difference", True), (f"{c.level:.0%} interval", False), ("n", True), ("better in", True),
         ("p", True),
@@ -120,9 +117,9 @@ def _difference(d: Difference, c: Comparison) -> list[Value]:
     span = "–" if found is None else f"{_end(found.steps_interval.low)} to {_end(found.steps_interval.high)}"
     speed = "–" if found is None else found.claim
     return [
-        (label(d.arm), label(d.arm)), ("–" if d.mean is None else gap(d.mean, metric), d.mean), (ends, ends),
+        text(label(d.arm)), ("–" if d.mean is None else gap(d.mean, metric), d.mean), text(ends),
         whole(d.n), ("–" if d.outperforms is None else f"{d.outperforms:.0%}", d.outperforms),
         (f"{d.p:.3g}", d.p), (f"{d.p_holm:.3g}", d.p_holm), (f"{d.attainable_p:.3g}", d.attainable_p),
-        (d.claim, d.claim), (_factor(steps), steps), (span, span),
-        ("–" if found is None else f"{found.p_holm:.3g}", None if found is None else found.p_holm), (speed, speed),
+        text(d.claim), (_factor(steps), steps), text(span),
+        ("–" if found is None else f"{found.p_holm:.3g}", None if found is None else found.p_holm), text(speed),
     ]  # fmt: skip

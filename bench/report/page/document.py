@@ -1,27 +1,31 @@
 """The report as one self-contained HTML page: no file, script, font or picture from anywhere else.
 
-Everything shown is escaped in bench/report/page/html.py; a content security policy lets only the page's own script run
-and forbids every request.
+templates/ holds the markup; this module works out what it shows. Jinja escapes all that comes from data; a content
+security policy lets only the page's own script run and forbids every request.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from bench.report.charts import Chart
 from bench.report.data import Best, Report, Trouble
 from bench.report.page import compare_section, heat_section, speed_section, svg
-from bench.report.page.html import Html, el, join, trusted
-from bench.report.page.tables import Value, decimal, table, whole
+from bench.report.page.tables import Value, decimal, rate, ratio, table, text, whole
 from bench.report.text import counted, headline, listed, score, seeds, unit
 from bench.report.text import verdict as three_sentences
 from plots import style
 
+View = Mapping[str, object]
+
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_HINT = "Point at a mark, tap it, or walk with the arrow keys."
 _CHARTS: dict[str, str] = {
     "ratio": "Ratio of the learning rates",
     "rank": "Rank",
@@ -32,76 +36,71 @@ _CHARTS: dict[str, str] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A section of the page; without a view it is left out."""
+
+    name: str
+    title: str
+    template: str
+    view: View | None
+    half: bool = False  # it leaves room for another one beside it
+
+
 def page(report: Report) -> str:
     """Return the whole page."""
-    script, css = _asset("report.js"), _asset("report.css")
+    script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"{_POLICY}; script-src 'sha256-{digest}'"
-    sections = [s for s in _sections(report) if s[2]]
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=policy),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{report.study}: report"),
-        el("style", trusted(css)),
-    )
-    body = el(
-        "body", _header(report, sections),
-        el("main", [_section(report, *section) for section in sections]),
-        el("script", trusted(script)),
+    devices = listed(report.repeat.devices)
+    return environment().get_template("page.html").render(
+        report=report,
+        facts=f"task {report.task}, model {report.model}, {unit(report)}; {counted(report.counts)}; device {devices}",
+        sections=[section for section in _sections(report) if section.view is not None],
+        policy=f"{_POLICY}; script-src 'sha256-{digest}'",
+        css=Markup(_asset("report.css")),  # files of this package: markup, as no data ever is
+        script=Markup(script),
     )  # fmt: skip
-    return "<!doctype html>\n" + el("html", head, body, lang="en") + "\n"
 
 
-def _section(report: Report, name: str, title: str, content: Html) -> Html:
-    """Return a section; one with a single chart leaves room for another one beside it."""
-    alone = sum(chart.kind == name for chart in report.charts) == 1
-    return el("section", el("h2", title), content, id=name, class_="half" if alone else None)
+def environment() -> Environment:
+    """Return what renders the templates: every value is escaped, a name that is not there is an error."""
+    loader = PackageLoader("bench.report.page")
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
 
 
 def _asset(name: str) -> str:
     return resources.files("bench.report.page").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _header(report: Report, sections: Sequence[tuple[str, str, Html]]) -> Html:
-    devices = listed(report.repeat.devices)
-    facts = f"task {report.task}, model {report.model}, {unit(report)}; {counted(report.counts)}; device {devices}"
-    links = [el("li", el("a", title, href=f"#{name}")) for name, title, _ in sections]
-    return el(
-        "header", el("h1", report.study), el("p", facts, class_="note"),
-        el("p", report.figure, class_="note") if report.figure else None,
-        el("p", f"All cells: {report.fixed}." if report.fixed else None, class_="note"),
-        el("nav", el("ul", links), aria_label="Sections"),
-    )  # fmt: skip
-
-
-def _sections(report: Report) -> list[tuple[str, str, Html]]:
-    """Return (id, title, content) of every section; one without content is left out."""
-    heat = [heat_section.heatmap(panel, report) for panel in report.heatmaps]
-    heatmaps = join(heat_section.key(report), _panels(heat, wide=True)) if heat else Html("")
-    charts = [(kind, title, _charts(kind, report)) for kind, title in _CHARTS.items()]
-    return [
-        ("verdict", "Verdict", _verdict(report)),
-        ("comparison", "Tuned comparison", compare_section.section(report)),
-        ("best", "Best cells", _best(report)),
-        ("heatmaps", "Learning-rate heatmaps", heatmaps),
-        *charts,
-        ("speed", "Speed and memory", speed_section.section(report)),
-        ("trouble", "Diverged, collapsed and failed", _trouble(report)),
-        ("repeat", "Repeat it", _repeat(report)),
+def _sections(report: Report) -> list[Section]:
+    charts = [
+        Section(name=kind, title=title, template="charts.html", view=_charts(kind, report),
+                half=sum(chart.kind == kind for chart in report.charts) == 1)
+        for kind, title in _CHARTS.items()
     ]  # fmt: skip
+    comparison, heat, speed = (module.view(report) for module in (compare_section, heat_section, speed_section))
+    return [
+        Section(name="verdict", title="Verdict", template="verdict.html", view=_verdict(report)),
+        Section(name="comparison", title="Tuned comparison", template="comparison.html", view=comparison),
+        Section(name="best", title="Best cells", template="table.html", view=_best(report)),
+        Section(name="heatmaps", title="Learning-rate heatmaps", template="heatmaps.html", view=heat),
+        *charts,
+        Section(name="speed", title="Speed and memory", template="speed.html", view=speed),
+        Section(name="trouble", title="Diverged, collapsed and failed", template="trouble.html", view=_trouble(report)),
+        Section(name="repeat", title="Repeat it", template="repeat.html", view=_repeat(report)),
+    ]
 
 
-def _verdict(report: Report) -> Html:
-    sentences = [el("p", sentence) for sentence in three_sentences(report)]
-    warnings = [el("p", f"Warning: {border}.", class_="note") for border in report.borders]
-    first = el("p", el("strong", headline(report)))
-    return join(el("div", join(first, sentences), class_="verdict"), warnings)
+def _verdict(report: Report) -> View:
+    return {"headline": headline(report), "sentences": three_sentences(report), "borders": report.borders}
 
 
-def _best(report: Report) -> Html:
+def _best(report: Report) -> View | None:
+    if not report.best:
+        return None
     columns: tuple[tuple[str, bool], ...] = (
         ("method", False), (unit(report), True), ("± s.e.", True), ("rank", True), ("η_A", True), ("λ", True),
         ("seeds", True), ("cells tried", True), ("trained parameters", True), ("train s", True),
@@ -109,60 +108,42 @@ def _best(report: Report) -> Html:
     others = tuple(dict.fromkeys(name for best in report.best for name in best.others))
     varied = tuple((name, False) for name in report.varying)
     columns = (*columns[:3], *((name, True) for name in others), *columns[3:6], *varied, *columns[6:])
-    rows = [_best_row(best, report, others) for best in report.best]
     kinds = sorted({best.cell.stderr_kind for best in report.best if best.cell.stderr_kind})
     by = {best.chosen_by for best in report.best}
     chosen = "held-out training examples" if by == {"select_metric"} else "the evaluation split itself, which flatters"
     note = f"Each method's best cell, chosen on {chosen}; scores on the evaluation split"
     note += f"; s.e.: standard error over {' or '.join(kinds)}." if kinds else "."
     timing = "" if all(b.timing_mode == "isolated" for b in report.best) else " Train seconds are shares of a pack."
-    return join(el("p", note + timing, class_="note"), table(columns, rows)) if rows else Html("")
+    return {"note": note + timing, "table": table(columns, [_best_row(best, report, others) for best in report.best])}
 
 
 def _best_row(best: Best, report: Report, others: tuple[str, ...]) -> list[Value]:
     cell = best.cell
-    name = style.label(cell.series)
     return [
-        (name, name), (score(cell.mean, report, digits=2), cell.mean),
+        text(style.label(cell.series)), (score(cell.mean, report, digits=2), cell.mean),
         (score(cell.stderr, report, digits=2), cell.stderr),
         *((f"{best.others[name]:.4f}" if name in best.others else "–", best.others.get(name)) for name in others),
-        whole(cell.rank), (style.rate(cell.eta_A), cell.eta_A),
-        ("–" if cell.lr_ratio is None else style.ratio(cell.lr_ratio), cell.lr_ratio), *_texts(cell.settings),
+        whole(cell.rank), rate(cell.eta_A), ratio(cell.lr_ratio), *(text(value) for _, value in cell.settings),
         (seeds(cell).removesuffix(" seeds").removesuffix(" seed"), cell.n_ok), whole(best.n_choices),
         whole(best.n_trainable),
         decimal(best.train_seconds),
     ]  # fmt: skip
 
 
-def _texts(settings: Sequence[tuple[str, str]]) -> list[Value]:
-    return [(text, text) for _, text in settings]
-
-
-def _charts(kind: str, report: Report) -> Html:
+def _charts(kind: str, report: Report) -> View | None:
     mine = [chart for chart in report.charts if chart.kind == kind]
     if not mine:
-        return Html("")
-    note = f"{mine[0].note[:1].upper()}{mine[0].note[1:]}."
-    return join(el("p", note, class_="note"), _panels([_chart(c, report) for c in mine]))
+        return None
+    panels = [{"caption": chart.title, "drawn": _drawn(chart, mine, report)} for chart in mine]
+    return {"note": f"{mine[0].note[:1].upper()}{mine[0].note[1:]}.", "panels": panels}
 
 
-def _chart(chart: Chart, report: Report) -> Html:
+def _drawn(chart: Chart, beside: list[Chart], report: Report) -> svg.Drawn:
     name = f"{_CHARTS[chart.kind]}, {chart.title}".rstrip(", ")
-    beside = [other for other in report.charts if other.kind == chart.kind]
-    drawn = svg.chart(chart, as_percent=report.higher_is_better, y_label=unit(report), title=name, beside=beside)
-    return el(
-        "figure", el("figcaption", chart.title) if chart.title else None, el("div", drawn, data_roving=True),
-        svg.legend(chart), el("p", _HINT, class_="readout", aria_live="polite"),
-    )  # fmt: skip
+    return svg.chart(chart, as_percent=report.higher_is_better, y_label=unit(report), title=name, beside=beside)
 
 
-def _panels(figures: Sequence[Html], *, wide: bool = False) -> Html:
-    return el("div", figures, class_="panels wide" if wide else "panels")
-
-
-def _trouble(report: Report) -> Html:
-    if not report.troubles:
-        return el("p", "None: every trial of the study ended with a score.")
+def _trouble(report: Report) -> View:
     columns = (
         ("what", False), ("method", False), ("rank", True), ("η_A", True), ("λ", True),
         *((name, False) for name in report.varying), ("seeds", False), ("detail", False),
@@ -173,19 +154,17 @@ def _trouble(report: Report) -> Html:
         f"{n.n_failed} failed or ran out of memory, {n.n_missing - n.n_failed} were not run."
     )
     rows = [_trouble_row(t) for t in report.troubles]
-    return join(el("p", note, class_="note"), table(columns, rows, long=("detail",)))
+    return {"note": note, "table": table(columns, rows, long=("detail",)) if rows else None}
 
 
 def _trouble_row(t: Trouble) -> list[Value]:
-    name = style.label(t.series)
     return [
-        (t.kind, t.kind), (name, name), whole(t.rank), (style.rate(t.eta_A), t.eta_A),
-        ("–" if t.lr_ratio is None else style.ratio(t.lr_ratio), t.lr_ratio), *_texts(t.settings),
-        (listed(t.seeds), listed(t.seeds)), (t.detail, t.detail),
+        text(t.kind), text(style.label(t.series)), whole(t.rank), rate(t.eta_A), ratio(t.lr_ratio),
+        *(text(value) for _, value in t.settings), text(listed(t.seeds)), text(t.detail),
     ]  # fmt: skip
 
 
-def _repeat(report: Report) -> Html:
+def _repeat(report: Report) -> View:
     r = report.repeat
     others = report.counts.n_other_rows
     facts: list[tuple[str, str]] = [
@@ -203,10 +182,5 @@ def _repeat(report: Report) -> Html:
         warnings.append(f"The rows come from {n} versions of the harness; --rerun-stale repeats them.")
     if others:
         warnings.append(f"{others} other rows in the directory are not of this study's cells and are not shown.")
-    listing = [join(el("dt", name), el("dd", value)) for name, value in facts]
-    return join(
-        el("p", "The commands:" if r.compare_command else "The command:"),
-        el("pre", "\n".join(filter(None, (r.command, r.compare_command))), tabindex="0"),
-        [el("p", w, class_="note") for w in warnings],
-        el("dl", listing), el("h3", r.study_file), el("pre", r.toml, tabindex="0"),
-    )  # fmt: skip
+    commands = [command for command in (r.command, r.compare_command) if command]
+    return {"commands": commands, "warnings": warnings, "facts": facts, "study_file": r.study_file, "toml": r.toml}

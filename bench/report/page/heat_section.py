@@ -2,56 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import matplotlib as mpl
 from matplotlib.colors import to_hex
 
 from bench.report.data import HeatCell, Heatmap, Report
-from bench.report.page.html import Html, el, join
-from bench.report.page.tables import scroll
 from bench.report.text import described, score, unit
 from plots import style
 
-HINT = "Point at a cell, tap it, or walk with the arrow keys."
 _GRADIENT = 8  # colours of the bar that explains the colours
 
 
-def heatmap(panel: Heatmap, report: Report) -> Html:
-    """Return one panel: table, line of words about the chosen cell."""
-    by_B = panel.view == "eta_B"
-    axis = join("η_B ↓" if by_B else "λ ↓", el("br"), "η_A →")
-    named = style.rate if by_B else style.ratio
-    head = el("tr", el("th", axis, scope="col"), [el("th", style.rate(x), scope="col") for x in panel.xs])
-    rows = [
-        el("tr", el("th", named(y), scope="row"), [_cell(cell, panel, report) for cell in cells])
-        for y, cells in zip(panel.ys, panel.cells, strict=True)
-    ]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Cell:
+    """What a cell shows: `text`, `marks` above it, and in words (`tip`) all about it."""
+
+    text: str
+    tip: str
+    kind: str = ""
+    marks: str = ""
+    style: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    y: str
+    cells: tuple[_Cell | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Panel:
+    caption: str
+    axis: str
+    xs: tuple[str, ...]
+    rows: tuple[_Row, ...]
+
+
+def view(report: Report) -> dict[str, object] | None:
+    """Return the panels, and what colours and marks mean; None where there are none."""
+    if not report.heatmaps:
+        return None
+    first = report.heatmaps[0]
+    return {
+        "unit": unit(report),
+        "low": score(first.low, report),
+        "high": score(first.high, report),
+        "colours": ", ".join(_hex(i / (_GRADIENT - 1), report) for i in range(_GRADIENT)),
+        "beyond": any(_beyond(cell, panel, report) for panel in report.heatmaps for row in panel.cells for cell in row),
+        "panels": [_panel(panel, report) for panel in report.heatmaps],
+    }
+
+
+def _panel(panel: Heatmap, report: Report) -> _Panel:
+    axis = "η_B" if panel.view == "eta_B" else "λ"
+    named = style.rate if panel.view == "eta_B" else style.ratio
     edge = "; the best cell lies on the grid's edge" if panel.best_at_edge else ""
-    caption = f"{panel.title}: η_A × {'η_B' if by_B else 'λ'}{edge}"
-    table = el("table", el("caption", caption), el("thead", head), el("tbody", rows), class_="heat", data_roving=True)
-    return el("figure", scroll(table), el("p", HINT, class_="readout", aria_live="polite"))
-
-
-def key(report: Report) -> Html:
-    """Return what colours and marks mean."""
-    low, high = report.heatmaps[0].low, report.heatmaps[0].high
-    colours = ", ".join(_hex(i / (_GRADIENT - 1), report) for i in range(_GRADIENT))
-    bar = el("span", class_="bar", style=f"background:linear-gradient(to right, {colours})", aria_hidden="true")
-    beyond = any(_beyond(cell, panel, report) for panel in report.heatmaps for row in panel.cells for cell in row)
-    worse = "; worse cells share the end's colour" if beyond else ""
-    marks = (
-        ("★", "best mean on the evaluation split"),
-        ("◆", "chosen on held-out training examples"),
-        ("•", "within one standard error of the best"),
-        ("✕", "a seed diverged"),
-        ("▽", "a seed collapsed"),
-        ("·", "not run"),
+    return _Panel(
+        caption=f"{panel.title}: η_A × {axis}{edge}",
+        axis=axis,
+        xs=tuple(style.rate(x) for x in panel.xs),
+        rows=tuple(
+            _Row(y=named(y), cells=tuple(_cell(cell, panel, report) for cell in cells))
+            for y, cells in zip(panel.ys, panel.cells, strict=True)
+        ),
     )
-    listed = [el("li", el("b", mark), f" {meaning}") for mark, meaning in marks]
-    return el(
-        "div",
-        el("p", f"{unit(report)}: {score(low, report)} ", bar, f" {score(high, report)}{worse}", class_="note"),
-        el("ul", listed, class_="legend"),
-    )  # fmt: skip
 
 
 def _beyond(cell: HeatCell | None, panel: Heatmap, report: Report) -> bool:
@@ -60,27 +75,22 @@ def _beyond(cell: HeatCell | None, panel: Heatmap, report: Report) -> bool:
     return cell.numbers.mean < panel.low if report.higher_is_better else cell.numbers.mean > panel.high
 
 
-def _cell(cell: HeatCell | None, panel: Heatmap, report: Report) -> Html:
+def _cell(cell: HeatCell | None, panel: Heatmap, report: Report) -> _Cell | None:
     if cell is None:
-        return el("td", class_="none")
+        return None
     n = cell.numbers
     tip = described(n, report) + _words(cell)
     if n.mean is None:
-        mark = "✕" if n.n_diverged else "·"
-        return el("td", mark, class_="empty", data_tip=tip, tabindex="-1", aria_label=tip)
-    share = min(1.0, max(0.0, (n.mean - panel.low) / (panel.high - panel.low)))
-    colour = _hex(share, report)
+        return _Cell(text="✕" if n.n_diverged else "·", tip=tip, kind="empty")
+    colour = _hex(min(1.0, max(0.0, (n.mean - panel.low) / (panel.high - panel.low))), report)
     marks = "".join((
         "★" if cell.best else "•" if cell.within_stderr else "",
         "◆" if cell.chosen else "",
         "✕" if n.n_diverged else "",
         "▽" if n.n_collapsed else "",
     ))  # fmt: skip
-    return el(
-        "td", join(score(n.mean, report), el("sup", marks) if marks else None),
-        style=f"background:{colour};color:{_ink(colour)}", class_="best" if cell.best else None,
-        data_tip=tip, tabindex="-1", aria_label=tip,
-    )  # fmt: skip
+    look = f"background:{colour};color:{_ink(colour)}"
+    return _Cell(text=score(n.mean, report), tip=tip, kind="best" if cell.best else "", marks=marks, style=look)
 
 
 def _words(cell: HeatCell) -> str:

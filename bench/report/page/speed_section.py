@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bench.report.data import Isolated, Report, Speed
-from bench.report.page.html import Html, el, join
+from bench.report.page.tables import Table, decimal, table, text, whole
 from bench.report.page.tables import Value as Shown
-from bench.report.page.tables import decimal, table, whole
 from bench.timing.methods.summary import Line, Value, interval_words
 from plots import style
 
@@ -13,21 +14,27 @@ _SHARES = (
     " pack_share: a trial's share of the time of the pack it was trained in, which depends on the pack's size and on "
     "what else the machine did: it says what the sweep cost, not which method is faster."
 )
-_MISSING = (
-    "No isolated timing was run for this study (bench speed), so nothing is claimed about which method is faster."
-)
 
 
-def section(report: Report) -> Html:
-    """Return the section, empty where no row holds a time."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noted:
+    """A table and what there is to say of it."""
+
+    note: str
+    table: Table
+
+
+def view(report: Report) -> dict[str, object] | None:
+    """Return what the section shows; None where no row holds a time."""
     if report.isolated is None and not report.speeds:
-        return Html("")
-    first = el("p", _MISSING) if report.isolated is None else _isolated(report.isolated)
-    rows = join(el("h3", "In the sweep"), _of_rows(report)) if report.speeds else Html("")
-    return join(first, rows)
+        return None
+    return {
+        "isolated": None if report.isolated is None else _isolated(report.isolated),
+        "swept": _of_rows(report) if report.speeds else None,
+    }
 
 
-def _isolated(found: Isolated) -> Html:
+def _isolated(found: Isolated) -> Noted:
     columns = (
         ("method", False), ("ms per step", True), ("interval", False), ("× LoRA", True), ("its interval", False),
         ("forward", True), ("backward", True), ("optimizer", True), ("examples per s", True), ("peak MiB", True),
@@ -40,7 +47,7 @@ def _isolated(found: Isolated) -> Html:
         f"interleaved rounds with their interval ({interval_words(found.lines)}); × LoRA is paired by round, to LoRA "
         "without dropout at the same rank; forward, backward and optimizer in ms of a step; kept: for backward."
     )
-    return join(el("p", note, class_="note"), table(columns, [_line(line) for line in found.lines]))
+    return Noted(note=note, table=table(columns, [_line(line) for line in found.lines]))
 
 
 def _line(line: Line) -> list[Shown]:
@@ -49,7 +56,7 @@ def _line(line: Line) -> list[Shown]:
     stored = line.fixed["stored_bytes"]
     parts = [_scaled(line.values.get(f"{name}_seconds"), 1e3) for name in ("forward", "backward", "optimizer")]
     return [
-        (line.case, line.case), _scaled(step, 1e3), _ends(step, 1e3), _scaled(ratio), _ends(ratio), *parts,
+        text(line.case), _scaled(step, 1e3), _ends(step, 1e3), _scaled(ratio), _ends(ratio), *parts,
         _scaled(line.values.get("examples_per_second")), _scaled(line.values.get("peak_memory_bytes"), 2**-20),
         _scaled(line.ratios.get("peak_memory_bytes")), _scaled(line.values.get("kept_bytes"), 1e-3 / tokens),
         whole(line.fixed["n_trainable"]), decimal(None if stored is None else stored / 2**20),
@@ -69,25 +76,22 @@ def _ends(value: Value | None, scale: float = 1.0) -> Shown:
     return (f"{low} to {high}", scale * value.interval.low)
 
 
-def _of_rows(report: Report) -> Html:
+def _of_rows(report: Report) -> Noted:
     columns = (
         ("method", False), ("rank", True), ("ms per step", True), ("timing", False), ("trials", True),
         ("examples per s", True), ("peak memory, MiB", True), ("trained parameters", True), ("pack size", True),
     )  # fmt: skip
     shares = any(speed.timing_mode != "isolated" for speed in report.speeds)
     note = "Medians over trials; evaluation is never part of it." + (_SHARES if shares else "")
-    return join(el("p", note, class_="note"), table(columns, [_row(speed) for speed in report.speeds]))
+    return Noted(note=note, table=table(columns, [_row(speed) for speed in report.speeds]))
 
 
 def _row(speed: Speed) -> list[Shown]:
     low, high = speed.pack_sizes
     memory = None if speed.peak_memory_bytes is None else speed.peak_memory_bytes / 2**20
-    per_second = speed.examples_per_second
-    name = style.label(speed.series)
     return [
-        (name, name), whole(speed.rank), decimal(1000 * speed.seconds_per_step),
-        (speed.timing_mode, speed.timing_mode), whole(speed.n),
-        ("–" if per_second is None else f"{per_second:,.0f}", per_second),
-        ("–" if memory is None else f"{memory:,.0f}", memory), whole(speed.n_trainable),
+        text(style.label(speed.series)), whole(speed.rank), decimal(1000 * speed.seconds_per_step),
+        text(speed.timing_mode), whole(speed.n),
+        whole(speed.examples_per_second), whole(memory), whole(speed.n_trainable),
         (str(low) if low == high else f"{low}–{high}", high),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
-"""A line chart as inline SVG: readable at a phone's width, in the page's own colours, every point with its words.
+"""Where everything in a line chart or a forest plot lies; templates/_charts.html draws it as inline SVG.
 
-`x_scale` of a chart is linear, log or category. Points carry `data-tip`, which the page shows when they are pointed at
-or reached with the keyboard.
+Readable at a phone's width, in the page's own colours. `x_scale` of a chart is linear, log or category. The words of a
+point (`tip`) are shown when it is pointed at or reached with the keyboard.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from bench.report.charts import Chart, Line, Point
-from bench.report.page.html import Html, el, join
 from plots import style
 
 WIDTH, HEIGHT = 380, 250
@@ -35,6 +34,81 @@ _CIRCLE = "M-3.8 0A3.8 3.8 0 1 0 3.8 0A3.8 3.8 0 1 0-3.8 0Z"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """A mark on an axis, and where its text stands where that is not at the mark."""
+
+    at: str
+    text: str
+    text_at: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """A point of a line: where, and all about it in words."""
+
+    at: str
+    tip: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stroke:
+    """A line with its points, its spread as a band or as bars, and how it looks."""
+
+    label: str
+    colour: str
+    dash: str
+    shape: str  # of its points
+    path: str
+    points: tuple[Mark, ...]
+    band: str = ""
+    bars: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """A line chart; `title` is what it is called by a screen reader."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Stroke, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    bottom: int = HEIGHT - BOTTOM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A row of a forest plot."""
+
+    name: str
+    tip: str
+    y: float
+    path: str
+    at: str  # the mean
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forest:
+    """Intervals as horizontal lines around their means beside a line at 0."""
+
+    title: str
+    x_label: str
+    rows: tuple[Interval, ...]
+    ticks: tuple[Tick, ...]
+    zero: str
+    width: int
+    height: int
+    left: int
+    bottom: int
+    middle: float  # of the axis
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Axes:
     """Where a value lies in the picture."""
 
@@ -44,17 +118,18 @@ class _Axes:
     y_ticks: tuple[tuple[float, str], ...]
 
 
-def chart(drawn: Chart, *, as_percent: bool, y_label: str, title: str, beside: Sequence[Chart] = ()) -> Html:
-    """Return the chart as an <svg> element; `title` is what it is called by a screen reader.
-
-    Its y axis is that of the charts `beside` it too, which show the same quantity.
-    """
-    axes = _axes(drawn, [line for one in (drawn, *beside) for line in one.lines], as_percent=as_percent)
-    lines = [_line(line, drawn, _shifted(axes, i, drawn), as_percent=as_percent) for i, line in enumerate(drawn.lines)]
-    return el(
-        "svg", _frame(axes, drawn.x_label, y_label), lines,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}", role="group", aria_label=title, class_="chart",
-    )  # fmt: skip
+def chart(one: Chart, *, as_percent: bool, y_label: str, title: str, beside: Sequence[Chart] = ()) -> Drawn:
+    """Return where the parts of a chart lie; charts `beside` it, of the same quantity, share its y axis."""
+    axes = _axes(one, [line for each in (one, *beside) for line in each.lines], as_percent=as_percent)
+    lines = (_line(line, one, _shifted(axes, i, one), as_percent=as_percent) for i, line in enumerate(one.lines))
+    return Drawn(
+        title=title,
+        x_label=one.x_label,
+        y_label=y_label,
+        x_ticks=tuple(Tick(at=f"{x:.1f}", text=text) for x, text in axes.x_ticks),
+        y_ticks=tuple(Tick(at=f"{y:.1f}", text=text, text_at=f"{y + 3.5:.1f}") for y, text in axes.y_ticks),
+        lines=tuple(lines),
+    )
 
 
 def _shifted(axes: _Axes, i: int, drawn: Chart) -> _Axes:
@@ -65,75 +140,59 @@ def _shifted(axes: _Axes, i: int, drawn: Chart) -> _Axes:
     return replace(axes, x=lambda x: axes.x(x) + shift)
 
 
-def legend(drawn: Chart) -> Html:
-    """Return the chart's lines as a list: marker, name."""
-    return el("ul", [el("li", _swatch(line), line.label) for line in drawn.lines], class_="legend")
-
-
-def _swatch(line: Line) -> Html:
-    dash = _dash(line)
-    inside = join(el("path", d="M0 7H26", class_="stroke", stroke_dasharray=dash), _marker(line, 13, 7))
-    return el(
-        "svg", el("g", inside, style=_colour(line), class_="series"), width=26, height=14,
-        viewBox="0 0 26 14", aria_hidden="true",
-    )  # fmt: skip
-
-
 def _look(line: Line) -> style.Look:
     return style.look(line.series, line.variant)
 
 
-def _colour(line: Line) -> str:
-    return f"--c:{_look(line).color}"
-
-
-def _dash(line: Line) -> str | None:
+def _dash(line: Line) -> str:
     """Return SVG's dash pattern, in pixels; a level is always dashed."""
     dash = _look(line).dash
     if isinstance(dash, tuple):
         return " ".join(f"{2 * length:g}" for length in dash[1])
-    return "5 4" if line.level else {"--": "6 3", ":": "1.5 2.5", "-.": "7 2.5 1.5 2.5"}.get(dash)
+    return "5 4" if line.level else {"--": "6 3", ":": "1.5 2.5", "-.": "7 2.5 1.5 2.5"}.get(dash, "")
 
 
-def _marker(line: Line, x: float, y: float) -> Html:
-    shape = _SHAPES.get(str(_look(line).marker), _CIRCLE)
-    return el("path", d=shape, transform=f"translate({x:.1f} {y:.1f})", class_="fill")
-
-
-def _line(line: Line, drawn: Chart, axes: _Axes, *, as_percent: bool) -> Html:
+def _line(line: Line, drawn: Chart, axes: _Axes, *, as_percent: bool) -> Stroke:
     at = [(axes.x(p.x), axes.y(p.y)) for p in line.points]
     if line.level:
         y = at[0][1]
         path, at = f"M{LEFT} {y:.1f}H{WIDTH - RIGHT}", [(float(WIDTH - RIGHT - 8), y)]
     else:
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
-    dash = _dash(line)
-    tips = [_tip(line, p, drawn, as_percent=as_percent) for p in line.points]
-    points = [
-        el("g", _marker(line, x, y), data_tip=tip, aria_label=tip, role="img", tabindex="-1", class_="point")
-        for (x, y), tip in zip(at, tips, strict=True)
-    ]
-    return el(
-        "g", _spread(line, drawn, axes), el("path", d=path, class_="stroke", stroke_dasharray=dash), points,
-        class_="series", style=_colour(line),
-    )  # fmt: skip
+    points = (
+        Mark(at=f"{x:.1f} {y:.1f}", tip=_tip(line, p, drawn, as_percent=as_percent))
+        for (x, y), p in zip(at, line.points, strict=True)
+    )
+    look, between = _look(line), drawn.x_scale == "category" and not line.level  # between ranks there is nothing
+    return Stroke(
+        label=line.label,
+        colour=look.color,
+        dash=_dash(line),
+        shape=_SHAPES.get(str(look.marker), _CIRCLE),
+        path=path,
+        points=tuple(points),
+        band="" if between else _band(line, axes),
+        bars=_bars(line, axes) if between else (),
+    )
 
 
-def _spread(line: Line, drawn: Chart, axes: _Axes) -> Html:
-    """Return a band, or bars where x is a category: between ranks there is nothing."""
-    if drawn.x_scale == "category" and not line.level:
-        ends = [(axes.x(p.x), axes.y(p.low), axes.y(p.high)) for p in line.points if p.low != p.high]
-        return join(el("path", d=f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 3:.1f} {low:.1f}h6M{x - 3:.1f} {high:.1f}h6",
-                       class_="stroke bar-line") for x, low, high in ends)  # fmt: skip
+def _bars(line: Line, axes: _Axes) -> tuple[str, ...]:
+    ends = [(axes.x(p.x), axes.y(p.low), axes.y(p.high)) for p in line.points if p.low != p.high]
+    return tuple(
+        f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 3:.1f} {low:.1f}h6M{x - 3:.1f} {high:.1f}h6" for x, low, high in ends
+    )
+
+
+def _band(line: Line, axes: _Axes) -> str:
     if line.level:
         p = line.points[0]
         low, high = axes.y(p.low), axes.y(p.high)
-        return el("path", d=f"M{LEFT} {high:.1f}H{WIDTH - RIGHT}V{low:.1f}H{LEFT}Z", class_="band")
+        return f"M{LEFT} {high:.1f}H{WIDTH - RIGHT}V{low:.1f}H{LEFT}Z"
     if len(line.points) < 2 or all(p.low == p.high for p in line.points):
-        return Html("")
+        return ""
     upper = [(axes.x(p.x), axes.y(p.high)) for p in line.points]
     lower = [(axes.x(p.x), axes.y(p.low)) for p in reversed(line.points)]
-    return el("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (*upper, *lower)) + "Z", class_="band")
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (*upper, *lower)) + "Z"
 
 
 def _tip(line: Line, p: Point, drawn: Chart, *, as_percent: bool) -> str:
@@ -149,20 +208,6 @@ def _value(value: float, as_percent: bool) -> str:
 
 def _x_text(x: float, drawn: Chart) -> str:
     return style.rate(x) if drawn.x_scale == "log" else f"{x:g}"
-
-
-def _frame(axes: _Axes, x_label: str, y_label: str) -> Html:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    grid = [el("path", d=f"M{LEFT} {y:.1f}H{right}", class_="grid") for y, _ in axes.y_ticks]
-    ys = [el("text", text, x=LEFT - 6, y=f"{y + 3.5:.1f}", text_anchor="end") for y, text in axes.y_ticks]
-    xs = [el("text", text, x=f"{x:.1f}", y=bottom + 15, text_anchor="middle") for x, text in axes.x_ticks]
-    ticks = [el("path", d=f"M{x:.1f} {bottom}v4", class_="axis") for x, _ in axes.x_ticks]
-    return el(
-        "g", grid, ticks, el("path", d=f"M{LEFT} {bottom}H{right}", class_="axis"), ys, xs,
-        el("text", x_label, x=(LEFT + right) / 2, y=HEIGHT - 8, text_anchor="middle", class_="name"),
-        el("text", y_label, x=2, y=12, class_="name"),
-        aria_hidden="true",
-    )  # fmt: skip
 
 
 def _axes(drawn: Chart, lines: Sequence[Line], *, as_percent: bool) -> _Axes:
@@ -217,10 +262,10 @@ def _nice(step: float) -> float:
     return next(m * power for m in (1, 2, 5, 10) if m * power >= step * (1 - 1e-9))
 
 
-def forest(rows: Sequence[tuple[str, float, float, float, str]], *, x_label: str, title: str) -> Html:
-    """Return intervals as horizontal lines around their means, one row each, beside a line at 0: a forest plot.
+def forest(rows: Sequence[tuple[str, float, float, float, str]], *, x_label: str, title: str) -> Forest:
+    """Return where the parts of a forest plot lie: intervals around their means, one row each, beside a line at 0.
 
-    `rows` are (name, mean, low, high, words); words are shown when the row is pointed at. x has the unit of the label.
+    `rows` are (name, mean, low, high, words); x has the unit of the label.
     """
     width, left, right, high = 560, 190, 20, 30
     height = high * len(rows) + 52
@@ -228,31 +273,26 @@ def forest(rows: Sequence[tuple[str, float, float, float, str]], *, x_label: str
     room = 0.06 * (max(ends) - min(ends)) or 1.0
     first, last = min(ends) - room, max(ends) + room
 
-    def x_of(value: float) -> float:
-        return left + (value - first) / (last - first) * (width - left - right)
+    def x_of(value: float) -> str:
+        return f"{left + (value - first) / (last - first) * (width - left - right):.1f}"
 
     step = _nice((last - first) / 6)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     ticks = [k * step for k in range(math.ceil(first / step), math.floor(last / step) + 1)]
-    bottom = height - 40
-    frame = [
-        [el("path", d=f"M{x_of(t):.1f} 4V{bottom}", class_="grid"),
-         el("text", f"{t:.{digits}f}", x=f"{x_of(t):.1f}", y=bottom + 15, text_anchor="middle")]
-        for t in ticks
-    ]  # fmt: skip
-    zero = el("path", d=f"M{x_of(0):.1f} 2V{bottom}", class_="zero")
     drawn = []
     for i, (name, mean, low, top, words) in enumerate(rows):
         y = 4 + high * (i + 0.5)
-        line = f"M{x_of(low):.1f} {y}H{x_of(top):.1f}M{x_of(low):.1f} {y - 4}v8M{x_of(top):.1f} {y - 4}v8"
-        mark = el("path", d="M-4.5-4.5H4.5V4.5H-4.5Z", transform=f"translate({x_of(mean):.1f} {y})", class_="fill")
-        drawn.append(
-            el("g", el("text", name, x=left - 12, y=y + 4, text_anchor="end", class_="name"),
-               el("path", d=line, class_="stroke"), mark, data_tip=words, aria_label=words, role="img", tabindex="-1",
-               class_="point series", style="--c:var(--ink)")
-        )  # fmt: skip
-    label = el("text", x_label, x=(left + width - right) / 2, y=height - 6, text_anchor="middle", class_="name")
-    return el(
-        "svg", el("g", *frame, label, aria_hidden="true"), zero, drawn,
-        viewBox=f"0 0 {width} {height}", role="group", aria_label=title, class_="chart forest",
-    )  # fmt: skip
+        path = f"M{x_of(low)} {y}H{x_of(top)}M{x_of(low)} {y - 4}v8M{x_of(top)} {y - 4}v8"
+        drawn.append(Interval(name=name, tip=words, y=y, path=path, at=f"{x_of(mean)} {y}"))
+    return Forest(
+        title=title,
+        x_label=x_label,
+        rows=tuple(drawn),
+        ticks=tuple(Tick(at=x_of(t), text=f"{t:.{digits}f}") for t in ticks),
+        zero=x_of(0),
+        width=width,
+        height=height,
+        left=left,
+        bottom=height - 40,
+        middle=(left + width - right) / 2,
+    )

@@ -3,44 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from bench.report.page.html import Html, el, join
+from plots import style
 
-Column = tuple[str, bool]  # name, whether it holds numbers
+Kind = Literal["", "number", "long"]
 Value = tuple[str, float | str | None]  # as shown, as sorted; None: missing
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Value]], *, long: Sequence[str] = ()) -> Html:
-    """Return a table that sorts by any column: a button in each head, the value to sort by on each cell."""
-    head = [
-        el("th", el("button", name, type="button"), scope="col", aria_sort="none", class_=_class(name, number, long))
-        for name, number in columns
-    ]
-    body = [
-        el("tr", [_td(value, name, number, long) for value, (name, number) in zip(row, columns, strict=True)])
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """The head of a column: a button that sorts by it."""
+
+    name: str
+    kind: Kind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A cell: what is shown, and what it is sorted by; empty: missing."""
+
+    shown: str
+    key: str
+    kind: Kind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """What templates/_macros.html draws as a table."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[Value]], *, long: Sequence[str] = ()) -> Table:
+    """Return a table; `columns` are names and whether they hold numbers, `long` those whose texts may wrap."""
+    heads = tuple(
+        Column(name=name, kind="number" if number else "long" if name in long else "") for name, number in columns
+    )
+    cells = (
+        tuple(Cell(shown=shown, key=_plain(key), kind=head.kind) for (shown, key), head in zip(row, heads, strict=True))
         for row in rows
-    ]
-    drawn = el("table", el("thead", el("tr", head)), el("tbody", body), class_="data")
-    return scroll(drawn, tabindex="0", role="region", aria_label="table")
+    )
+    return Table(columns=heads, rows=tuple(cells))
 
 
-def scroll(drawn: Html, **attributes: object) -> Html:
-    """Return what may be wider than the screen in a box that scrolls, and a hint, shown where it is wider."""
-    hint = el("p", "Wider than the screen: scroll it sideways →", class_="hint", hidden=True)
-    return join(hint, el("div", drawn, class_="scroll", **attributes))
+def _plain(key: float | str | None) -> str:
+    return "" if key is None else key if isinstance(key, str) else repr(float(key))
 
 
-def _td(value: Value, name: str, number: bool, long: Sequence[str]) -> Html:
-    shown, key = value
-    return el("td", shown, data_sort="" if key is None else _plain(key), class_=_class(name, number, long))
-
-
-def _plain(key: float | str) -> str:
-    return key if isinstance(key, str) else repr(float(key))
-
-
-def _class(name: str, number: bool, long: Sequence[str]) -> str | None:
-    return "number" if number else "long" if name in long else None
+def text(value: str) -> Value:
+    """Return a text as a table's value."""
+    return (value, value)
 
 
 def decimal(value: float | None) -> Value:
@@ -52,6 +67,16 @@ def decimal(value: float | None) -> Value:
     return (f"{value:.3g}" if value == 0 or abs(value) >= 1e-4 else f"{value:.1e}", value)
 
 
-def whole(value: int | None) -> Value:
-    """Return a count as a table's value."""
-    return ("–", None) if value is None else (f"{value:,}", value)
+def whole(value: float | None) -> Value:
+    """Return a count, or a number that is shown without decimals, as a table's value."""
+    return ("–", None) if value is None else (f"{value:,.0f}", value)
+
+
+def rate(eta_A: float) -> Value:
+    """Return a learning rate as a table's value."""
+    return (style.rate(eta_A), eta_A)
+
+
+def ratio(lr_ratio: float | None) -> Value:
+    """Return a ratio of learning rates as a table's value."""
+    return ("–", None) if lr_ratio is None else (style.ratio(lr_ratio), lr_ratio)

@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from jinja2 import UndefinedError
+from markupsafe import escape
 
 from bench import cli
 from bench.comparison import as_json as comparison_json
@@ -30,7 +32,6 @@ from bench.report import contents as report
 from bench.report import text as report_text
 from bench.report.data import Counts, Report, Source
 from bench.report.page import document as page
-from bench.report.page import html as markup
 from bench.report.page import tables
 from bench.timing.methods import rows as speed_rows
 from plots.tidy import StudyInfo
@@ -241,8 +242,8 @@ def test_a_claim_is_the_comparisons_own(gap: float, word: str) -> None:
     assert all(sentence.endswith(".") and sentence.count(". ") == 0 for sentence in text)
     drawn = page.page(found)
     assert "Tuned comparison" in drawn
-    assert html.escape(text[0]) in drawn
-    assert f"<strong>{html.escape(first)}</strong>" in drawn
+    assert escape(text[0]) in drawn
+    assert f"<strong>{escape(first)}</strong>" in drawn
 
 
 def test_a_factor_of_speed_is_no_claim_where_its_interval_holds_one() -> None:
@@ -328,7 +329,7 @@ def test_no_text_from_data_becomes_markup() -> None:
     assert [name for name, _ in tags.tags].count("script") == 1
     assert not {"img", "iframe", "object", "link"} & {name for name, _ in tags.tags}
     assert not [key for _, attributes in tags.tags for key in attributes if key.startswith("on")]
-    assert drawn.count(html.escape(HOSTILE)) > 10
+    assert drawn.count(escape(HOSTILE)) > 10
     assert HOSTILE not in drawn
 
 
@@ -427,12 +428,15 @@ def test_numbers_of_tables_have_no_exponent_unless_they_are_tiny(value: float | 
     assert tables.decimal(value)[0] == shown
 
 
-def test_elements_escape_their_text_and_attributes() -> None:
-    assert markup.el("p", "<b>", markup.el("b", "&"), None, 3, class_="a\"'") == (
-        '<p class="a&quot;&#x27;">&lt;b&gt;<b>&amp;</b>3</p>'
-    )
-    assert markup.el("path", d="M0") + markup.el("br") == '<path d="M0"/><br>'
-    assert markup.el("p", hidden=True, id=None, title=False) == "<p hidden></p>"
+def test_the_templates_escape_every_value_and_refuse_a_name_that_is_not_there() -> None:
+    env = page.environment()
+    for name in env.list_templates():
+        source = (Path(page.__file__).parent / "templates" / name).read_text(encoding="utf-8")
+        assert not re.search(r"\|\s*safe|autoescape|Markup", source), f"{name} takes a value for markup"
+    render = env.from_string('<p class="{{ value }}">{{ value }}</p>').render
+    assert render(value="<b>\"'&") == '<p class="&lt;b&gt;&#34;&#39;&amp;">&lt;b&gt;&#34;&#39;&amp;</p>'
+    with pytest.raises(UndefinedError, match="'value' is undefined"):
+        render()
 
 
 def test_the_command_writes_the_page_beside_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
