@@ -129,16 +129,14 @@ def _turned(grid: Grid, width: float) -> bool:
 
 
 def _panel(ax: Axes, grid: Grid, panel: CellTable, *, title: str | None, form: Form, scale: Scale) -> None:
-    ny, nx = grid.mean.shape
+    import seaborn  # at drawing, not at start-up
+
     ax.grid(False)
-    for side in ax.spines.values():
-        side.set_visible(False)
-    ax.pcolormesh(
-        np.arange(nx + 1), np.arange(ny + 1), np.ma.masked_invalid(grid.mean),
-        norm=scale.norm, cmap=scale.cmap, edgecolor="white", linewidth=0.6 if _roomy(grid) else 0.0, gid="cells",
+    seaborn.heatmap(
+        grid.mean, mask=np.isnan(grid.mean), vmin=scale.norm.vmin, vmax=scale.norm.vmax, cmap=scale.cmap, cbar=False,
+        linewidths=0.6 if _roomy(grid) else 0.0, linecolor="white", xticklabels=False, yticklabels=False, gid="cells",
+        ax=ax,
     )  # fmt: skip
-    ax.set_xlim(0, nx)
-    ax.set_ylim(ny, 0)
     marks.draw(ax, grid, panel, form=form, scale=scale, roomy=_roomy(grid))
     if form.equal_line is not None and (line := equal_line(grid)) is not None:
         marks.draw_equal_line(ax, *line, form)

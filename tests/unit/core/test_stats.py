@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as distributions
+from scipy.stats import permutation_test
 
 from bench.comparison import landscape
 from bench.core import stats
@@ -56,6 +57,13 @@ def test_sign_flip_beyond_enumeration_agrees_with_it_and_never_gives_0() -> None
     exact = np.mean(np.abs(signs @ d) >= abs(d.sum()) - 1e-12)
     assert stats.sign_flip_p(d, rng()) == pytest.approx(exact, abs=4 * math.sqrt(exact / stats.N_FLIPS))
     assert stats.sign_flip_p([1.0] * 40, rng()) == 1 / (stats.N_FLIPS + 1)
+
+
+@pytest.mark.parametrize("n", [6, 9, 12])
+def test_the_exact_sign_flip_test_is_scipys_permutation_test(n: int) -> None:
+    for d in (rng().normal(size=n), rng().integers(-4, 5, size=n) / 872):  # the second has ties and zeros
+        found = permutation_test((d,), np.sum, permutation_type="samples", n_resamples=2**n)
+        assert stats.sign_flip_p(d, rng()) == pytest.approx(found.pvalue, rel=1e-12)
 
 
 def test_sign_flip_keeps_its_level_exactly_where_every_sign_is_as_likely() -> None:
