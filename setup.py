@@ -1,7 +1,13 @@
-"""What pyproject.toml cannot say: the folder studies/ is installed inside the package."""
+"""What pyproject.toml cannot say: folders of the source that are installed under another name.
+
+studies/ lies inside the package, and `import lorasweep` is bench/api/lorasweep.
+"""
 
 from setuptools import find_packages, setup
 
 STUDIES = ".".join(("bench", "studies"))
 
-setup(packages=[*find_packages(include=["bench*", "plots*"]), STUDIES], package_dir={STUDIES: "studies"})
+setup(
+    packages=[*find_packages(include=["bench*", "plots*"]), STUDIES, "lorasweep"],
+    package_dir={STUDIES: "studies", "lorasweep": "bench/api/lorasweep"},
+)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from bench.commands import _show, _text
@@ -19,8 +20,8 @@ COLUMNS = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.desc
 
 @contextmanager
 def reporter(trials: Sequence[Trial], *, n_steps: int) -> Iterator[Plain]:
-    """Yield what a sweep reports its events to: a bar on a terminal, else one line for each pack."""
-    if not sys.stdout.isatty():
+    """Yield what a sweep reports its events to: a bar on a terminal and in a notebook, else one line for each pack."""
+    if not (sys.stdout.isatty() or Console().is_jupyter):
         yield Plain(trials)
         return
     with Progress(*COLUMNS, transient=True) as progress:

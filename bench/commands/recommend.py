@@ -46,9 +46,8 @@ def command(
     selection = _last.as_swept(selection)
     resolved = (_resolve.resolve if save is None else _resolve.resolve_to_train)(selection.study())
     resolved, table = _read(resolved, selection)
-    directory = _directory(resolved, selection)
-    winner, trials = _winner(resolved, table, directory, _fresh_rows(directory))
-    comment, code = _words(winner, resolved), code_of(winner.cell.trial, resolved)
+    winner, trials = found(resolved, table, directory_of(resolved, selection))
+    comment, code = words(winner, resolved), code_of(winner.cell.trial, resolved)
     text = _printed(winner, resolved, comment, code)
     if save is None:
         return 0
@@ -75,50 +74,70 @@ def _of_files(selection: Selection, given: list[str]) -> int:
     else:
         name = readable.model_name
         code = f"# PEFT's code names modules of {name}: recommend without --rows reads the model and prints it"
-    _printed(winner, readable, _words(winner, readable), code)
+    _printed(winner, readable, words(winner, readable), code)
     return 0
 
 
 def _printed(winner: Winner, readable: Readable, comment: str, code: str) -> str:
     """Print the winner as words, as code and as a study; return the study's TOML."""
-    from bench.export import recommend
-
-    study = readable.study
-    text = recommend.study_toml(winner.cell.trial, study.seeds, task=study.task, model=study.model, comment=comment)
+    text = toml_of(winner, readable, comment)
     print(f"{comment}\n\n{code}\n\n{text}")
     return text
 
 
+def toml_of(winner: Winner, readable: Readable, comment: str) -> str:
+    """Return a study file that repeats the winning cell."""
+    from bench.export import recommend
+
+    study = readable.study
+    return recommend.study_toml(winner.cell.trial, study.seeds, task=study.task, model=study.model, comment=comment)
+
+
 def code_of(trial: Trial, resolved: Resolved) -> str:
     """Return the Python to paste for a cell."""
-    from bench import models
     from bench.export import as_code
-    from bench.export.takeaway import modules_to_save
 
     if methods.get(trial.method).peft_type is None:
         return as_code.plain_code(trial)
+    return as_code.peft_code(trial, **_names_of(trial, resolved))
+
+
+def peft_arguments(trial: Trial, resolved: Resolved) -> dict[str, Any] | None:
+    """Return the arguments of PEFT's config of a cell; None for a method that PEFT does not have."""
+    from bench.export import as_code
+
+    if methods.get(trial.method).peft_type is None:
+        return None
+    return as_code.peft_arguments(trial, **_names_of(trial, resolved))
+
+
+def _names_of(trial: Trial, resolved: Resolved) -> dict[str, Any]:
+    """Return the modules that PEFT trains in full, and the adapted ones, as `as_code` takes them."""
+    from bench import models
+    from bench.export.takeaway import modules_to_save
+
     if resolved.task.causal is not None and trial.layers_to_transform is None:
-        return as_code.peft_code(trial, modules_to_save=())
+        return {"modules_to_save": ()}
     from bench.engine.bank import adapted_layers
 
     located, task = resolved.located, resolved.task
     loaded = models.load_causal_lm(located) if task.causal else models.load_model(located, task.n_labels)
     shapes = adapted_layers(loaded.model, methods.get(trial.method), trial, loaded.full_names)
-    paths = [shape.path for shape in shapes]
-    return as_code.peft_code(trial, modules_to_save=modules_to_save(loaded), paths=paths)
+    return {"modules_to_save": modules_to_save(loaded), "paths": [shape.path for shape in shapes]}
 
 
 def _read(resolved: Resolved, selection: Selection) -> tuple[Resolved, pa.Table]:
     """Return the study's rows, and the study as they are to be read; say what does not count."""
     from bench import store
 
-    resolved, table, told = resolved.reading(store.load(_directory(resolved, selection)))
+    resolved, table, told = resolved.reading(store.load(directory_of(resolved, selection)))
     for line in told:
         print(f"warning: {line}")
     return resolved, table
 
 
-def _directory(resolved: Readable, selection: Selection) -> Path:
+def directory_of(resolved: Readable, selection: Selection) -> Path:
+    """Return the directory that the study's rows lie in."""
     return selection.results_dir / (resolved.study.rows_from or resolved.study.name)
 
 
@@ -129,14 +148,19 @@ def _fresh_rows(directory: Path) -> list[dict[str, Any]]:
     return list(store.load(directory.with_name(f"{directory.name}-{FRESH}")).to_pylist())
 
 
-def _winner(
-    resolved: Readable, table: pa.Table, directory: Path, fresh: list[dict[str, Any]]
-) -> tuple[Winner, tuple[Trial, ...]]:
-    """Return the winning cell and every trial that could have won.
+def found(resolved: Readable, table: pa.Table, directory: Path) -> tuple[Winner, tuple[Trial, ...]]:
+    """Return the winning cell, scored over fresh seeds where a comparison has run, and every trial that could win.
 
     Raises:
         BadInput: where no trial of the study is finished, or none has a score.
     """
+    return _winner(resolved, table, directory, _fresh_rows(directory))
+
+
+def _winner(
+    resolved: Readable, table: pa.Table, directory: Path, fresh: list[dict[str, Any]]
+) -> tuple[Winner, tuple[Trial, ...]]:
+    """Return the winning cell and every trial that could have won."""
     from bench.commands import _last
     from bench.core.cells import SCORE_COLUMNS, Score
     from bench.export import recommend
@@ -166,7 +190,8 @@ def _trials(resolved: Readable, table: pa.Table) -> tuple[Trial, ...]:
     return tuple(trial for trial in found if trial is not None)
 
 
-def _words(winner: Winner, resolved: Readable) -> str:
+def words(winner: Winner, resolved: Readable) -> str:
+    """Return where the winner lies, its score, and how it was chosen."""
     from bench.commands import _show
 
     metric, lead = resolved.task.metric, f"{resolved.study.name}: {_show.place_of(winner.cell.trial)}: "

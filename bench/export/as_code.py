@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from bench import methods
 from bench.core.spec import TrainBudget, Trial
@@ -54,11 +55,12 @@ def _imports(trial: Trial) -> str:
     return "\n".join([*lines, "from transformers import get_scheduler", ""])
 
 
-def _config(trial: Trial, modules_to_save: Sequence[str], paths: Sequence[str]) -> str:
+def peft_arguments(trial: Trial, *, modules_to_save: Sequence[str], paths: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the arguments of PEFT's LoraConfig for the cell; `modules_to_save` and `paths` as for `peft_code`."""
     targets, layers = trial.target_modules, trial.layers_to_transform
     if isinstance(targets, str) and layers is not None:
         targets, layers = tuple(paths), None  # PEFT takes layers_to_transform with a list of names only
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "task_type": "SEQ_CLS" if modules_to_save else "CAUSAL_LM",  # a classifier always has a new head
         **methods.get(trial.method).peft_settings(trial),
         "lora_alpha": _whole(trial.lora_alpha),
@@ -68,6 +70,11 @@ def _config(trial: Trial, modules_to_save: Sequence[str], paths: Sequence[str]) 
         settings["layers_to_transform"] = list(layers)
     if modules_to_save:
         settings["modules_to_save"] = list(modules_to_save)
+    return settings
+
+
+def _config(trial: Trial, modules_to_save: Sequence[str], paths: Sequence[str]) -> str:
+    settings = peft_arguments(trial, modules_to_save=modules_to_save, paths=paths)
     inside = "".join(f"    {name}={value!r},\n" for name, value in settings.items())
     return f"config = LoraConfig(\n{inside})\nmodel = get_peft_model(model, config)"
 
