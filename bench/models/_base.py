@@ -22,6 +22,7 @@ class Model:
     hub_id: str | None = None
     package: str | None = None  # import name; never imported, only looked up
     directory: str = ""  # below the package, with /
+    gguf: str | None = None  # a file in there that is converted once into a directory of safetensors (`_gguf.py`)
     extra: str | None = None  # the optional extra of this project that installs `package`
     config: Mapping[str, object] | None = None  # its weights are drawn from each trial's seed
     sizes: Mapping[str, object] | None = None  # of config.json what counts parameters, where its files are not here

@@ -36,9 +36,9 @@ def _registered(name: str, where: str) -> dict[str, Any]:
     if model.config is not None:
         rule = "must be a transformers model"
         raise BadInput(where, rule, got=repr(name), way_out="its size is that of its task's own network")
-    if model.package is not None:
+    if model.package is not None and model.gguf is None:
         return _read_config(_in_package(model, where), where)
-    found = _cached(str(model.hub_id), where)
+    found = None if model.hub_id is None else _cached(model.hub_id, where)
     if found is None and model.sizes is None:
         raise BadInput(where, "its config.json must be on this disk", got=repr(name), way_out="give its directory")
     return found if found is not None else dict(model.sizes or {})

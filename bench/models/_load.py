@@ -20,7 +20,7 @@ def load_model(located: Located, n_labels: int, dtype: Any, labels: Sequence[str
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    with _quiet(), _one_error(located, "must load as a sequence classifier"):
+    with quiet(), _one_error(located, "must load as a sequence classifier"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             located.directory,
             num_labels=n_labels,
@@ -50,7 +50,7 @@ def load_causal_lm(located: Located, dtype: Any) -> LoadedModel:
     from transformers import AutoModelForCausalLM
 
     rule = "must load as a causal language model"
-    with _quiet(), _one_error(located, rule):
+    with quiet(), _one_error(located, rule):
         model, info = AutoModelForCausalLM.from_pretrained(
             located.directory,
             dtype=torch.float32 if dtype is None else dtype,
@@ -122,7 +122,7 @@ def load_tokenizer(located: Located) -> Any:
     """Return the fast tokenizer (see `models.load_tokenizer`)."""
     from transformers import AutoTokenizer
 
-    with _quiet(), _one_error(located, "must have a fast tokenizer"):
+    with quiet(), _one_error(located, "must have a fast tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(located.directory, use_fast=True, **_LOCAL)
     if not tokenizer.is_fast:
         rule = "must have a fast tokenizer"
@@ -204,7 +204,7 @@ def _one_error(located: Located, rule: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' loading report and progress bar: new head weights are the point here, not a mishap."""
     from transformers.utils import logging as chatter
 

