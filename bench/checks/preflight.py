@@ -164,8 +164,9 @@ def _architecture(subject: Subject) -> str:
     from bench.engine import guard
 
     kind: Literal["causal", "classification"] = "causal" if subject.task.kind == causal.KIND else "classification"
+    scores = (subject.task.metric, *subject.task.other_metrics)
     for trial in _kinds_of_trial(subject).values():
-        guard.require_config(subject.located.config, trial, kind, writes=subject.task.metric in causal.GENERATED)
+        guard.require_config(subject.located.config, trial, kind, writes=causal.writes(*scores))
     return f"{subject.located.model_type} trains as transformers computes it"
 
 
@@ -176,7 +177,8 @@ def _kinds_of_trial(subject: Subject) -> dict[tuple[object, ...], Trial]:
 
 def _architecture_rests_on(subject: Subject) -> object:
     task = subject.task
-    return [subject.located.config, task.kind, task.metric, sorted(str(kind) for kind in _kinds_of_trial(subject))]
+    scores = [task.metric, *task.other_metrics]
+    return [subject.located.config, task.kind, scores, sorted(str(kind) for kind in _kinds_of_trial(subject))]
 
 
 def _precision(subject: Subject) -> str:
@@ -199,14 +201,16 @@ def _tokens(subject: Subject) -> str:
         return "no texts"
     lengths = np.concatenate([sample.train.lengths, sample.eval.lengths])
     at_limit = float(np.mean(lengths >= subject.study.budget.max_length))
-    return f"{len(lengths):,} examples tokenised, up to {int(lengths.max())} tokens; {at_limit:.0%} reach max_length"
+    found = f"{len(lengths):,} examples tokenised, up to {int(lengths.max())} tokens; {at_limit:.0%} reach max_length"
+    return "; ".join((found, *sample.notes))
 
 
 def _tokens_rest_on(subject: Subject) -> object:
     budget, task, located = subject.study.budget, subject.task, subject.located
     layout = None if task.causal is None else asdict(task.causal)
     data = [subject.data.data_hash, task.metric, task.n_labels, layout, budget.max_length]
-    return [*data, located.tokenizer_hash, models.max_tokens(located), located.n_token_types, located.name]
+    template = causal.template_of(located, task.causal)
+    return [*data, template, located.tokenizer_hash, models.max_tokens(located), located.n_token_types, located.name]
 
 
 CHECKS = (

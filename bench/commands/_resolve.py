@@ -15,7 +15,7 @@ from bench.core import cells
 from bench.core.cells import SCORE_COLUMNS, BestCell, Score, best_cells
 from bench.core.errors import BadInput
 from bench.core.spec import Meaning, MethodGrid, Study, Trial
-from bench.data import text
+from bench.data import causal, text
 from bench.data.splits import Split, TextData
 from bench.data.toy import ToyData
 from bench.models import Located
@@ -215,7 +215,7 @@ def _meaning(subject: preflight.Subject) -> Meaning:
         metric_name=task.metric,
         tokenizer_hash=subject.located.tokenizer_hash,
         encoding_version=text.ENCODING_VERSION,
-        template=None if task.causal is None or task.causal.prompt is None else task.causal.template,
+        template=causal.template_of(subject.located, task.causal),
         select_by=held_out.by,
         n_left_out=held_out.n_left_out,
     )

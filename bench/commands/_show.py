@@ -33,6 +33,7 @@ def heading(resolved: Resolved, directory: Path, device: str) -> str:
         f"profile {study.profile}; device {device}, {budget.precision}; seeds {', '.join(map(str, study.seeds))}",
         f"{budget.max_steps} steps of {budget.batch_size}, {budget.optimizer}, {budget.lr_scheduler_type} schedule, "
         f"{_text.count(budget.warmup_steps, 'warm-up step')}, {clip}, evaluated {_text.every(budget.eval_steps)}",
+        *([resolved.task.assumed] if resolved.task.assumed else []),
         *([held_out(resolved)] if resolved.n_select_asked else []),
         *([resolved.layers] if resolved.layers else []),
         f"results in {directory}",

@@ -110,5 +110,6 @@ METRICS: Mapping[str, Metric] = {
         Metric(name="char_accuracy", of="texts"),  # of generated text, see bench/data/causal.py
         Metric(name="exact_match", of="texts"),
         Metric(name="perplexity", of="texts", higher_is_better=False),
+        Metric(name="bits_per_byte", of="texts", higher_is_better=False),
     )
 }

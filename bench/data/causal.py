@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from bench.core.errors import BadInput
 from bench.core.spec import Trial
-from bench.data import special_tokens, splits, text
+from bench.data import chat, special_tokens, splits, text
 from bench.data.held_out import hold_out
 from bench.data.splits import Encoded, EncodedData, Reading, Split, TextData
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 KIND = "causal_lm"
 GENERATED = ("char_accuracy", "exact_match")  # scores of generated text
-METRICS = (*GENERATED, "perplexity")
+WHOLE = (*GENERATED, "bits_per_byte")  # scores for which no evaluated target may be cut
+METRICS = (*WHOLE, "perplexity", "eval_loss")
 # Their transformers classes exist and look both ways: a causal loss on them would be met by reading the next token.
 ENCODERS = ("albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "roberta", "xlm-roberta")
 
@@ -55,9 +56,15 @@ class Layout:
     evaluates_train: bool = False  # memory is what is measured: the evaluation split is the training split
     max_prompt_tokens: int | None = None  # longer prompts lose their beginning; None: they are kept whole
     numeric: bool = False  # exact_match compares answers as numbers: 1,000 is 1000.0
+    chat: chat.Format | None = None  # rows are conversations (bench/data/chat.py), without prompt and target columns
 
 
-LATER = ("max_prompt_tokens", "numeric")  # fields of Layout that count in a data hash only where they are set
+LATER = ("max_prompt_tokens", "numeric", "chat")  # fields of Layout that count in a data hash only where they are set
+
+
+def writes(*metrics: str) -> bool:
+    """Return whether any of these scores is one of generated text."""
+    return any(name in GENERATED for name in metrics)
 
 
 def data_of(train: Split, evaluation: Split, layout: Layout, metric: str) -> TextData:
@@ -69,8 +76,14 @@ def data_of(train: Split, evaluation: Split, layout: Layout, metric: str) -> Tex
 
 
 def joined(data: TextData, layout: Layout) -> TextData:
-    """Return the data as it is held out: by its prompts without the template, or by its texts where there are none."""
+    """Return the data as it is held out: by its prompts without the template, or by its texts where there are none.
+
+    Conversations go by what their users say.
+    """
     before, after = layout.template.split("{prompt}")
+    if layout.chat is not None:
+        train, evaluation = (replace(s, texts=tuple(map(chat.asked, s.texts))) for s in (data.train, data.eval))
+        return replace(data, train=train, eval=evaluation)
 
     def bare(split: Split) -> Split:
         prompts = (prompt.removeprefix(before).removesuffix(after) for prompt in split.texts)
@@ -121,6 +134,8 @@ def encode(
 
     text.check_length(located, max_length)
     tokenizer = load_tokenizer(located)
+    if layout.chat is not None:
+        return _encode_chats(data, located, layout, tokenizer, metric=metric, max_length=max_length, n_select=n_select)
     if tokenizer.eos_token_id is None:
         rule = "must have an end token: it is what stops a generated text"
         raise BadInput(f"tokenizer of {located.name}", rule, way_out="add eos_token to its tokenizer_config.json")
@@ -129,23 +144,83 @@ def encode(
     return EncodedData(
         train=text.take(train, held_out.train),
         select=text.take(train, held_out.select) if len(held_out.select) else None,
-        eval=_encode_split(data.eval, tokenizer, layout, max_length, "eval", whole=metric in GENERATED),
+        eval=_encode_split(data.eval, tokenizer, layout, max_length, "eval", whole=metric in WHOLE),
         test=None
         if data.test is None
-        else _encode_split(data.test, tokenizer, layout, max_length, "test", whole=metric in GENERATED),
+        else _encode_split(data.test, tokenizer, layout, max_length, "test", whole=metric in WHOLE),
         test_hash=None if data.test is None else splits.hash_data(data.test),
         n_labels=0,
         metric=metric,
         data_hash=data.data_hash,
-        reading=Reading(
-            decode=lambda ids: tokenizer.batch_decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            ),
-            end_id=int(tokenizer.eos_token_id),
-            answer=layout.answer,
-            max_new_tokens=layout.max_new_tokens,
-            numeric=layout.numeric,
+        reading=_reading(tokenizer, layout, int(tokenizer.eos_token_id)),
+    )
+
+
+def chat_template_of(located: Located, layout: Layout) -> str:
+    """Return the template that conversations are written by: the task's own, else the tokenizer's.
+
+    Raises:
+        BadInput: where neither has one.
+    """
+    from bench.models import chat_template
+
+    own = None if layout.chat is None else layout.chat.template
+    found = chat_template(located) if own is None else own
+    if found is None:
+        rule = "must have a chat template to write conversations by"
+        way_out = "use a model tuned to chat, or give chat_template in the task's TOML"
+        raise BadInput(f"tokenizer of {located.name}", rule, got="none", way_out=way_out)
+    return found
+
+
+def template_of(located: Located, layout: Layout | None) -> str | None:
+    """Return what a row tells of the template: a prompt's in full, a chat's by its hash; None without either."""
+    if layout is None:
+        return None
+    if layout.chat is not None:
+        digest = hashlib.sha256(chat_template_of(located, layout).encode()).hexdigest()[:16]
+        return f"chat template {digest}"
+    return layout.template if layout.prompt is not None else None
+
+
+def _encode_chats(
+    data: TextData, located: Located, layout: Layout, tokenizer: Any, *, metric: str, max_length: int, n_select: int
+) -> EncodedData:
+    assert layout.chat is not None
+    template = chat_template_of(located, layout)
+    found = {
+        name: chat.encode(split, tokenizer, layout.chat, template=template, max_length=max_length, name=name)
+        for name, split in (("train", data.train), ("eval", data.eval), ("test", data.test))
+        if split is not None
+    }
+    train, held_out = found["train"].encoded, hold_out(joined(data, layout), n_select)
+    parts = [text.take(train, np.flatnonzero(np.isin(train.index, p))) for p in (held_out.train, held_out.select)]
+    if not len(parts[0]):
+        rule = "must leave conversations to train on beside those held out"
+        raise BadInput("max_length", rule, got=max_length, way_out="raise max_length")
+    return EncodedData(
+        train=parts[0],
+        select=parts[1] if len(parts[1]) else None,
+        eval=found["eval"].encoded,
+        test=None if data.test is None else found["test"].encoded,
+        test_hash=None if data.test is None else splits.hash_data(data.test),
+        n_labels=0,
+        metric=metric,
+        data_hash=data.data_hash,
+        reading=_reading(tokenizer, layout, found["eval"].end_id),
+        notes=tuple(line for name, one in found.items() for line in one.told(name)),
+    )
+
+
+def _reading(tokenizer: Any, layout: Layout, end_id: int) -> Reading:
+    return Reading(
+        decode=lambda ids: tokenizer.batch_decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         ),
+        end_id=end_id,
+        answer=layout.answer,
+        max_new_tokens=layout.max_new_tokens,
+        numeric=layout.numeric,
     )
 
 
@@ -207,6 +282,8 @@ def _encode_split(split: Split, tokenizer: Any, layout: Layout, max_length: int,
         labels=split.labels,
         index=np.arange(len(split), dtype=np.int64),
         prompt_lengths=prompt_lengths,
+        # of a target that is cut nobody knows which of its bytes are left
+        target_bytes=None if (lengths > max_length).any() else np.array([len(t.encode()) for t in wanted]),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -48,10 +48,15 @@ class NextTokens:
         return Written(
             losses_KxN=self._losses(path, split, n_trials),
             counts_N=_target_lengths(split),
+            bytes_N=split.target_bytes,
             texts=self._texts(split) if self.metric in causal.GENERATED else None,
             answer=self.reading.answer,
             numeric=self.reading.numeric,
         )
+
+    def with_texts(self, found: Written, split: Batches) -> Written:
+        """Return what was made of the split with its generated texts, which are made now unless they are there."""
+        return found if found.texts is not None else replace(found, texts=self._texts(split))
 
     @torch.no_grad()
     def _losses(self, path: Path, split: Batches, n_trials: int) -> Floats:
@@ -104,11 +109,12 @@ class Written:
     texts: Texts | None
     answer: str | None
     numeric: bool = False
+    bytes_N: npt.NDArray[np.int64] | None = None  # of the text that the target tokens write
 
     @property
     def loss_K(self) -> Floats:
         """Return the mean over all target tokens of the split."""
-        return np.asarray(self.losses_KxN.sum(axis=1) / self.counts_N.sum())
+        return self._per(self.counts_N)
 
     def score(self, metric: str) -> tuple[Floats, Floats]:
         """Return the metric of each trial and its standard error over the examples: [K] each, float64.
@@ -118,6 +124,10 @@ class Written:
         """
         if metric == "perplexity":
             return self._perplexity()
+        if metric == "eval_loss":
+            return self.loss_K, self._stderr_K(self.counts_N)
+        if metric == "bits_per_byte":
+            return self._bits_per_byte()
         if self.texts is None:
             raise ValueError(f"{metric} needs generated texts")
         if metric == "exact_match":
@@ -155,12 +165,26 @@ class Written:
         return texts is not None and len(set(texts.targets)) > 1 and len(set(texts.generated[k])) == 1
 
     def _perplexity(self) -> tuple[Floats, Floats]:
-        """Return exp(loss), and its standard error by the delta method: the loss is a ratio of means over examples."""
-        loss_K, n = self.loss_K, len(self.counts_N)
-        residuals_KxN = self.losses_KxN - loss_K[:, None] * self.counts_N
-        stderr_K = np.sqrt((residuals_KxN**2).mean(axis=1) / n) / self.counts_N.mean()
+        """Return exp(loss), and its standard error by the delta method."""
+        loss_K, stderr_K = self.loss_K, self._stderr_K(self.counts_N)
         with np.errstate(over="ignore", invalid="ignore"):
             return np.exp(loss_K), np.exp(loss_K) * stderr_K
+
+    def _bits_per_byte(self) -> tuple[Floats, Floats]:
+        """Return the loss in bits over the bytes of the targets' text: the same for every tokenizer; nan if unknown."""
+        if self.bytes_N is None:
+            unknown = np.full(len(self.losses_KxN), np.nan)
+            return unknown, unknown
+        return self._per(self.bytes_N) / math.log(2), self._stderr_K(self.bytes_N) / math.log(2)
+
+    def _per(self, sizes_N: npt.NDArray[np.int64]) -> Floats:
+        return np.asarray(self.losses_KxN.sum(axis=1) / sizes_N.sum())
+
+    def _stderr_K(self, sizes_N: npt.NDArray[np.int64]) -> Floats:
+        """Return the standard error of the summed loss over the summed sizes: a ratio of means over examples."""
+        residuals_KxN = self.losses_KxN - self._per(sizes_N)[:, None] * sizes_N
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(np.sqrt((residuals_KxN**2).mean(axis=1) / len(sizes_N)) / sizes_N.mean())
 
 
 def _target_lengths(split: Batches) -> npt.NDArray[np.int64]:

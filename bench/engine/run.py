@@ -24,7 +24,7 @@ from bench.data.splits import Encoded, EncodedData
 from bench.engine import guard, legs, state, unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
-from bench.engine.causal import NextTokens
+from bench.engine.causal import NextTokens, Written
 from bench.engine.loop import Loop, Training
 from bench.engine.memory import Meter
 from bench.engine.objective import Classification, Objective, Regression, Scored
@@ -84,7 +84,7 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
     bank = Bank(loaded, pack.trials, methods.get(trial.method), device=device, dtype=dtype)
     path = choose_path(bank, "bank" if data.reading else options.path)
     kind: Literal["causal", "classification"] = "causal" if data.reading else "classification"
-    writes = data.reading is not None and data.metric in causal.GENERATED
+    writes = data.reading is not None and causal.writes(data.metric, *data.other_metrics)
     guard.require(loaded, trial, bank.shapes, kind, path.name, writes=writes)
     ragged = writes and guard.ragged_problem(loaded, trial, bank.shapes) is None
     train = Batches(data.train, device=device)
@@ -140,6 +140,9 @@ def run_pack(
     training = loop.run(pack.until)
     if pack.until is not None and training.steps_done < trial.budget.max_steps:
         return legs.pause(loop, pack, shelf, data.metric, started_at)
+    if isinstance(latest[0], Written) and isinstance(objective, NextTokens) and causal.writes(*data.other_metrics):
+        with clock.phase("eval"):
+            latest[0] = objective.with_texts(latest[0], dev)
     chosen, tested = (_scored(split, ready, pack, options, clock) for split in (data.select, data.test))
     shared = _Shared(data=data, bank=bank, path=path, objective=objective, training=training, clock=clock,
                      started_at=started_at, peak_memory_bytes=None if meter is None else meter.peak(),

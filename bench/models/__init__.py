@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.models import _targets as targets
 from bench.models._base import LoadedModel, Located, Model
+from bench.models._chat_template import chat_template
 from bench.models._locate import locate, row_name
 from bench.models._outline import LAYER_SETTINGS, check_targets, distinct, max_tokens
 from bench.models._registry import get, names
@@ -21,6 +22,7 @@ __all__ = [
     "LoadedModel",
     "Located",
     "Model",
+    "chat_template",
     "check_ids",
     "check_targets",
     "check_vocabulary",

@@ -31,7 +31,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 # Weights in the top directory only: repositories hold other formats and checkpoints beside them.
-DOWNLOAD = ("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES)
+DOWNLOAD = ("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json",
+            "chat_template.jinja", *TOKENIZER_FILES)  # fmt: skip
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 

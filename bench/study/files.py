@@ -41,8 +41,7 @@ def find(path_or_name: str | Path | None, task: str | None, studies_dir: Path) -
         own = studies_dir / f"{name}.toml"
         if rules.NAME.fullmatch(name) and own.is_file():
             return own
-        tasks.get(name, where="--task")
-        return studies_dir / f"{DEFAULTS}.toml"
+        return studies_dir / f"{tasks.get(name, where='--task').default_study}.toml"
     given = str(path_or_name)
     if given.endswith(".toml"):
         return Path(given)

@@ -168,7 +168,7 @@ def _build(merged: Layer, file: StudyFile, *, profile: str, device: str, data_di
     model = settings.get("model", task.default_model)
     grids = _grids(merged, shown)
     study = Study(
-        name=_name(file.path, task.name, model),
+        name=_name(file.path, task, model),
         task=settings["task"],
         model=model,
         seeds=settings.get("seeds", (0,)),
@@ -194,11 +194,11 @@ def _build(merged: Layer, file: StudyFile, *, profile: str, device: str, data_di
     return study
 
 
-def _name(path: Path, task_name: str, model: str) -> str:
+def _name(path: Path, task: tasks.Task, model: str) -> str:
     """Return the study's name, which is its directory under results/: `<task>-<model>` for a task's default study."""
-    if path.stem in (DEFAULTS, task_name):
+    if path.stem in (DEFAULTS, task.default_study, task.name):
         last = Path(model).expanduser().resolve().name if os.path.isdir(Path(model).expanduser()) else model
-        slug = re.sub(r"[^a-z0-9._+-]+", "-", f"{task_name}-{last}".lower())
+        slug = re.sub(r"[^a-z0-9._+-]+", "-", f"{task.name}-{last}".lower())
         return rules.plain_name(slug.strip("-."), "--model")
     return rules.plain_name(path.stem, "--study")
 

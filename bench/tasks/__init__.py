@@ -1,7 +1,8 @@
 """The tasks: one file each, named as in studies and rows; this directory is the registry.
 
 A file defines `TASK`, a `Task` (see `_base.py`). Files whose name begins with `_` are not tasks. A name that ends in
-.toml is the path of a user's own task (see `_custom.py`). A file with `sized(n) -> Task` stands for a task of every
+.toml is the path of a user's own task (see `_custom.py`), one that ends in .jsonl or .parquet that of a file of
+conversations (see `_chat.py`). A file with `sized(n) -> Task` stands for a task of every
 size: `uuid-1024` is `sized(1024)` of uuid.py. `datasets` is imported only where data comes from the Hub.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from bench.core import registry
 from bench.data.splits import TextData
 from bench.data.toy import ToyData
-from bench.tasks._base import TEXT_CLASSIFICATION, Task, TsvLayout
+from bench.tasks._base import CONVERSATIONS, TEXT_CLASSIFICATION, Task, TsvLayout
 
 __all__ = ["TEXT_CLASSIFICATION", "Task", "TsvLayout", "get", "load", "names"]
 
@@ -31,6 +32,10 @@ def get(name: str, *, where: str = "task") -> Task:
         from bench.tasks import _custom
 
         return _custom.read_task(Path(name), where=where)
+    if name.endswith(CONVERSATIONS):
+        from bench.tasks import _custom
+
+        return _custom.of_conversations(Path(name), where=where)
     stem, _, size = name.rpartition("-")
     if re.fullmatch(r"[1-9]\d{0,6}", size) and stem in names():
         sized: Callable[[int], Task] | None = getattr(registry.module(sys.modules[__name__], stem), "sized", None)

@@ -15,6 +15,8 @@ from bench.data.toy import ToyData
 
 TEXT_CLASSIFICATION = "text_classification"
 REGRESSION = "regression"
+CHAT = "chat"  # in a task's TOML: causal language modelling of conversations
+CONVERSATIONS = (".jsonl", ".parquet")  # files that are a task of conversations by themselves
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,8 @@ class Task:
     directories: tuple[str, ...] = ()  # names looked for under the data directory, after `name`
     causal: Layout | None = None  # of causal language models only
     read: Callable[[Path | None], TextData | ToyData] | None = None  # reads the data itself: embedded and custom tasks
+    default_study: str = "_default"  # the file in studies/ that a task without one of its own is swept by
+    assumed: str = ""  # what was taken for granted where a file of data alone was given
 
     @property
     def n_labels(self) -> int:

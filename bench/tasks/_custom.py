@@ -12,11 +12,11 @@ from typing import Any
 
 from bench.core import metrics
 from bench.core.errors import BadInput, one_of
-from bench.data import causal
+from bench.data import causal, chat
 from bench.data.splits import TextData
-from bench.tasks import _load
-from bench.tasks._base import Task, TsvLayout
-from bench.tasks._keys import CLASSES, METRICS, NUMBERS, TEXTS, Reader
+from bench.tasks import _chat, _load
+from bench.tasks._base import CHAT, Task, TsvLayout
+from bench.tasks._keys import CLASSES, METRICS, NUMBERS, TEXTS, WRITTEN, Reader
 
 
 def read_task(path: Path, *, where: str = "task") -> Task:
@@ -30,18 +30,44 @@ def read_task(path: Path, *, where: str = "task") -> Task:
         got = "both" if keys.tables["files"] else "neither"
         raise BadInput(str(path), "must have one of [files] and [hub]", got=got, way_out="give one of them")
     stem = re.sub(r"[^a-z0-9._+-]+", "-", path.stem.lower())
-    own = _causal(keys) if keys.kind == TEXTS else _read_and_judged(keys)
+    own = _causal(keys) if keys.kind == TEXTS else _chats(keys) if keys.kind == CHAT else _read_and_judged(keys)
     metric = _metric(keys, own)
     task = Task(
         name=keys.of("name") if keys.has("name") else str(_checked_stem(stem, path)),
-        kind=keys.kind,
+        kind=causal.KIND if keys.kind == CHAT else keys.kind,
         metric=metric,
         other_metrics=_other_metrics(keys, metric, own),
-        default_model=keys.of("default_model") or ("gpt2" if keys.kind == TEXTS else "roberta-base"),
+        default_model=keys.of("default_model") or {TEXTS: "gpt2", CHAT: "smollm2"}.get(keys.kind, "roberta-base"),
+        default_study="_chat" if keys.kind == CHAT else "_default",
         empty_texts=keys.of("empty_texts"),
         **own,
     )
-    return _with_files(task, keys) if keys.tables["files"] else replace(task, **_hub(keys))
+    task = _with_files(task, keys) if keys.tables["files"] else replace(task, **_hub(keys))
+    return _with_conversations(task, keys) if keys.kind == CHAT and keys.tables["hub"] else task
+
+
+def of_conversations(path: Path, *, where: str = "task") -> Task:
+    """Return the task that a file of conversations is by itself, with the defaults of `kind = "chat"`.
+
+    Raises:
+        BadInput: for a path that is no file.
+    """
+    if not os.path.isfile(path.expanduser()):
+        raise BadInput(where, "must be a file of conversations", got=str(path), way_out="mend the path")
+    stem = re.sub(r"[^a-z0-9._+-]+", "-", path.stem.lower())
+    task = Task(
+        name=str(_checked_stem(stem, path)), kind=causal.KIND, metric="eval_loss",
+        other_metrics=("perplexity", "bits_per_byte"), default_model="smollm2", default_study="_chat",
+        causal=causal.Layout(chat=chat.Format()),
+        assumed=f"{path.name} alone is taken for conversations: loss on every assistant turn, scored by eval_loss on a "
+        "tenth held out by content; a task TOML changes that",
+    )  # fmt: skip
+
+    def read(data_dir: Path | None) -> TextData:
+        """Read the file; the data directory has no part in it."""
+        return _chat.data_of(task, path.expanduser(), None, None, column=None)
+
+    return replace(task, read=read)
 
 
 def _read_and_judged(keys: Reader) -> dict[str, Any]:
@@ -70,10 +96,25 @@ def _causal(keys: Reader) -> dict[str, Any]:
     return {"causal": layout}
 
 
+def _chats(keys: Reader) -> dict[str, Any]:
+    """Return the fields of a task of conversations."""
+    given = keys.of("chat_template")
+    template = None
+    if given is not None:
+        file = _file(keys.path, "chat_template", given, table="")
+        template = file.read_text("utf-8")
+    layout = causal.Layout(
+        chat=chat.Format(train_on=keys.of("train_on"), template=template),
+        **{name: keys.of(name) for name in ("answer", "max_new_tokens", "numeric")},
+    )
+    return {"causal": layout}
+
+
 def _metric(keys: Reader, own: Mapping[str, Any]) -> str:
     where = f"{keys.path} metric"
     has_prompt = keys.kind == TEXTS and own["causal"].prompt is not None
-    usual = {CLASSES: "accuracy", NUMBERS: "pearson", TEXTS: "exact_match" if has_prompt else "perplexity"}
+    usual = {CLASSES: "accuracy", NUMBERS: "pearson", TEXTS: "exact_match" if has_prompt else "perplexity",
+             CHAT: "eval_loss"}  # fmt: skip
     if not keys.has("metric"):
         return usual[keys.kind]
     name = str(keys.of("metric"))
@@ -81,8 +122,8 @@ def _metric(keys: Reader, own: Mapping[str, Any]) -> str:
     if metrics.get(name).by_class is not None:
         way_out = f'use balanced_accuracy, its mean; or other_metrics = ["{name}"]'
         raise BadInput(where, "must be one number", got=f"{name}, one for each class", way_out=way_out)
-    if keys.kind == TEXTS and not has_prompt and name != "perplexity":
-        rule = "must be perplexity where there are no prompts"
+    if keys.kind == TEXTS and not has_prompt and name in causal.GENERATED:
+        rule = "must be a score of the loss, such as perplexity, where there are no prompts"
         raise BadInput(where, rule, got=name, way_out="name [columns].prompt, or leave metric out")
     return name
 
@@ -93,23 +134,28 @@ def _other_metrics(keys: Reader, metric: str, own: Mapping[str, Any]) -> tuple[s
         _check_metric(name, keys, own, where)
         if name == metric:
             raise BadInput(where, "must not hold the metric itself", got=name, way_out="leave it out")
-        if keys.kind == TEXTS and metric == "perplexity":
-            rule = "must be empty beside perplexity, for which no text is generated"
-            raise BadInput(where, rule, got=name, way_out=f'set metric = "{name}" and other_metrics = ["perplexity"]')
+        if keys.kind == TEXTS and own["causal"].prompt is None and name in causal.GENERATED:
+            rule = "must be scores of the loss where there are no prompts"
+            raise BadInput(where, rule, got=name, way_out="name [columns].prompt, or leave it out")
     return tuple(found)
 
 
 def _check_metric(name: str, keys: Reader, own: Mapping[str, Any], where: str) -> None:
-    kinds = {CLASSES: "a score of classification", NUMBERS: "a score of regression", TEXTS: "one of the known values"}
+    kinds = {CLASSES: "a score of classification", NUMBERS: "a score of regression"}
     known = (
         (*METRICS[keys.kind], *metrics.names_of("classes", chosen_by=False))
         if keys.kind == CLASSES
         else METRICS[keys.kind]
     )
     if name not in known:
-        if keys.kind != TEXTS:
+        if keys.kind not in WRITTEN:
             metrics.get(name, where=where)
-        raise BadInput(where, f"must be {kinds[keys.kind]}", got=repr(name), way_out=f"known: {one_of(known)}")
+        raise BadInput(
+            where,
+            f"must be {kinds.get(keys.kind, 'one of the known values')}",
+            got=repr(name),
+            way_out=f"known: {one_of(known)}",
+        )
     if metrics.get(name).two_classes_only and len(own["labels"]) != 2:
         way_out = f"use {' or '.join(_for_more_classes(name))} instead"
         raise BadInput(where, f"{name} needs two labels", got=len(own["labels"]), way_out=way_out)
@@ -135,16 +181,36 @@ def _with_files(task: Task, keys: Reader) -> Task:
     def read(data_dir: Path | None) -> TextData:
         """Read the files that the TOML names; the data directory has no part in it."""
         assert paths["train"] is not None
+        if keys.kind == CHAT:
+            column = keys.of("messages", "columns")
+            return _chat.data_of(task, paths["train"], paths["eval"], paths["test"], column=column)
         assert paths["eval"] is not None
         return _load.of_files(task, paths["train"], paths["eval"], paths["test"])
 
     return replace(task, read=read)
 
 
-def _file(toml: Path, name: str, given: str) -> Path:
+def _with_conversations(task: Task, keys: Reader) -> Task:
+    """Return the task whose data are conversations of the Hub."""
+    splits = [keys.of(name, "hub") for name in ("train", "eval", "test")]
+    column = keys.of("messages", "columns")
+
+    def read(data_dir: Path | None) -> TextData:
+        """Read the data set; the data directory has no part in it."""
+        return _chat.data_of(task, *splits, column=column)
+
+    return replace(task, read=read)
+
+
+def _file(toml: Path, name: str, given: str, table: str = "files") -> Path:
     path = toml.expanduser().parent / Path(given)
     if not os.path.isfile(path):  # unlike Path.is_file, also for a name that is too long for the system
-        raise BadInput(f"{toml} [files].{name}", "must be a file", got=str(path), way_out="mend the path")
+        raise BadInput(
+            f"{toml} [{table}].{name}" if table else f"{toml} {name}",
+            "must be a file",
+            got=str(path),
+            way_out="mend the path",
+        )
     return path
 
 

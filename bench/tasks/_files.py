@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -107,7 +108,7 @@ def to_split(
 
 
 def _check_text(text: object, place: Callable[[int], str], line: int) -> None:
-    if not isinstance(text, str) or not _encodable(text):
+    if not isinstance(text, str) or not encodable(text):
         got = repr(text)[:80]
         raise BadInput(place(line), "a text must be a string", got=got, way_out="mend the row or leave it out")
 
@@ -147,7 +148,7 @@ def label_indices(labels: tuple[str, ...]) -> Mapping[str, int]:
     return {**by_name, **{str(index): index for index in range(len(labels))}}
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
     """Whether the text can be written as UTF-8: JSON may hold half a surrogate pair."""
     try:
         text.encode()
@@ -215,7 +216,41 @@ def _read_csv(path: Path, wanted: tuple[str, ...]) -> Iterator[Row]:
         raise BadInput(f"{path} line {line}", "must be CSV", got=str(error), way_out="mend the quotes") from None
 
 
+def read_either(path: Path, columns: tuple[str, ...], optional: str) -> Iterator[Row]:
+    """Yield number and two values of each row of a JSONL or parquet file, whatever they are.
+
+    They are that of the first of `columns` that there is, and the one called `optional`, None where there is none.
+
+    Raises:
+        BadInput: with file and line, for a malformed row, and where there is none of the columns.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with contextlib.suppress(OSError, ValueError):  # what it cannot read is told where the rows are read
+            names = pq.read_schema(path).names
+            columns = next(((name,) for name in columns if name in names), columns[:1])
+            if optional in names:
+                return _read_parquet(path, (*columns, optional))
+        return ((number, (*values, None)) for number, values in _read_parquet(path, columns[:1]))
+    return _either_of(path, columns, optional)
+
+
+def _either_of(path: Path, columns: tuple[str, ...], optional: str) -> Iterator[Row]:
+    for number, where, value in _objects(path):
+        name = next((name for name in columns if name in value), columns[0])
+        _places(Path(where), tuple(value), (name,))
+        yield number, (value[name], value.get(optional))
+
+
 def _read_jsonl(path: Path, wanted: tuple[str, ...]) -> Iterator[Row]:
+    for number, where, value in _objects(path):
+        _places(Path(where), tuple(value), wanted)
+        yield number, tuple(value[name] for name in wanted)
+
+
+def _objects(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield number, place in words and content of each line of a JSONL file."""
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -226,8 +261,7 @@ def _read_jsonl(path: Path, wanted: tuple[str, ...]) -> Iterator[Row]:
             raise BadInput(where, "must be a JSON object", got=str(error), way_out="mend the line") from None
         if not isinstance(value, dict):
             raise BadInput(where, "must be a JSON object", got=type(value).__name__, way_out="mend the line")
-        _places(Path(where), tuple(value), wanted)
-        yield number, tuple(value[name] for name in wanted)
+        yield number, where, value
 
 
 def _read_parquet(path: Path, wanted: tuple[str, ...]) -> Iterator[Row]:

@@ -14,13 +14,19 @@ from typing import Any
 from bench.core import metrics
 from bench.core.errors import BadInput, one_of
 from bench.core.rules import Check, choice, flag, plain_name, shown, whole, word
-from bench.data import causal
-from bench.tasks._base import REGRESSION, TEXT_CLASSIFICATION
+from bench.data import causal, chat
+from bench.tasks._base import CHAT, REGRESSION, TEXT_CLASSIFICATION
 
 CLASSES, NUMBERS, TEXTS = TEXT_CLASSIFICATION, REGRESSION, causal.KIND
-KINDS = (CLASSES, NUMBERS, TEXTS)
+KINDS = (CLASSES, NUMBERS, TEXTS, CHAT)
+WRITTEN = (TEXTS, CHAT)  # kinds whose texts are written
 READ = (CLASSES, NUMBERS)  # kinds whose texts are read and judged
-METRICS = {CLASSES: metrics.names_of("classes"), NUMBERS: metrics.names_of("numbers"), TEXTS: causal.METRICS}
+METRICS = {
+    CLASSES: metrics.names_of("classes"),
+    NUMBERS: metrics.names_of("numbers"),
+    TEXTS: causal.METRICS,
+    CHAT: causal.METRICS,
+}
 REQUIRED = object()
 
 
@@ -110,7 +116,7 @@ KEYS: tuple[Key, ...] = (
         name="kind",
         value=Kind(words=f"one of {', '.join(KINDS)}", check=choice(*KINDS)),
         default=CLASSES,
-        meaning="what is learnt: classes of texts, a number for each, or the next tokens of targets",
+        meaning="what is learnt: classes of texts, a number for each, the next tokens of targets or of conversations",
         example=f'"{TEXTS}"',
     ),
     Key(
@@ -131,7 +137,8 @@ KEYS: tuple[Key, ...] = (
     Key(
         name="metric",
         value=Kind(words="; ".join(f"{kind}: {', '.join(METRICS[kind])}" for kind in KINDS), check=word),
-        default_words=f"{CLASSES}: accuracy; {NUMBERS}: pearson; {TEXTS}: exact_match, without prompts perplexity",
+        default_words=f"{CLASSES}: accuracy; {NUMBERS}: pearson; {TEXTS}: exact_match, without prompts perplexity; "
+        f"{CHAT}: eval_loss",
         meaning="the score that cells are chosen and compared by; f1 is that of the second of two classes",
         example='"macro_f1"',
     ),
@@ -146,7 +153,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         name="default_model",
         value=TEXT,
-        default_words=f"{TEXTS}: gpt2; else roberta-base",
+        default_words=f"{TEXTS}: gpt2; {CHAT}: smollm2; else roberta-base",
         meaning="the model where none is named",
         example='"tiny-roberta"',
     ),
@@ -168,7 +175,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         name="answer",
         value=Kind(words="regular expression with one group at the most", check=_pattern),
-        kinds=(TEXTS,),
+        kinds=WRITTEN,
         default_words="the whole text",
         meaning="exact_match compares its last match, or first group",
         example='"The answer is (.+)"',
@@ -176,7 +183,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         name="numeric",
         value=FLAG,
-        kinds=(TEXTS,),
+        kinds=WRITTEN,
         default=False,
         meaning="whether exact_match compares numbers (1,000 is 1000.0), not characters",
         example="true",
@@ -192,10 +199,26 @@ KEYS: tuple[Key, ...] = (
     Key(
         name="max_new_tokens",
         value=COUNT,
-        kinds=(TEXTS,),
+        kinds=WRITTEN,
         default_words="the longest target of the split",
         meaning="how many tokens are generated at most",
         example="256",
+    ),
+    Key(
+        name="train_on",
+        value=Kind(words=f"one of {', '.join(chat.TRAIN_ON)}", check=choice(*chat.TRAIN_ON)),
+        kinds=(CHAT,),
+        default="assistant",
+        meaning="the tokens that the loss is on: all, those of every assistant turn with its end mark, or of the last",
+        example='"last"',
+    ),
+    Key(
+        name="chat_template",
+        value=Kind(words="path of a Jinja file, relative to the TOML", check=word),
+        kinds=(CHAT,),
+        default_words="the tokenizer's own",
+        meaning="how conversations are written; {% generation %} marks say what assistants write",
+        example='"template.jinja"',
     ),
     Key(
         name="text",
@@ -244,14 +267,40 @@ KEYS: tuple[Key, ...] = (
         example='"answer"',
     ),
     Key(
+        name="messages",
+        table="columns",
+        value=TEXT,
+        kinds=(CHAT,),
+        default_words="messages, else conversations",
+        meaning="messages with role and content, or from and value; a column tools goes along",
+        example='"dialogue"',
+    ),
+    Key(
         name="train",
         table="files",
         value=FILE,
         default=REQUIRED,
-        meaning="training examples: .tsv (a quote is a character), .csv, .jsonl or .parquet",
+        meaning="training examples: .tsv (a quote is a character), .csv, .jsonl or .parquet; chats: the last two",
         example='"train.csv"',
     ),
-    Key(name="eval", table="files", value=FILE, default=REQUIRED, meaning="what is scored", example='"dev.csv"'),
+    Key(
+        name="eval",
+        table="files",
+        value=FILE,
+        kinds=(*READ, TEXTS),
+        default=REQUIRED,
+        meaning="what is scored",
+        example='"dev.csv"',
+    ),
+    Key(
+        name="eval",
+        table="files",
+        value=FILE,
+        kinds=(CHAT,),
+        default_words="a tenth of train, by a hash of its contents",
+        meaning="what is scored",
+        example='"dev.jsonl"',
+    ),
     Key(
         name="test",
         table="files",
@@ -272,7 +321,24 @@ KEYS: tuple[Key, ...] = (
         example='"default"',
     ),
     Key(name="train", table="hub", value=TEXT, default="train", meaning="its split to train on", example='"train"'),
-    Key(name="eval", table="hub", value=TEXT, default="validation", meaning="its split to score", example='"test"'),
+    Key(
+        name="eval",
+        table="hub",
+        value=TEXT,
+        kinds=(*READ, TEXTS),
+        default="validation",
+        meaning="its split to score",
+        example='"test"',
+    ),
+    Key(
+        name="eval",
+        table="hub",
+        value=TEXT,
+        kinds=(CHAT,),
+        default_words="a tenth of train, by a hash of its contents",
+        meaning="its split to score",
+        example='"test"',
+    ),
     Key(
         name="test",
         table="hub",

