@@ -1,10 +1,10 @@
 """Conversations -> token ids and the turns that the loss is on, by the tokenizer's own chat template.
 
 A conversation's ids are exactly those of `apply_chat_template`. Which of them an assistant wrote, its end mark
-included, is read off `{% generation %}` marks where the template has them. Where it has none: the conversation up to a
-turn is rendered by itself, with and without that turn. Both must be what the whole conversation begins with, token by
-token; then the turn's tokens are what lies between, up to its last special token, the end mark. A template that writes
-earlier turns otherwise once more follow is refused. numpy only, as bench/data/text.py.
+included, is what `{% generation %}` marks hold where the template has them, as in TRL. Where it has none, the
+conversation up to a turn is rendered by itself, with and without that turn. Both must be what the whole conversation
+begins with, token by token; then the turn's tokens are what lies between, up to its last special token, the end mark.
+A template that writes earlier turns otherwise once more follow is refused. numpy only, as bench/data/text.py.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class _Written:
 
     ids: list[int]
     spans: list[tuple[int, int]]
+    end_id: int  # the end mark of the last one
 
 
 def text_of(messages: Sequence[Message], tools: Sequence[Any] | None = None) -> str:
@@ -98,7 +99,7 @@ def encode(
     if not found:
         got = f"{max_length}: none of {len(split):,} {name} conversations, whose last turns are longer"
         raise BadInput("max_length", "must hold a whole conversation", got=got, way_out="raise max_length")
-    ends = Counter(written.ids[written.spans[-1][1] - 1] for _, written, _ in found)
+    ends = Counter(written.end_id for _, written, _ in found)
     return Encoding(
         encoded=_encoded(found, form.train_on),
         n_cut=n_cut,
@@ -134,28 +135,31 @@ class _Writer:
 
     def write(self, messages: list[Message], tools: Any, where: str) -> _Written:
         """Return a conversation's ids, and the spans of the assistant turns that are trained on (`all`: the last)."""
-        written = self._by_marks(messages, tools, where) if self.has_marks else self._by_prefix(messages, tools, where)
-        for start, end in written.spans:
-            if end <= start:
+        ids, spans = (self._by_marks if self.has_marks else self._by_prefix)(messages, tools, where)
+        ends = [self._end(ids, start, end) for start, end in spans]
+        for (start, _), end in zip(spans, ends, strict=True):
+            if end == start:
                 rule = "must end every assistant turn with a special token, which stops what is generated"
-                got = f"none in {where}: {self.tokenizer.decode(written.ids[start:])[:60]!r}"
+                got = f"none in {where}: {self.tokenizer.decode(ids[start:])[:60]!r}"
                 raise BadInput("chat template", rule, got=got, way_out=_OTHER_TEMPLATE)
-        return written
+        if not self.has_marks:
+            spans = [(start, end) for (start, _), end in zip(spans, ends, strict=True)]
+        return _Written(ids=ids, spans=spans, end_id=ids[ends[-1] - 1])
 
-    def _by_marks(self, messages: list[Message], tools: Any, where: str) -> _Written:
+    def _by_marks(self, messages: list[Message], tools: Any, where: str) -> tuple[list[int], list[tuple[int, int]]]:
         with _template_errors(where):
             coded = self.tokenizer.apply_chat_template(
                 messages, tools=tools, chat_template=self.template, return_dict=True, return_assistant_tokens_mask=True
             )
         ids, mask = list(coded["input_ids"]), np.array([0, *coded["assistant_masks"], 0], dtype=np.int8)
         edges = np.flatnonzero(np.diff(mask))
-        spans = [(int(start), self._end(ids, int(start), int(end))) for start, end in edges.reshape(-1, 2)]
+        spans = [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
         if not spans:
             rule = "its {% generation %} marks must hold an assistant turn"
             raise BadInput("chat template", rule, got=f"none in {where}", way_out=_OTHER_TEMPLATE)
-        return _Written(ids=ids, spans=spans if self.train_on == "assistant" else spans[-1:])
+        return ids, spans if self.train_on == "assistant" else spans[-1:]
 
-    def _by_prefix(self, messages: list[Message], tools: Any, where: str) -> _Written:
+    def _by_prefix(self, messages: list[Message], tools: Any, where: str) -> tuple[list[int], list[tuple[int, int]]]:
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         wanted = turns if self.train_on == "assistant" else turns[-1:]
         parts = [part for i in wanted for part in ((messages[:i], True), (messages[: i + 1], False))]
@@ -167,8 +171,8 @@ class _Writer:
                 other = "" if self.train_on == "last" else 'set train_on = "last", or '
                 got = f"not so at message {turn + 1} of {where}"
                 raise BadInput("chat template", rule, got=got, way_out=f"{other}{_OTHER_TEMPLATE}")
-            spans.append((len(before), self._end(whole, len(before), len(upto))))
-        return _Written(ids=whole, spans=spans)
+            spans.append((len(before), len(upto)))
+        return whole, spans
 
     def _end(self, ids: list[int], start: int, end: int) -> int:
         """Return the place behind the last special token of [start, end); `start` where there is none."""

@@ -49,7 +49,8 @@ def prompted(split: Encoded, seed: int) -> Encoded:
     ids = split.ids.copy()
     ids[split.offsets[1:] - 1] = END
     rng = np.random.default_rng(seed)
-    return replace(split, ids=ids, prompt_lengths=rng.integers(1, split.lengths))
+    prompt_lengths = rng.integers(1, split.lengths)
+    return replace(split, ids=ids, prompt_lengths=prompt_lengths, target_bytes=3 * (split.lengths - prompt_lengths))
 
 
 def causal_data(metric: str = "char_accuracy", *, max_new_tokens: int | None = None) -> EncodedData:

@@ -200,6 +200,38 @@ def test_char_accuracy_is_over_the_target(text: str, target: str, share: float) 
     assert causal.char_accuracy(text, target) == pytest.approx(share)
 
 
+def test_scores_of_the_loss_and_their_standard_errors_are_ratios_over_examples() -> None:
+    """Against a bootstrap over the examples."""
+    rng = np.random.default_rng(0)
+    counts, sizes = rng.integers(1, 30, 400), rng.integers(5, 120, 400)
+    losses = counts * rng.gamma(4.0, 0.5, (2, 400))
+    written = Written(losses_KxN=losses, counts_N=counts, texts=None, answer=None, bytes_N=sizes)
+    drawn = rng.integers(0, 400, (4000, 400))
+    for metric, per, unit in (("eval_loss", counts, 1.0), ("bits_per_byte", sizes, math.log(2))):
+        value, stderr = written.score(metric)
+        np.testing.assert_allclose(value, losses.sum(axis=1) / per.sum() / unit, rtol=1e-12)
+        again = losses[:, drawn].sum(axis=-1) / per[drawn].sum(axis=-1) / unit
+        np.testing.assert_allclose(stderr, again.std(axis=1), rtol=0.08)
+    np.testing.assert_allclose(written.score("perplexity")[0], np.exp(written.score("eval_loss")[0]), rtol=1e-12)
+    unknown = replace(written, bytes_N=None).score("bits_per_byte")
+    assert np.isnan(unknown).all(), "of targets that were cut nobody knows the bytes"
+
+
+def test_generated_texts_are_scored_beside_a_loss_once() -> None:
+    loaded, data = language_model("llama"), causal_data("eval_loss")
+    data = replace(data, other_metrics=("exact_match", "char_accuracy", "perplexity"))
+    one = trial(budget=budget(**PACK, n_select=4), target_modules=ALL_LINEAR, eta_A=1e-3)
+    (row,) = run_pack(Pack(trials=(one,)), data, loaded, EngineOptions(device=CPU), clock=Clock())
+    (alike,) = run_pack(
+        Pack(trials=(one,)), replace(data, metric="char_accuracy", other_metrics=("exact_match",)), loaded,
+        EngineOptions(device=CPU), clock=Clock(),
+    )  # fmt: skip
+    assert row.metric_value == row.eval_loss
+    assert row.other_metrics is not None
+    assert row.other_metrics["char_accuracy"] == alike.metric_value
+    assert row.eval_correct == alike.eval_correct
+
+
 @pytest.mark.parametrize("metric", causal.METRICS)
 def test_a_pack_s_rows(metric: str) -> None:
     loaded, data = language_model("llama"), causal_data(metric)
@@ -214,6 +246,11 @@ def test_a_pack_s_rows(metric: str) -> None:
     if metric == "perplexity":
         assert fine.metric_value == pytest.approx(math.exp(fine.eval_loss))
         assert fine.best_metric == min(p.metric_value for p in fine.curve if p.metric_value is not None)
+    if metric == "eval_loss":
+        assert fine.metric_value == fine.eval_loss
+    if metric == "bits_per_byte":
+        assert fine.metric_value == pytest.approx(fine.eval_loss / math.log(2) / 3), "3 bytes a token"
+    if metric not in causal.GENERATED:
         assert (fine.accuracy, fine.eval_correct) == (None, None)
     else:
         assert fine.eval_correct is not None

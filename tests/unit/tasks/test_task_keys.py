@@ -16,7 +16,7 @@ from bench.data import causal
 from bench.data.predictions import predictions_of
 from bench.store.rows import load
 from bench.tasks import _keys, _page
-from bench.tasks._keys import CLASSES, KEYS, KINDS, NUMBERS, REQUIRED, TABLES, TEXTS, Key
+from bench.tasks._keys import CHAT, CLASSES, KEYS, KINDS, NUMBERS, REQUIRED, TABLES, TEXTS, Key
 
 ROOT = Path(__file__).resolve().parents[3]
 CLASS_NAMES = ("very bad", "bad", "good", "very good")
@@ -41,6 +41,8 @@ def test_the_blocks_of_the_page_are_tasks(tmp_path: Path) -> None:
 def toml_of(kind: str, keys: dict[tuple[str, str], str]) -> str:
     """A task file of a kind with what must be given, and these keys, by table and name, as TOML."""
     least = {("", "kind"): f'"{kind}"', ("files", "train"): '"a.csv"', ("files", "eval"): '"a.csv"'}
+    if kind == CHAT:
+        least = {("", "kind"): '"chat"', ("files", "train"): '"train.jsonl"'}
     if kind == CLASSES:
         least[("", "labels")] = '["a", "b"]'
     if any(table == "hub" for table, _ in keys):
@@ -54,7 +56,7 @@ def toml_of(kind: str, keys: dict[tuple[str, str], str]) -> str:
 
 def read(directory: Path, toml: str) -> Any:
     (directory / "a.csv").write_text("text,label\nx,a\n")
-    for name in ("train.csv", "dev.csv", "test.csv"):
+    for name in ("train.csv", "dev.csv", "test.csv", "train.jsonl", "dev.jsonl", "template.jinja"):
         (directory / name).write_text("")
     (directory / "own.toml").write_text(toml)
     return tasks.get(str(directory / "own.toml"))
@@ -63,6 +65,8 @@ def read(directory: Path, toml: str) -> Any:
 SCORES = {  # an example of each kind; the page has one of the first
     ("metric", NUMBERS): '"mse"',
     ("metric", TEXTS): '"perplexity"',
+    ("metric", CHAT): '"bits_per_byte"',
+    ("other_metrics", CHAT): '["exact_match", "perplexity"]',
     ("other_metrics", NUMBERS): '["mse"]',
 }
 
@@ -72,8 +76,9 @@ SCORES = {  # an example of each kind; the page has one of the first
 def test_every_example_is_taken_where_its_kind_says_so_and_refused_elsewhere(
     key: Key, kind: str, tmp_path: Path
 ) -> None:
+    trained_as = TEXTS if kind == CHAT else kind
     if key.name == "kind":
-        assert read(tmp_path, toml_of(kind, {})).kind == kind
+        assert read(tmp_path, toml_of(kind, {})).kind == trained_as
         return
     if (key.name, kind) == ("other_metrics", TEXTS):
         given = {("", "metric"): '"exact_match"', ("", "other_metrics"): '["perplexity"]', ("columns", "prompt"): '"q"'}
@@ -81,8 +86,8 @@ def test_every_example_is_taken_where_its_kind_says_so_and_refused_elsewhere(
         given = {(key.table, key.name): SCORES.get((key.name, kind), key.example)}
     if key.name == "template":
         given[("columns", "prompt")] = '"q"'
-    if kind in key.kinds:
-        assert read(tmp_path, toml_of(kind, given)).kind == kind
+    if any(kind in one.kinds for one in KEYS if one.place == key.place):
+        assert read(tmp_path, toml_of(kind, given)).kind == trained_as
         return
     with pytest.raises(BadInput, match=r"must be a known key"):
         read(tmp_path, toml_of(kind, given))
@@ -92,8 +97,8 @@ def test_defaults_are_what_the_page_says(tmp_path: Path) -> None:
     for kind in KINDS:
         task = read(tmp_path, toml_of(kind, {}))
         assert (task.empty_texts, task.other_metrics, task.test_split) == (False, (), None)
-        assert task.default_model == ("gpt2" if kind == TEXTS else "roberta-base")
-        assert task.metric == {CLASSES: "accuracy", NUMBERS: "pearson", TEXTS: "perplexity"}[kind]
+        assert task.default_model == {TEXTS: "gpt2", CHAT: "smollm2"}.get(kind, "roberta-base")
+        assert task.metric == {CLASSES: "accuracy", NUMBERS: "pearson", TEXTS: "perplexity", CHAT: "eval_loss"}[kind]
     assert read(tmp_path, toml_of(TEXTS, {})).causal == causal.Layout(target="target")
     assert read(tmp_path, toml_of(TEXTS, {("columns", "prompt"): '"q"'})).metric == "exact_match"
     assert read(tmp_path, toml_of(CLASSES, {})).text_columns == ("text",)
@@ -127,7 +132,8 @@ def test_a_required_key_says_how_to_give_it(tmp_path: Path) -> None:
         (NUMBERS, {"other_metrics": '["recall"]'}, "other_metrics: must be a score of regression"),
         (CLASSES, {"other_metrics": '["accuracy"]'}, "other_metrics: must not hold the metric itself, but got acc"),
         (CLASSES, {"other_metrics": '["acc"]'}, "other_metrics: must be a known metric, but got 'acc'"),
-        (TEXTS, {"other_metrics": '["exact_match"]'}, "other_metrics: must be empty beside perplexity"),
+        (TEXTS, {"other_metrics": '["exact_match"]'}, "other_metrics: must be scores of the loss where there"),
+        (TEXTS, {"metric": '"char_accuracy"'}, "metric: must be a score of the loss, such as perplexity, where there"),
         (CLASSES, {"empty_texts": '"yes"'}, "empty_texts: must be true or false"),
     ],
 )
