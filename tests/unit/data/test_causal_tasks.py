@@ -155,7 +155,10 @@ def test_texts_without_prompts_are_scored_by_perplexity(tmp_path: Path) -> None:
         ({"answer": '"(a)(b)"'}, "answer: must have one group at the most, but got 2"),
         ({"max_new_tokens": "0"}, "max_new_tokens: must be a whole number >= 1"),
         ({"labels": '["a", "b"]'}, "labels: must be a known key"),
-        ({"columns": "none", "metric": '"exact_match"'}, "metric: must be a score of the loss, such as perplexity, where"),
+        (
+            {"columns": "none", "metric": '"exact_match"'},
+            "metric: must be a score of the loss, such as perplexity, where",
+        ),
         ({"columns": "none", "template": '"{prompt}"'}, r"template: goes with a prompt"),
     ],
 )
