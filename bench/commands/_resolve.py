@@ -9,7 +9,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bench import models, study, tasks
+from bench import models, searches, study, tasks
 from bench.checks import preflight
 from bench.core import cells
 from bench.core.cells import SCORE_COLUMNS, BestCell, Score, best_cells
@@ -20,6 +20,7 @@ from bench.data.splits import Split, TextData
 from bench.data.toy import ToyData
 from bench.models import Located
 from bench.schedule import price, workloads
+from bench.study import widen
 from bench.study.borders import borders
 from bench.sweep import Options
 from bench.tasks import Task
@@ -56,13 +57,21 @@ class Readable:
         """
         own, told = cells.own_rows(table, self.trials[:1])
         if own.num_rows:
-            return self, own, told
+            return self._widened(own), own, told
         older = replace(self, trials=tuple(trial.as_version_1(self.n_select_asked) for trial in self.trials))
         own_1, told_1 = cells.own_rows(table, older.trials[:1])
         if not own_1.num_rows:
             return self, own, told
         line = f"{own_1.num_rows:,} rows are of version 1: here they count as they are; a sweep runs their trials anew"
         return older, own_1, (line, *told_1)
+
+    def _widened(self, table: pa.Table) -> Self:
+        """Return the study with the trials that were added beyond the border of its grid and have rows."""
+        if self.is_search or not searches.widens(self.study):
+            return self
+        higher = self.task.higher_is_better
+        added = widen.read(self.study, self.trials, _scores(table), higher_is_better=higher)
+        return replace(self, trials=(*self.trials, *added)) if added else self
 
     def of_grid(self, grid: MethodGrid) -> tuple[Trial, ...]:
         """Return the study's trials of one grid alone: LoRA+'s cells of ratio 1, say, beside those of LoRA's grid."""
@@ -81,8 +90,7 @@ class Readable:
 
     def best(self, table: pa.Table) -> tuple[tuple[BestCell, ...], tuple[str, ...]]:
         """Return the best cells among the rows of the study's directory, and the grid borders that they lie on."""
-        scores = {row["trial_id"]: Score.of_row(row) for row in table.select(list(SCORE_COLUMNS)).to_pylist()}
-        best = best_cells(self.trials, scores, higher_is_better=self.task.higher_is_better)
+        best = best_cells(self.trials, _scores(table), higher_is_better=self.task.higher_is_better)
         return best, borders(self.trials, best, self.study.grids)
 
 
@@ -129,8 +137,21 @@ class Resolved(Readable):
             limits=workloads.limits_of(self.study.device, self.located, workload.train_tokens),
             workload=workload,
             place=workloads.place_of(self.study.device),
+            fits=self._fits,
             **more,
         )
+
+    def _fits(self, trial: Trial) -> bool:
+        """Return whether the model's layers can hold a trial that no check has seen."""
+        try:
+            models.check_targets(self.located, [trial], causal=self.task.causal is not None)
+        except BadInput:
+            return False
+        return True
+
+
+def _scores(table: pa.Table) -> dict[str, Score]:
+    return {row["trial_id"]: Score.of_row(row) for row in table.select(list(SCORE_COLUMNS)).to_pylist()}
 
 
 def of_rows(chosen: Study, table: pa.Table) -> Readable:

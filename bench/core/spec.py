@@ -295,6 +295,13 @@ class Study:
         check=rules.number(0, 1, open_low=True), flags=("--keep",),
         help="halving: share of a method's cells that go on from a rung",
     )] = None  # fmt: skip
+    # None: with halving only
+    widen: Annotated[bool | None, Setting(
+        check=rules.flag, flags=("--widen",), help="true or false: add cells where the best one lies on the border",
+    )] = None  # fmt: skip
+    max_extra: Annotated[float, Setting(
+        check=rules.number(0), flags=("--max-extra",), help="widen: trials added at most, as a share of the grid's",
+    )] = 0.3  # fmt: skip
     # of each method, for a search that chooses between the grid's bounds
     n_trials: Annotated[int | None, Setting(
         check=rules.whole(1), flags=("--n-trials",), help="tpe: trials of each method",

@@ -12,7 +12,7 @@ from bench.core.spec import Study
 from bench.searches._base import Search
 from bench.searches._rungs import Rungs, group_of
 
-__all__ = ["Rungs", "Search", "get", "group_of", "names", "rungs_of"]
+__all__ = ["Rungs", "Search", "get", "group_of", "names", "rungs_of", "widens"]
 
 
 def names() -> tuple[str, ...]:
@@ -32,3 +32,8 @@ def rungs_of(study: Study) -> Rungs | None:
     if usual is None:
         return None
     return Rungs(shares=study.rungs or usual.shares, keep=study.keep or usual.keep)
+
+
+def widens(study: Study) -> bool:
+    """Return whether a grid grows where its best cells lie on its border: as the study says, else with rungs only."""
+    return get(study.sampler).rungs is not None if study.widen is None else study.widen

@@ -179,6 +179,8 @@ def _build(merged: Layer, file: StudyFile, *, profile: str, device: str, data_di
         sampler=settings.get("sampler", "grid"),
         rungs=settings.get("rungs"),
         keep=settings.get("keep"),
+        widen=settings.get("widen"),
+        max_extra=settings.get("max_extra", 0.3),
         n_trials=settings.get("n_trials"),
         pack_size=settings.get("pack_size"),
         figure=file.figure,
@@ -266,6 +268,9 @@ def _check_sampler(study: Study, merged: Layer, shown: str) -> None:
             stopping = one_of(f'"{name}"' for name in searches.names() if searches.get(name).rungs is not None)
             rule, way_out = f"must be left out with {setting}, which stops no trial", f"set sampler = {stopping}"
             raise BadInput(merged.where(key), rule, got=getattr(study, key), way_out=way_out)
+    if not planned and study.widen:
+        rule, way_out = f"must be false with {setting}, which has no cells", "leave it out"
+        raise BadInput(merged.where("widen"), rule, got="true", way_out=way_out)
     if planned and study.n_trials is not None:
         rule = f"must be left out with {setting}, whose trials are the grid's"
         choosing = one_of(f'"{name}"' for name in searches.names() if not searches.get(name).planned)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.core.spec import Study, Trial
+from bench.core.spec import Pack, Study, Trial
 from bench.executors import StoppedError
 from bench.schedule import planner
 from bench.schedule.planner import Limits
@@ -37,13 +37,20 @@ class Agenda(ABC):
     def before(self, job: Job) -> None:  # noqa: B027
         """Take note that a job starts now."""
 
+    def extend(self, trials: Sequence[Trial], ledger: Ledger) -> None:
+        """Take more trials of a grid, once it is done: those that are not finished run next."""
+        raise NotImplementedError("a search chooses its trials itself")
+
 
 class GridAgenda(Agenda):
     """All that is left of a grid at once."""
 
-    def __init__(self, trials: Sequence[Trial], jobs: Sequence[Job], mirror: Mirror) -> None:
+    def __init__(
+        self, trials: Sequence[Trial], jobs: Sequence[Job], mirror: Mirror,
+        pack: Callable[[Sequence[Trial]], Iterable[Pack]],
+    ) -> None:  # fmt: skip
         self.trials, self.n_goal, self.ahead = trials, len(trials), jobs
-        self._mirror, self._asked = mirror, False
+        self._mirror, self._pack, self._asked = mirror, pack, False
 
     @property
     def done(self) -> bool:
@@ -54,6 +61,11 @@ class GridAgenda(Agenda):
         """Return all jobs."""
         self._asked = True
         return self.ahead
+
+    def extend(self, trials: Sequence[Trial], ledger: Ledger) -> None:
+        """Plan packs of those that are not finished."""
+        left = [trial for trial in trials if trial.trial_id not in ledger.scores]
+        self.ahead, self._asked = [Job(pack=pack) for pack in self._pack(left)], False
 
     def before(self, job: Job) -> None:
         """Enqueue a pack's trials in Optuna; those that run again are there already."""

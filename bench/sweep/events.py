@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.core import provenance
 from bench.core.cells import BestCell
 from bench.core.record import Record
-from bench.core.spec import Pack
+from bench.core.spec import Pack, Trial
 from bench.schedule.estimate import Estimate, Place, Workload
 from bench.schedule.planner import Limits
 
@@ -25,6 +26,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     workload: Workload | None = None  # None: no estimate before the first pack is done
     place: Place = field(default_factory=lambda: Place(device="cpu"))
+    fits: Callable[[Trial], bool] = lambda trial: True  # whether the model can hold a trial beyond the grid's border
     rerun_stale: bool = False  # run trials again whose rows another version of the code wrote
     source_hash: str = field(default_factory=provenance.source_hash)
 
@@ -108,6 +110,7 @@ class SweepSummary:
     interrupted: bool
     stopped: str | None  # why the run ended before its work did, if it did: one line
     n_pruned: int = 0  # left out at a rung, this run and those before
+    n_widened: int = 0  # trials beyond the border of the grid, among n_trials
 
     @property
     def trials_per_minute(self) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.core import cells
@@ -25,6 +25,7 @@ class Ledger:
         self.rungs: dict[str, dict[int, Mapping[str, Any]]] = {}
         self.pruned: dict[str, int] = {}
         self.best: tuple[str, float] | None = None  # trial_id and objective
+        self.widened: list[Trial] = []
         self.n_goal = 0  # trials that the study is to have
         self.n_finished = 0  # of them
         self.n_run = self.n_failed = 0  # by this run
@@ -61,6 +62,13 @@ class Ledger:
     def add(self, trials: Iterable[Trial]) -> None:
         """Take more trials of the study."""
         self.trials |= {trial.trial_id: trial for trial in trials}
+
+    def widen(self, trials: Sequence[Trial]) -> None:
+        """Take trials beyond the border of the grid."""
+        self.add(trials)
+        self.widened += trials
+        self.n_goal += len(trials)
+        self.n_finished = len(self.finished())
 
     def known(self, records: Iterable[Record]) -> list[str]:
         """Return the ids of those records whose trials are finished already."""

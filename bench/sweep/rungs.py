@@ -59,6 +59,11 @@ class RungAgenda(Agenda):
         self.ahead = self._expected(ledger)
         return [Job(pack=pack) for pack in packs]
 
+    def extend(self, trials: Sequence[Trial], ledger: Ledger) -> None:
+        """Take them into their groups: they pass the rungs that the others have passed."""
+        self.trials, self._done = (*self.trials, *trials), False
+        self.ahead = self._expected(ledger)
+
     def before(self, job: Job) -> None:
         """Enqueue trials in Optuna that it does not know as running."""
         if self.n_goal <= QUEUE_LIMIT:

@@ -18,6 +18,7 @@ from bench.executors import AbstractExecutor, Batch, StoppedError
 from bench.schedule import estimate, planner
 from bench.schedule.pack_sizes import Probe
 from bench.searches import Rungs
+from bench.study import widen
 from bench.study.borders import borders
 from bench.sweep import planning
 from bench.sweep.agenda import Agenda, GridAgenda, SearchAgenda
@@ -97,7 +98,9 @@ class Sweeper:
                 self.ledger.trials, self.ledger.scores, part_of,
                 source_hash=self.options.source_hash, limits=plan.limits, family=self.family,
             )  # fmt: skip
-        return GridAgenda(self.trials, jobs, mirror)
+        return GridAgenda(
+            self.trials, jobs, mirror, lambda some: planner.plan(some, limits=plan.limits, family=self.family)
+        )
 
     def halving(self, mirror: Mirror, rows: Rows, rungs: Rungs) -> Agenda:
         """Return a grid whose cells are left out at rungs, with what is known of them."""
@@ -151,7 +154,7 @@ class Sweeper:
             KeyboardInterrupt: where a stop was asked for.
         """
         self.start(agenda)
-        while not agenda.done:
+        while not agenda.done or self.widen(agenda, mirror):
             if self.guard.asked:
                 raise KeyboardInterrupt
             jobs = agenda.next_jobs(self.ledger)
@@ -159,6 +162,27 @@ class Sweeper:
             self.execute(jobs, agenda, mirror)
         if any(job.part is not None for job in agenda.ahead):  # the rows have changed under Optuna
             mirror.recover_grid(self.trials, self.read()[0])
+
+    def widen(self, agenda: Agenda, mirror: Mirror) -> bool:
+        """Add cells where the best ones lie on the border of a grid that has ended; return whether there are some."""
+        ledger = self.ledger
+        if not self.planned or any(t not in ledger.scores and t not in ledger.pruned for t in ledger.trials):
+            return False  # what failed in this run may be the best cell: the next run tells
+        more = widen.beyond(
+            self.study,
+            self.trials,
+            ledger.scores,
+            higher_is_better=ledger.higher_is_better,
+            so_far=ledger.widened,
+            fits=self.options.fits,
+        )
+        if more:
+            ledger.widen(more)
+            mirror.widen(tuple(ledger.trials.values()))
+            agenda.extend(more, ledger)
+            cells_of = {trial.cell: trial for trial in more}.values()
+            self.on_event(Noted(text=f"best cells lie on the border: {widen.told(cells_of)} added"))
+        return bool(more)
 
     def start(self, agenda: Agenda) -> None:
         """Say that work begins; warn of rows that other versions of the code wrote."""
@@ -282,6 +306,7 @@ class Sweeper:
             n_run=ledger.n_run,
             n_failed=ledger.n_failed,
             n_pruned=ledger.n_pruned,
+            n_widened=len(ledger.widened),
             n_diverged=sum(score.status == Status.DIVERGED for score in mine),
             seconds=seconds,
             best=best,

@@ -74,11 +74,16 @@ class Mirror:
         """
         also = {trial_id: self.value(Score.of_row(row)) for trial_id, row in rows.items()}
         rows = {**{row["trial_id"]: row for row in pruned}, **rows}
+        self.widen(trials)
+        for name, members in self.by_study(trials).items():
+            mine = [rows[t.trial_id] for t in members if t.trial_id in rows]
+            self.recover(name, self._spaces[name], mine, also=also)
+
+    def widen(self, trials: Sequence[Trial]) -> None:
+        """Let the spaces of a grid hold all of its trials, of which some are new."""
         for name, members in self.by_study(trials).items():
             grid = next((g for g in self._study.grids if g.method == members[0].method), None)
             self._spaces[name] = space_of([settings_of(t) for t in members], grid)
-            mine = [rows[t.trial_id] for t in members if t.trial_id in rows]
-            self.recover(name, self._spaces[name], mine, also=also)
 
     def recover(self, name: str, space: Space, rows: Sequence[Mapping[str, Any]], *, also: Mapping[str, float]) -> None:
         """Put one study right from these rows (see `Bridge.recover`)."""
