@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     from matplotlib.figure import Figure
-    from peft import LoraConfig
+    from peft import PeftConfig
 
     from bench.comparison.numbers import Comparison
     from bench.core.spec import Trial
@@ -30,23 +30,26 @@ class Recommendation:
     text: str
     code: str
     study_toml: str
-    peft_arguments: dict[str, Any] | None  # of LoraConfig; None for a method that PEFT does not have
+    peft_arguments: dict[str, Any] | None  # of PEFT's config; None for a method that PEFT does not have
 
     def __str__(self) -> str:
         return f"{self.text}\n\n{self.code}\n\n{self.study_toml}"
 
-    def peft_config(self) -> LoraConfig:
+    def peft_config(self) -> PeftConfig:
         """Return PEFT's config of the cell.
 
         Raises:
-            BadInput: for a method that is no LoraConfig.
+            BadInput: for a method that PEFT has not.
         """
         if self.peft_arguments is None:
             way_out = "save the merged model: bench recommend --save"
             raise BadInput("peft_config", "must be of a method that PEFT has", got=self.trial.method, way_out=way_out)
-        from peft import LoraConfig
+        import peft
 
-        return LoraConfig(**self.peft_arguments)
+        from bench import methods
+
+        found: PeftConfig = getattr(peft, methods.get(self.trial.method).peft_config)(**self.peft_arguments)
+        return found
 
 
 def load(rows: str | Path | Sequence[str | Path], *, results_dir: str | Path = "results") -> pd.DataFrame:

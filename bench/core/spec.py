@@ -19,11 +19,11 @@ from bench.core.settings import Setting
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 Schedule = Literal["linear", "constant", "cosine"]
-Init = Literal["zero_B", "zero_A", "nonzero"]
+Init = Literal["zero_B", "zero_A", "nonzero", "pissa", "olora", "milora"]
 
 PRECISIONS: tuple[Precision, ...] = ("fp64", "fp32", "bf16", "fp16")
 SCHEDULES: tuple[Schedule, ...] = ("linear", "constant", "cosine")
-INITS: tuple[Init, ...] = ("zero_B", "zero_A", "nonzero")
+INITS: tuple[Init, ...] = ("zero_B", "zero_A", "nonzero", "pissa", "olora", "milora")
 SERIES = ("method", "mora_type")  # the fields of Trial that say what it is compared as: a method, or a type of one
 MORA_TYPES = (1, 2, 3, 4, 6)  # the official code has no type 5
 
@@ -128,8 +128,8 @@ class Trial:
         meaning="r; MoRA: the LoRA rank that it is as large as; subspace: its dimension", axis="always", log=True,
     )] = None  # fmt: skip
     init: Annotated[Init | None, Setting(
-        check=rules.choice(*INITS), flags=("--init",), help="zero_B or zero_A", usual="zero_B",
-        meaning="zero_B (PEFT's), zero_A (the LoRA+ paper's) or nonzero (its toy)",
+        check=rules.choice(*INITS), flags=("--init",), help="zero_B, zero_A, nonzero, pissa, olora, milora",
+        usual="zero_B", meaning="zero_B (PEFT's), zero_A (the LoRA+ paper's), nonzero, pissa, olora or milora",
     )] = None  # fmt: skip
     lora_alpha: Annotated[float | None, Setting(
         check=rules.lora_alpha, flags=("--lora-alpha",), help='number, or "rank"', usual="rank",

@@ -6,8 +6,9 @@ The modules are copied, the frozen weights are not. Rows are K * b: trial k's ar
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from bench.engine.dropout import KeyedCalls, KeyedDropout, MaskKeys, drop_rows, 
 from bench.engine.params import ParamBank, Slot
 from bench.engine.relative import separate_positions, table_bias
 from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
-from bench.methods._base import LayerShape, Method, Role, require_fit
+from bench.methods._base import Frozen, LayerShape, Method, Role, fixed, require_fit
 from bench.models import targets
 from bench.models._base import LoadedModel
 
@@ -46,7 +47,7 @@ class Bank:
         _check(trials, method, self.shapes)
         self.new_names = [loaded.new_names(reinit_head=trial.reinit_head) for trial in trials]
         head = {name: self.model.get_parameter(name) for name in loaded.full_names}
-        adapter_slots = _adapter_slots(self.model, self.shapes, method, trials)
+        adapter_slots, self._starts = _adapter_slots(self.model, self.shapes, method, trials)
         self._adapter_names = frozenset(slot.name for slot in adapter_slots)
         slots = [*_head_slots(head, loaded, trials), *adapter_slots]
         if method.trains_base:
@@ -56,10 +57,13 @@ class Bank:
         self._install(loaded.full_names)
 
     def _install(self, head_names: Sequence[str]) -> None:
+        known: dict[int, tuple[Tensor, Tensor]] = {}  # what layers have in common is converted once
         for shape in self.shapes:
             layer = self.model.get_submodule(shape.path)
             weights = {name: self.params[_slot_name(self.method, shape, name)] for name in self.method.roles(shape)}
-            constants = self.method.constants(self.trials, shape, frozen_weight(layer, shape))
+            start = self._starts.pop(shape.path)
+            constants = fixed(self.method, self.trials, shape, frozen_layer(layer, shape), start)
+            constants = converted(constants, self.params.values, known)
             dropout = self.trials[0].lora_dropout or 0.0
             kind = AdaptedEmbedding if shape.kind == "embedding" else AdaptedLayer
             _put(self.model, shape.path, kind(layer, shape, self.method, weights, constants, dropout, self.keys))
@@ -143,16 +147,14 @@ class AdaptedLayer(nn.Module):
         shape: LayerShape,
         method: Method,
         weights: Mapping[str, Tensor],
-        constants: Mapping[str, Tensor | int],
+        constants: Mapping[str, Any],
         dropout: float,
         keys: MaskKeys,
     ) -> None:
         super().__init__()
         self.layer, self.shape, self.method, self.dropout, self.keys = layer, shape, method, dropout, keys
-        self.weights = dict(weights)
-        first = next(iter(weights.values()))
-        self.constants = {k: _like(v, first) if isinstance(v, Tensor) else v for k, v in constants.items()}
-        self.n_trials = first.shape[0]
+        self.weights, self.constants = dict(weights), dict(constants)
+        self.n_trials = next(iter(weights.values())).shape[0]
 
     @property
     def weight(self) -> Tensor:
@@ -171,22 +173,34 @@ class AdaptedLayer(nn.Module):
             BadInput: where the rows are no multiple of K * b.
         """
         if self.keys.rows is not None:
-            return self.layer(x) + self.keys.rows.each(self.delta, x).reshape(*x.shape[:-1], self.shape.out_features)
+            h = self.layer(x)
+            return self.keys.rows.each(self.output, h, x).reshape(h.shape)
         if self.keys.table_trial is None:
             self._check_rows(x)
         h = self.layer(x)
         mask_path = f"{self.shape.path}.lora_dropout"
         if self.keys.table_trial is not None:
             k = self.keys.table_trial
-            return h + self.delta(drop_table(x, self.dropout, mask_path, self.keys))[k : k + 1]
-        dropped = drop_rows(x, self.dropout, mask_path, self.keys) if self._drops else x
-        delta_KxNxO = self.delta(dropped.reshape(self.n_trials, -1, *x.shape[-1:]))
-        return (h.reshape(delta_KxNxO.shape) + delta_KxNxO).view_as(h)
+            return self.output(h, drop_table(x, self.dropout, mask_path, self.keys), dropped=self._drops)[k : k + 1]
+        seen = drop_rows(x, self.dropout, mask_path, self.keys) if self._drops else x
+        by_trial = (self.n_trials, -1)
+        y_KxNxO = self.output(h.reshape(*by_trial, h.shape[-1]), seen.reshape(*by_trial, x.shape[-1]), self._drops)
+        return y_KxNxO.view_as(h)
+
+    def output(self, h: Tensor, seen: Tensor, dropped: bool = False, *, overwrite: bool = False) -> Tensor:
+        """Return each trial's output, [K, N, O], of the frozen layer's, [K or 1, N, O]: every path ends here.
+
+        `seen` [K or 1, N, I] is what the adapters see, with `dropped` the layer's input after dropout. With `overwrite`
+        h is a product of which no gradient is made, and may be lost.
+        """
+        if not self.method.adds:
+            return self.method.output(self.weights, self.constants, h, seen, dropped=dropped)
+        return add(h, self.delta(seen)) if overwrite else h + self.delta(seen)
 
     def delta(self, x_KxNxI: Tensor) -> Tensor:
         """Return the adapters' part for each trial, [K, N, O], in x's dtype; x may be shared, [1, N, I]."""
-        weights = {name: weight.to(x_KxNxI.dtype) for name, weight in self.weights.items()}
-        return self.method.delta(weights, self.constants, x_KxNxI)
+        params = self.method.computed(self.weights, self.constants, x_KxNxI)
+        return self.method.delta(params, self.constants, x_KxNxI)
 
     def _check_rows(self, x: Tensor) -> None:
         """Refuse an input whose leading axis is not that of the chunk's examples: trials could not be told apart."""
@@ -207,14 +221,17 @@ class AdaptedEmbedding(AdaptedLayer):
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embedding with the adapters' added, for ids [K * b, T]."""
         if self.keys.rows is not None:
-            return self.layer(ids) + self.keys.rows.each(self.delta_of, ids)
+            return self.layer(ids) + self.keys.rows.each(self.delta, ids)
         self._check_rows(ids)
         h = self.layer(ids)
-        return h + self.delta_of(ids.reshape(self.n_trials, -1)).view_as(h)
+        return h + self.delta(ids.reshape(self.n_trials, -1)).view_as(h)
 
-    def delta_of(self, ids_KxN: Tensor) -> Tensor:
-        """Return the adapters' part for each trial, [K, N, O]."""
-        return self.method.delta(self.weights, self.constants, ids_KxN)
+
+def add(h_SxNxO: Tensor, delta_KxNxO: Tensor) -> Tensor:
+    """Return the sum of a product, which may be overwritten since no gradient is made of it, and another stream."""
+    if h_SxNxO.shape[0] < delta_KxNxO.shape[0] or h_SxNxO.dtype != delta_KxNxO.dtype:
+        return h_SxNxO + delta_KxNxO
+    return h_SxNxO.add_(delta_KxNxO)
 
 
 def adapted_layers(
@@ -226,13 +243,20 @@ def adapted_layers(
         BadInput: where there are none, or one of them is of a kind that cannot hold K trials.
     """
     if method.adapts == "biases":
-        return tuple(_shape(path, model.get_submodule(path)) for path in _biased(model, method, set(head_names)))
+        return _together(_shape(path, model.get_submodule(path)) for path in _biased(model, method, set(head_names)))
     if trial.target_modules is None:
         return ()
     found = targets.candidates(model, head_names)
     chosen = targets.match_targets(found, trial.target_modules, trial.layers_to_transform)
     peft_targets.check_targets(model.config, found, chosen, trial.target_modules)
-    return tuple(_shape(path, model.get_submodule(path)) for path in chosen)
+    return _together(_shape(path, model.get_submodule(path)) for path in chosen)
+
+
+def _together(shapes: Iterable[LayerShape]) -> tuple[LayerShape, ...]:
+    """Return the layers, each of which knows the widest of them."""
+    found = tuple(shapes)
+    n_in, n_out = (max((getattr(s, side) for s in found), default=0) for side in ("in_features", "out_features"))
+    return tuple(replace(shape, widest_in=n_in, widest_out=n_out) for shape in found)
 
 
 def _biased(model: PreTrainedModel, method: Method, head_names: set[str]) -> list[str]:
@@ -274,6 +298,13 @@ def frozen_weight(layer: nn.Module, shape: LayerShape) -> Tensor | None:
     if not isinstance(weight, Tensor):
         return None
     return weight.detach().T if shape.kind == "conv1d" else weight.detach()
+
+
+def frozen_layer(layer: nn.Module, shape: LayerShape) -> Frozen:
+    """Return the layer as its adapter sees it, detached."""
+    bias = getattr(layer, "bias", None)
+    detached = bias.detach() if isinstance(bias, Tensor) else None
+    return Frozen(weight=frozen_weight(layer, shape), bias=detached, eps=float(getattr(layer, "eps", 0.0)))
 
 
 def _check(trials: Sequence[Trial], method: Method, shapes: Sequence[LayerShape]) -> None:
@@ -332,20 +363,22 @@ def _head_value(seed: int, name: str, role: Role, parameter: nn.Parameter, modul
 
 def _adapter_slots(
     model: nn.Module, shapes: Sequence[LayerShape], method: Method, trials: Sequence[Trial]
-) -> list[Slot]:
+) -> tuple[list[Slot], dict[str, dict[str, Tensor]]]:
+    """Return the slots of all layers, and by path what each layer's parameters are at first."""
     slots: dict[str, Slot] = {}
+    starts: dict[str, dict[str, Tensor]] = {}
     for shape in shapes:
         size = (shape.out_features, shape.in_features)
         weight = frozen_weight(model.get_submodule(shape.path), shape)
         inits = [method.init(t, shape, _generator(t.seed, shape.path, "adapter", size), weight) for t in trials]
-        stacked = method.stack(inits)
+        starts[shape.path] = stacked = method.stack(inits)
         roles = method.roles(shape)
         if set(stacked) != set(roles):
             raise ValueError(f"{method.name}: each parameter has exactly one role, got {set(stacked)} and {set(roles)}")
         for name in roles:
             slot = _slot_name(method, shape, name)
             slots.setdefault(slot, Slot(name=slot, role=roles[name], values=stacked[name]))
-    return list(slots.values())
+    return list(slots.values()), starts
 
 
 def _slot_name(method: Method, shape: LayerShape, name: str) -> str:
@@ -409,8 +442,18 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, module)
 
 
-def _like(tensor: Tensor, other: Tensor) -> Tensor:
-    return tensor.to(other.device, other.dtype if tensor.is_floating_point() else tensor.dtype)
+def converted(constants: Mapping[str, Any], like: Tensor, known: dict[int, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """Return a layer's constants in the parameters' precision and place; the frozen layer stays as it is."""
+    found: dict[str, Any] = {}
+    for name, value in constants.items():
+        if isinstance(value, Mapping):
+            found[name] = converted(value, like, known)
+        elif isinstance(value, Tensor):
+            dtype = like.dtype if value.is_floating_point() else value.dtype
+            found[name] = known.setdefault(id(value), (value, value.to(like.device, dtype)))[1]
+        else:
+            found[name] = value
+    return found
 
 
 def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:

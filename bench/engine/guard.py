@@ -31,10 +31,10 @@ from bench.core.errors import BadInput, one_line
 from bench.core.spec import Trial
 from bench.data.splits import Encoded
 from bench.engine import generate, twin, unpadded
-from bench.engine.bank import Bank, adapted_layers, frozen_weight
+from bench.engine.bank import Bank, adapted_layers, converted, frozen_layer
 from bench.engine.batching import Batches, Chunk
 from bench.engine.paths import BankPath, Path, settle_masks
-from bench.methods._base import LayerShape, Method
+from bench.methods._base import LayerShape, Method, fixed
 from bench.models import targets
 from bench.models._base import LoadedModel
 
@@ -306,18 +306,17 @@ def _as_trial(plain: PreTrainedModel, bank: Bank, k: int) -> Iterator[None]:
 
 def _hook(plain: PreTrainedModel, bank: Bank, shape: LayerShape, k: int) -> Any:
     """Add the method's map of trial k's parameters to what a layer returns, whatever the layout of its input."""
-    method, layer = bank.method, plain.get_submodule(shape.path)
-    weights = {name: bank.params[bank.slot(shape, name)][k : k + 1] for name in method.roles(shape)}
-    constants = {
-        name: value.to(weights[next(iter(weights))].dtype) if isinstance(value, Tensor) and value.is_floating_point()
-        else value
-        for name, value in method.constants(bank.trials[:1], shape, frozen_weight(layer, shape)).items()
-    }  # fmt: skip
+    method, layer, adapted = bank.method, plain.get_submodule(shape.path), bank.model.get_submodule(shape.path)
+    weights: dict[str, Tensor] = {name: weight[k : k + 1] for name, weight in adapted.weights.items()}
+    start = {name: value[:1] for name, value in adapted.constants.get("start", {}).items()}
+    own = fixed(method, bank.trials[:1], shape, frozen_layer(layer, shape), start)  # the trials are all alike
+    constants = converted(own, next(iter(weights.values())), {})
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
         flat = x.reshape(1, -1) if shape.kind == "embedding" else x.reshape(1, -1, x.shape[-1])
-        return output + method.delta(weights, constants, flat).reshape(output.shape).to(output.dtype)
+        h = output.reshape(1, -1, output.shape[-1])
+        return method.output(weights, constants, h, flat).reshape(output.shape).to(output.dtype)
 
     return layer.register_forward_hook(add)
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from bench.methods._base import Role
 
+NEVER_TRAINED = (Role.FROZEN_HEAD, Role.FROZEN)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slot:
@@ -51,8 +53,8 @@ class Segment:
 class ParamBank:
     """The values and gradients of all trained parameters, flat, and the parameters as parts of them.
 
-    Parameters with role FROZEN_HEAD have a place outside the buffer and no gradient. Every other parameter has exactly
-    one role and one place.
+    Parameters that are `NEVER_TRAINED` have a place outside the buffer and no gradient. Every other parameter has
+    exactly one role and one place.
     """
 
     def __init__(self, slots: Sequence[Slot], *, n_trials: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -60,8 +62,8 @@ class ParamBank:
         if len(set(names)) != len(names):
             raise ValueError("each trained parameter has exactly one role, but a name came twice")
         self.n_trials = n_trials
-        self.frozen = {s.name: s.values.to(device, dtype) for s in slots if s.role is Role.FROZEN_HEAD}
-        trained = sorted((s for s in slots if s.role is not Role.FROZEN_HEAD), key=lambda s: (s.role, s.decays))
+        self.frozen = {s.name: s.values.to(device, dtype) for s in slots if s.role in NEVER_TRAINED}
+        trained = sorted((s for s in slots if s.role not in NEVER_TRAINED), key=lambda s: (s.role, s.decays))
         self.segments = _segments(trained)
         size = sum(slot.values.numel() for slot in trained)
         self.values = torch.zeros(size, device=device, dtype=dtype)
@@ -85,7 +87,7 @@ class ParamBank:
         """Return the trained parameter called `name`, [K, ...].
 
         Raises:
-            KeyError: there is none, or it belongs to a frozen head.
+            KeyError: there is none, or it is never trained.
         """
         return self._parameters[name]
 

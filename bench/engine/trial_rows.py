@@ -35,9 +35,13 @@ class TrialRows:
             place_R=torch.from_numpy(places).to(device),
         )
 
-    def each(self, part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Return `part`, a map of each trial's [K, N, I] to [K, N, O], of rows [R, ..., I] or ids [R, T]."""
+    def each(self, part: Callable[..., Tensor], *streams: Tensor) -> Tensor:
+        """Return `part`, a map of each trial's [K, N, I] to [K, N, O], of rows [R, ..., I] or ids [R, T]; of several."""
         n_trials, width = self.row_KxB.shape
-        x_RxT = x.reshape(len(self.place_R), -1, *x.shape[-1:]) if x.is_floating_point() else x
-        y_KxNxO = part(x_RxT[self.row_KxB].flatten(1, 2))
+        y_KxNxO = part(*(self._by_trial(x) for x in streams))
         return y_KxNxO.reshape(n_trials * width, -1, y_KxNxO.shape[-1])[self.place_R]
+
+    def _by_trial(self, x: Tensor) -> Tensor:
+        """Return each trial's rows in one axis: [K, N, I], or [K, N] of ids."""
+        x_RxT = x.reshape(len(self.place_R), -1, *x.shape[-1:]) if x.is_floating_point() else x
+        return x_RxT[self.row_KxB].flatten(1, 2)

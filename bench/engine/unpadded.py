@@ -17,7 +17,7 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 from transformers import PretrainedConfig
 
 from bench.engine import waiting
-from bench.engine.bank import AdaptedEmbedding, AdaptedLayer, Bank
+from bench.engine.bank import AdaptedEmbedding, AdaptedLayer, Bank, add
 from bench.engine.batching import Chunk
 from bench.engine.dropout import MaskKeys, attention_mask_of, token_key
 from bench.engine.heads import Layout
@@ -96,7 +96,7 @@ class UnpaddedPath:
         """Return norm(x + dropout(dense(inner))) of half a layer."""
         out, p = _apply(module.dense, inner, self.keys, key), float(module.dropout.p)
         if not self.keys.training or p == 0 or key is None:
-            return _norm(module.LayerNorm, _add(out, x))
+            return _norm(module.LayerNorm, add(out, x))
         mask = self.keys.mask(module.dropout.path, p, key, out.shape[-1], out.dtype)
         return _norm(module.LayerNorm, torch.addcmul(x, out, mask))
 
@@ -159,7 +159,7 @@ def _look_up(table: Any, ids_N: Tensor) -> Tensor:
     if not isinstance(table, AdaptedEmbedding):
         rows: Tensor = table(ids_N)
         return rows[None]
-    return table.layer(ids_N)[None] + table.delta_of(ids_N)
+    return table.layer(ids_N)[None] + table.delta(ids_N)
 
 
 def _apply(layer: Any, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) -> Tensor:
@@ -188,8 +188,8 @@ def _adapt(layer: Any, h: Tensor, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor
     """Return the frozen product, which may be overwritten, with what the method adds to it."""
     if not isinstance(layer, AdaptedLayer):
         return h
-    dropped = drop_stream(x_SxNxI, layer.dropout, f"{layer.shape.path}.lora_dropout", keys, key_N)
-    return _add(h, layer.delta(dropped))
+    seen = drop_stream(x_SxNxI, layer.dropout, f"{layer.shape.path}.lora_dropout", keys, key_N)
+    return layer.output(h, seen, seen is not x_SxNxI, overwrite=True)
 
 
 class _FrozenProducts(torch.autograd.Function):
@@ -213,14 +213,7 @@ def _norm(module: Any, x: Tensor) -> Tensor:
         return module(x)
     norm: Any = module.layer if isinstance(module, AdaptedLayer) else module
     h = layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-    return h + module.delta(x) if isinstance(module, AdaptedLayer) else h
-
-
-def _add(out_SxNxD: Tensor, x_SxNxD: Tensor) -> Tensor:
-    """Return the sum of a product, which may be overwritten since no gradient is made of it, and another stream."""
-    if out_SxNxD.shape[0] < x_SxNxD.shape[0] or out_SxNxD.dtype != x_SxNxD.dtype:
-        return out_SxNxD + x_SxNxD
-    return out_SxNxD.add_(x_SxNxD)
+    return module.output(h, x) if isinstance(module, AdaptedLayer) else h
 
 
 def problem(config: PretrainedConfig) -> str | None:

@@ -10,16 +10,17 @@ from bench.core.spec import TrainBudget, Trial
 
 
 def peft_code(trial: Trial, *, modules_to_save: Sequence[str], paths: Sequence[str] = ()) -> str:
-    """Return Python that builds this cell of the LoRA family with PEFT on a loaded `model`, rates as they were trained.
+    """Return Python that builds this cell with PEFT on a loaded `model`, rates as they were trained.
 
     `paths` are the adapted modules, which are named one by one where PEFT cannot select them as the trial does.
 
     Raises:
-        ValueError: for a method that PEFT's LoraConfig is not.
+        ValueError: for a method that PEFT has not.
     """
-    if methods.get(trial.method).peft_type != "LORA":
-        raise ValueError(f"no LoraConfig for {trial.method}")
-    parts = [_imports(trial), _config(trial, modules_to_save, paths), *_reinitialise(trial), *_freeze(trial)]
+    method = methods.get(trial.method)
+    if method.peft_type is None:
+        raise ValueError(f"PEFT has no {trial.method}")
+    parts = [_imports(trial), _config(trial, modules_to_save, paths), *method.peft_code(trial), *_freeze(trial)]
     optimizer = _loraplus(trial) if _has_two_rates(trial) else _adamw(trial)
     return "\n".join([*parts, optimizer, *_head_rates(trial), _schedule(trial.budget)])
 
@@ -27,10 +28,11 @@ def peft_code(trial: Trial, *, modules_to_save: Sequence[str], paths: Sequence[s
 def plain_code(trial: Trial) -> str:
     """Return Python for what is no LoRA: full fine-tuning's optimizer, or a word on how to get the trained model."""
     budget = trial.budget
-    if not methods.get(trial.method).trains_base:
-        return (
-            f"# {trial.method} is no LoraConfig: bench recommend --save DIR writes the model with its updates merged in"
-        )
+    method = methods.get(trial.method)
+    if not method.merges:
+        return f"# {trial.method} cannot be merged and PEFT has no such method: it is kept as a study, not as a model"
+    if not method.trains_base:
+        return f"# PEFT has no {trial.method}: bench recommend --save DIR writes the model with its updates merged in"
     head = [] if isinstance(trial.head_policy, str) else [f"# the new head was trained at {trial.head_learning_rate!r}"]
     return "\n".join([
         "import torch",
@@ -51,7 +53,7 @@ def _has_two_rates(trial: Trial) -> bool:
 
 def _imports(trial: Trial) -> str:
     plus = ["from peft.optimizers import create_loraplus_optimizer"] if _has_two_rates(trial) else []
-    lines = ["import torch", "from peft import LoraConfig, get_peft_model", *plus]
+    lines = ["import torch", f"from peft import {methods.get(trial.method).peft_config}, get_peft_model", *plus]
     return "\n".join([*lines, "from transformers import get_scheduler", ""])
 
 
@@ -60,10 +62,10 @@ def peft_arguments(trial: Trial, *, modules_to_save: Sequence[str], paths: Seque
     targets, layers = trial.target_modules, trial.layers_to_transform
     if isinstance(targets, str) and layers is not None:
         targets, layers = tuple(paths), None  # PEFT takes layers_to_transform with a list of names only
+    method = methods.get(trial.method)
     settings: dict[str, Any] = {
         "task_type": "SEQ_CLS" if modules_to_save else "CAUSAL_LM",  # a classifier always has a new head
-        **methods.get(trial.method).peft_settings(trial),
-        "lora_alpha": _whole(trial.lora_alpha),
+        **{key: _whole(value) for key, value in method.peft_settings(trial).items()},
         "target_modules": list(targets) if isinstance(targets, tuple) else targets,
     }
     if layers is not None:
@@ -76,22 +78,7 @@ def peft_arguments(trial: Trial, *, modules_to_save: Sequence[str], paths: Seque
 def _config(trial: Trial, modules_to_save: Sequence[str], paths: Sequence[str]) -> str:
     settings = peft_arguments(trial, modules_to_save=modules_to_save, paths=paths)
     inside = "".join(f"    {name}={value!r},\n" for name, value in settings.items())
-    return f"config = LoraConfig(\n{inside})\nmodel = get_peft_model(model, config)"
-
-
-def _reinitialise(trial: Trial) -> list[str]:
-    """Return what PEFT has no switch for: B random and A zero, the LoRA+ paper's init."""
-    if trial.init != "zero_A":
-        return []
-    return [
-        "for name, parameter in model.named_parameters():  # init zero_A: PEFT has no switch for it",
-        '    if ".lora_A." in name or ".lora_embedding_B." in name:',
-        "        torch.nn.init.zeros_(parameter)",
-        '    elif ".lora_B." in name:',
-        "        torch.nn.init.kaiming_uniform_(parameter, a=5**0.5)",
-        '    elif ".lora_embedding_A." in name:',
-        "        torch.nn.init.normal_(parameter)",
-    ]
+    return f"config = {methods.get(trial.method).peft_config}(\n{inside})\nmodel = get_peft_model(model, config)"
 
 
 def _freeze(trial: Trial) -> list[str]:
@@ -173,5 +160,6 @@ def _schedule(budget: TrainBudget) -> str:
     )
 
 
-def _whole(value: float | None) -> float | int | None:
-    return int(value) if value is not None and value.is_integer() else value
+def _whole(value: Any) -> Any:
+    """Return a whole number of 1 or more without its point, and what is none as it is: lora_alpha=16."""
+    return int(value) if isinstance(value, float) and value >= 1 and value.is_integer() else value

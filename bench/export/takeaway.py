@@ -20,7 +20,7 @@ from transformers.utils import logging as chatter
 
 from bench import methods
 from bench.core.spec import Trial
-from bench.engine.bank import Bank, frozen_weight
+from bench.engine.bank import Bank, converted, frozen_layer
 from bench.methods._base import LayerShape
 from bench.models._base import LoadedModel
 
@@ -78,16 +78,15 @@ def _save(model: PreTrainedModel, directory: Path) -> None:
 
 
 def adapter_state(bank: Bank, loaded: LoadedModel) -> dict[str, Tensor]:
-    """Return the adapter's tensors, on the CPU, by PEFT's names: lora_A [r, in], lora_B [out, r], and the new head's.
-
-    An embedding's are lora_embedding_A [r, rows] and lora_embedding_B [out, r].
-    """
+    """Return the adapter's tensors, on the CPU, by PEFT's names, which its method says, and the new head's."""
     state: dict[str, Tensor] = {}
-    kinds = {shape.path: shape.kind for shape in bank.shapes}
-    for path, own in bank.adapters(0).items():
-        for leaf, weight in own.items():
-            name = f"lora_embedding_{leaf}" if kinds[path] == "embedding" else f"lora_{leaf}.weight"
-            state[f"base_model.model.{path}.{name}"] = weight
+    adapters = bank.adapters(0)
+    for shape in bank.shapes:
+        own = {name: weight.cpu() for name, weight in adapters[shape.path].items()}
+        constants = own_constants(bank, shape, loaded.model.get_submodule(shape.path))
+        for name, weight in bank.method.peft_state(bank.trials[0], shape, own, constants).items():
+            whose = "base_model" if name.startswith(".") else f"base_model.model.{shape.path}."
+            state[f"{whose}{name}"] = weight
     trained = head_state(bank, loaded)
     for name, weight in loaded.model.named_parameters():
         if _top(name, loaded.model) in modules_to_save(loaded):
@@ -105,9 +104,8 @@ def adapter_config(
         "task_type": "SEQ_CLS" if loaded.full_names else "CAUSAL_LM",
         "base_model_name_or_path": base_model,
         "inference_mode": True,
-        **method.peft_settings(trial),
-        "bias": "none",
-        "fan_in_fan_out": kinds == {"conv1d"},
+        **method.peft_saved(trial),
+        **({} if kinds == {"layernorm"} else {"fan_in_fan_out": kinds == {"conv1d"}}),
         "target_modules": [shape.path for shape in shapes],
         "modules_to_save": list(modules_to_save(loaded)),
     }
@@ -146,13 +144,20 @@ def merged_model(bank: Bank, loaded: LoadedModel) -> PreTrainedModel:
 def _merge(model: PreTrainedModel, shape: LayerShape, bank: Bank) -> None:
     own = {name: weight[None].cpu() for name, weight in bank.adapters(0)[shape.path].items()}
     module: Any = model.get_submodule(shape.path)
-    constants = bank.method.constants(bank.trials, shape, frozen_weight(module, shape))
+    constants = own_constants(bank, shape, module)
     _untie(model, module)
     delta = bank.method.weight_delta(own, constants, shape)[0]
     module.weight += (delta.T if shape.kind == "conv1d" else delta).to(module.weight)
     bias_delta = bank.method.bias_delta(own, constants)
     if bias_delta is not None:
         module.bias += bias_delta[0].to(module.bias)
+
+
+def own_constants(bank: Bank, shape: LayerShape, layer: torch.nn.Module) -> dict[str, Any]:
+    """Return the constants of an adapted layer on the CPU, where `layer` is the frozen one."""
+    adapted: Any = bank.model.get_submodule(shape.path)
+    found = converted(adapted.constants, torch.empty(0, dtype=bank.params.values.dtype), {})
+    return {**found, "frozen": frozen_layer(layer, shape)}
 
 
 def _untie(model: PreTrainedModel, module: Any) -> None:

@@ -28,6 +28,8 @@ class Role(StrEnum):
     EMBEDDING_A = "embedding_A"
     EMBEDDING_B = "embedding_B"
     BIAS = "bias"  # 1-D, added to a layer's own
+    VECTOR = "vector"  # 1-D, what outputs or factors are multiplied by
+    FROZEN = "frozen"  # of a method, but never trained: LoRA-FA's A
     BASE = "base"  # a pretrained weight
     HEAD_WEIGHT = "head_weight"  # 2-D, newly initialised
     HEAD_BIAS = "head_bias"  # 1-D, newly initialised
@@ -42,6 +44,17 @@ class LayerShape:
     in_features: int  # rows of the table, for an embedding
     out_features: int
     kind: Literal["linear", "conv1d", "embedding", "layernorm"] = "linear"
+    widest_in: int = 0  # of all layers that are adapted together; 0: this one is alone
+    widest_out: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frozen:
+    """The frozen layer that an adapter stands on, as the model holds it; the map finds it in `constants["frozen"]`."""
+
+    weight: Tensor | None = None  # [O, I], a view where the layer stores it transposed; see `Method.init`
+    bias: Tensor | None = None  # [O]
+    eps: float = 0.0  # of a norm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,11 +82,16 @@ class Method:
     reads: ClassVar[frozenset[str]]
     at_equal_rates: ClassVar[str | None] = None  # what a trial with eta_B = eta_A is stored as; eta_B is an axis
     peft_type: ClassVar[str | None] = None  # of PEFT's config; None: it leaves as a merged model
+    peft_config: ClassVar[str] = "LoraConfig"  # PEFT's class of that type
     timed: ClassVar[tuple[Mapping[str, Any], ...]] = ()  # the settings, beside rank and rates, that `bench speed` times
     trains_base: ClassVar[bool] = False  # pretrained weights are trained, one trial at a time
     adapts: ClassVar[Literal["targets", "biases"]] = "targets"  # what target_modules names, or every layer with a bias
     adapts_embeddings: ClassVar[bool] = False
     shared: ClassVar[frozenset[str]] = frozenset()  # parameters that all adapted layers of a trial have in common
+    adds: ClassVar[bool] = True  # the layer's output is h + delta(x); else `output` says what it is
+    merges: ClassVar[bool] = True  # there are weights with which the plain layer does the same
+    needs_weight: ClassVar[bool] = False  # computes with the frozen weight's numbers: not in a base of packed bits
+    source: ClassVar[str] = ""  # the paper
 
     def identity(self, kind: int | None = None) -> Identity:
         """Return what the method is called and looks like, or one type of it."""
@@ -101,6 +119,23 @@ class Method:
     def peft_settings(self, trial: Trial) -> dict[str, Any]:
         """Return the settings of PEFT's config that are the method's own, where it has a `peft_type`."""
         return {}
+
+    def peft_code(self, trial: Trial) -> list[str]:
+        """Return the lines of Python that do what PEFT has no switch for, to a PEFT model called `model`."""
+        return []
+
+    def peft_saved(self, trial: Trial) -> dict[str, Any]:
+        """Return those of the adapter that is saved, where they are others."""
+        return self.peft_settings(trial)
+
+    def peft_state(
+        self, trial: Trial, shape: LayerShape, own: Mapping[str, Tensor], constants: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """Return one trial's tensors of a layer by the names that PEFT gives them behind the layer's path.
+
+        A name with a leading dot is not the layer's but the whole model's.
+        """
+        raise NotImplementedError(f"PEFT has no {self.name}")
 
     def problem(self, trial: Trial, shape: LayerShape) -> str | None:
         """Return the rule that `trial` breaks at a layer of this shape, with what was got, or None."""
@@ -147,9 +182,13 @@ class Method:
     def constants(self, trials: Sequence[Trial], shape: LayerShape, weight: Tensor | None) -> dict[str, Tensor | int]:
         """Return what the map needs beside its parameters; tensors in float64, with leading axis K or none.
 
-        `weight`: see `init`.
+        `weight`: see `init`. The engine adds "frozen", the layer as `Frozen`, and "start" where `keeps_start`.
         """
         return {}
+
+    def keeps_start(self, trial: Trial) -> bool:
+        """Return whether the map needs what the parameters were at first, in `constants["start"]`, by name."""
+        return False
 
     def delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], x_KxNxI: Tensor) -> Tensor:
         """Return what the adapter adds to the layer's output: [K, N, O].
@@ -161,6 +200,20 @@ class Method:
         """
         raise NotImplementedError(f"{self.name} adds nothing to a layer")
 
+    def output(
+        self, params: Mapping[str, Tensor], constants: Mapping[str, Any], h: Tensor, x: Tensor, *, dropped: bool = False
+    ) -> Tensor:
+        """Return what the adapted layer puts out, [K, N, O], given what the frozen one does, h [K or 1, N, O].
+
+        `x` [K or 1, N, I] is what the adapter sees: the layer's input, or with `dropped` that after dropout. A method
+        that does not just add overrides this, with `adds` False; its parameters come in their own precision.
+        """
+        return h + self.delta(self.computed(params, constants, x), constants, x)
+
+    def computed(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], x: Tensor) -> dict[str, Tensor]:
+        """Return the parameters as `delta` takes them: in the precision of x; as they are where x holds ids."""
+        return {name: p.to(x.dtype) for name, p in params.items()} if x.is_floating_point() else dict(params)
+
     def unstack(self, trial: Trial, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return one trial's parameters at its own shapes, given its slice of the stacked ones."""
         return dict(params)
@@ -171,13 +224,22 @@ class Method:
 
         some = next(iter(params.values()))
         if shape.kind == "embedding":
-            return self.delta(params, constants, torch.arange(shape.in_features, device=some.device))
+            ids = torch.arange(shape.in_features, device=some.device)
+            return self.delta(self.computed(params, constants, ids), constants, ids)
         eye_KxIxI = torch.eye(shape.in_features, dtype=some.dtype, device=some.device).expand(some.shape[0], -1, -1)
-        return self.delta(params, constants, eye_KxIxI).transpose(1, 2)
+        return self.delta(self.computed(params, constants, eye_KxIxI), constants, eye_KxIxI).transpose(1, 2)
 
     def bias_delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> Tensor | None:
         """Return what merging adds to the bias, `delta` of zero: [K, O]; None: nothing, the map is linear."""
         return None
+
+
+def fixed(
+    method: Method, trials: Sequence[Trial], shape: LayerShape, frozen: Frozen, start: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Return all constants of a layer's map: the method's own, the frozen layer, and the start where it is needed."""
+    found: dict[str, Any] = {**method.constants(trials, shape, frozen.weight), "frozen": frozen}
+    return {**found, "start": dict(start)} if method.keeps_start(trials[0]) else found
 
 
 def rank_of(trial: Trial) -> int:
@@ -219,7 +281,7 @@ def rate_of(role: Role, trial: Trial) -> float | None:
     """
     eta_B = trial.eta_A if trial.eta_B is None else trial.eta_B
     match role:
-        case Role.A | Role.M | Role.BASE | Role.BIAS:
+        case Role.A | Role.M | Role.BASE | Role.BIAS | Role.VECTOR:
             return trial.eta_A
         case Role.B:
             return eta_B
@@ -231,5 +293,5 @@ def rate_of(role: Role, trial: Trial) -> float | None:
             return trial.head_learning_rate
         case Role.HEAD_BIAS:
             return eta_B if trial.head_policy in ("peft", "paper") else trial.head_learning_rate
-        case Role.FROZEN_HEAD:
+        case Role.FROZEN_HEAD | Role.FROZEN:
             return None

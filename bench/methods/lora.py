@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.spec import Trial
+from bench.methods import _inits
 from bench.methods._base import LayerShape, Method, Role, rank_of
 
 if TYPE_CHECKING:
@@ -29,26 +30,70 @@ class LoRA(Method):
     })  # fmt: skip
     adapts_embeddings = True
     peft_type = "LORA"
+    source = "arXiv:2106.09685"
     timed: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"lora_dropout": 0.1})
 
     def problem(self, trial: Trial, shape: LayerShape) -> str | None:
         """Any rank fits any layer, as in PEFT: above its smaller side it adds parameters and no freedom."""
-        if trial.init == "nonzero":
-            return 'init must be zero_B or zero_A, but got "nonzero", which moves the model before it is trained'
-        return None
+        return _inits.problem(trial, shape)
 
     def flop_per_token(self, trial: Trial, shape: LayerShape) -> int:
         """2 r (in + out)."""
         return 2 * self.n_trainable(trial, shape)
 
     def peft_settings(self, trial: Trial) -> dict[str, Any]:
-        """LoraConfig's rank, scaling and dropout."""
+        """LoraConfig's rank, scaling, dropout and init."""
+        known = {"init_lora_weights": trial.init} if trial.init in ("pissa", "olora") else {}
         return {
             "r": trial.rank,
             "lora_alpha": trial.lora_alpha,
             "use_rslora": bool(trial.use_rslora),
             "lora_dropout": trial.lora_dropout or 0.0,
+            **known,
         }
+
+    def peft_code(self, trial: Trial) -> list[str]:
+        """B random and A zero, the LoRA+ paper's init; what PEFT cannot start from is said."""
+        if trial.init in ("milora", "nonzero"):
+            return [f"# PEFT has no init {trial.init}: bench recommend --save DIR writes the trained adapter"]
+        if trial.init != "zero_A":
+            return []
+        return [
+            "for name, parameter in model.named_parameters():  # init zero_A: PEFT has no switch for it",
+            '    if ".lora_A." in name or ".lora_embedding_B." in name:',
+            "        torch.nn.init.zeros_(parameter)",
+            '    elif ".lora_B." in name:',
+            "        torch.nn.init.kaiming_uniform_(parameter, a=5**0.5)",
+            '    elif ".lora_embedding_A." in name:',
+            "        torch.nn.init.normal_(parameter)",
+        ]
+
+    def peft_saved(self, trial: Trial) -> dict[str, Any]:
+        """As trained, but of rank 2 r at the same scaling where the start is taken off."""
+        found = self.peft_settings(trial)
+        found.pop("init_lora_weights", None)
+        found["bias"] = "none"
+        if self.keeps_start(trial):
+            twice = math.sqrt(2) if trial.use_rslora else 2
+            found |= {"r": 2 * rank_of(trial), "lora_alpha": twice * found["lora_alpha"]}
+        return found
+
+    def peft_state(
+        self, trial: Trial, shape: LayerShape, own: Mapping[str, Tensor], constants: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """A [r, I] and B [O, r]; an embedding's are lora_embedding_A [r, rows] and lora_embedding_B [O, r].
+
+        Where the init is taken off, B A - B0 A0 is an ordinary LoRA of rank 2 r.
+        """
+        import torch
+
+        A_RxI, B_OxR = own["A"], own["B"]
+        if self.keeps_start(trial):
+            start = self.unstack(trial, {name: value[0] for name, value in constants["start"].items()})
+            A_RxI, B_OxR = torch.cat([A_RxI, start["A"]]), torch.cat([B_OxR, -start["B"]], dim=1)
+        if shape.kind == "embedding":
+            return {"lora_embedding_A": A_RxI, "lora_embedding_B": B_OxR}
+        return {"lora_A.weight": A_RxI, "lora_B.weight": B_OxR}
 
     def n_trainable(self, trial: Trial, shape: LayerShape) -> int:
         """r (in + out)."""
@@ -56,7 +101,8 @@ class LoRA(Method):
 
     def pack_key(self, trial: Trial) -> Hashable:
         """LoRA and LoRA+ differ by learning rates only, so they share packs, whatever their ranks."""
-        return ("lora", *super().pack_key(trial)[1:])  # type: ignore[index]
+        key: tuple[Hashable, ...] = ("lora", *super().pack_key(trial)[1:])  # type: ignore[index]
+        return (*key, "start") if self.keeps_start(trial) else key
 
     def roles(self, shape: LayerShape) -> dict[str, Role]:
         """A and B, or an embedding's A and B."""
@@ -65,22 +111,18 @@ class LoRA(Method):
         return {"A": Role.A, "B": Role.B}
 
     def init(self, trial: Trial, shape: LayerShape, generator: Generator, weight: Tensor | None) -> dict[str, Tensor]:
-        """zero_B: A ~ U(+-1/sqrt(I)), B = 0, PEFT's default. zero_A: B ~ U(+-1/sqrt(R)), A = 0, the LoRA+ paper's.
-
-        Both are kaiming_uniform(a=sqrt(5)), that is U(+-1/sqrt(fan_in)). An embedding's B is N(0, 1) and its A zero
-        under zero_B, as in PEFT's update_layer for nn.Embedding; under zero_A the two change places.
-        """
-        import torch
-
+        """See `bench/methods/_inits.py`. What is not zero together is taken off in the map."""
         rank = rank_of(trial)
-        A_RxI, B_OxR = torch.zeros(rank, shape.in_features), torch.zeros(shape.out_features, rank)
-        drawn, fan_in = (A_RxI, shape.in_features) if trial.init == "zero_B" else (B_OxR, rank)
         if shape.kind == "embedding":
-            (B_OxR if trial.init == "zero_B" else A_RxI).normal_(generator=generator)
+            A_RxI, B_OxR = _inits.of_embedding(trial.init, rank, shape, generator)
         else:
-            bound = 1 / math.sqrt(fan_in)
-            drawn.uniform_(-bound, bound, generator=generator)
+            scale = scaling(trial) if self.keeps_start(trial) else 1.0
+            A_RxI, B_OxR = _inits.of_linear(trial.init, rank, scale, shape, generator, weight)
         return {"A": A_RxI, "B": B_OxR}
+
+    def keeps_start(self, trial: Trial) -> bool:
+        """Where the factors' product is not zero at first."""
+        return trial.init in _inits.TAKEN_OFF
 
     def stack(self, per_trial: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Pad every rank to the largest with zeros: A [K, R, I], B [K, O, R]."""
@@ -110,6 +152,20 @@ class LoRA(Method):
             return torch.bmm(torch.stack(z), B_KxOxR.transpose(1, 2))
         z_KxNxR = torch.matmul(x_KxNxI, A_KxRxI.transpose(1, 2))
         return torch.bmm(z_KxNxR, B_KxOxR.transpose(1, 2))
+
+    def computed(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], x: Tensor) -> dict[str, Tensor]:
+        """Less the start where it is kept: B A - B0 A0 = [B - B0, B0] [A; A - A0], twice the rank.
+
+        At first it is 0 to the last bit, and in half precision the differences keep their digits.
+        """
+        import torch
+
+        found = {name: params[name] for name in ("A", "B")}
+        if "start" in constants:
+            A, B = found["A"], found["B"]
+            A0, B0 = (constants["start"][name].to(A.dtype) for name in ("A", "B"))
+            found = {"A": torch.cat([A, A - A0], dim=1), "B": torch.cat([B - B0, B0], dim=2)}
+        return super().computed(found, constants, x)
 
     def unstack(self, trial: Trial, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cut the padding off."""

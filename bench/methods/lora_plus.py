@@ -14,6 +14,7 @@ class LoRAPlus(LoRA):
     label = "LoRA+"
     looks: ClassVar = {None: (3, "s")}
     place = 1
+    source = "arXiv:2402.12354"
     reads = LoRA.reads | {"loraplus_lr_embedding"}
     at_equal_rates = LoRA.name
     timed = ({"lr_ratio": 16.0},)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
-from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from bench import methods
@@ -21,22 +19,10 @@ from bench.core.record import SCHEMA
 from bench.core.spec import SERIES, Trial
 from bench.engine import count
 from bench.engine.bank import frozen_weight
-from bench.export import as_code, takeaway
+from bench.export import as_code
 from bench.methods import LayerShape
-from bench.methods.lora import LoRA, scaling
 from plots import style
-from tests.support.engine_helpers import budget, clone, random_data, tiny_model, trial
-from tests.support.oracle import (
-    Start,
-    assert_same_course,
-    make_alone,
-    make_bank,
-    optimizer_of,
-    peft_model,
-    start_values,
-    train_alone,
-    train_pack,
-)
+from tests.support.engine_helpers import tiny_model, trial
 
 ROOT = Path(__file__).resolve().parents[2]
 # What each is called and looks like: stored rows, published figures and saved comparisons have it.
@@ -97,7 +83,7 @@ def _identities() -> list[methods.Identity]:
 
 
 def test_rows_of_a_method_that_is_not_here_keep_their_name() -> None:
-    assert methods.identity({"method": "vera", "mora_type": float("nan")}).label == "vera"
+    assert methods.identity({"method": "oft", "mora_type": float("nan")}).label == "oft"
     assert methods.identity({"method": "mora", "mora_type": 6.0}).arm == "mora type 6"  # as pandas reads it
     assert methods.label("of-another-version") == "of-another-version"
 
@@ -116,7 +102,7 @@ def test_a_method_says_what_peft_calls_it_or_leaves_as_a_merged_model(name: str)
     if method.peft_type is None:
         said = as_code.plain_code(one)
         assert ("AdamW" if method.trains_base else "merged") in said
-        with pytest.raises(ValueError, match="no LoraConfig"):
+        with pytest.raises(ValueError, match="PEFT has no"):
             as_code.peft_code(one, modules_to_save=())
         return
     config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method.peft_type)](**method.peft_settings(one))
@@ -212,90 +198,11 @@ def _tests_for(source: str, file: str, names: frozenset[str]) -> Iterator[tuple[
 # --- a method that depends on the frozen weight ----------------------------------------------------------------------
 
 
-class Principal(LoRA):
-    """LoRA that starts from the weight's r largest singular values, as PiSSA does (Meng et al. 2024, arXiv:2404.02948).
-
-    PiSSA takes what it starts from out of the base; here the map subtracts it, which is the same sum.
-    """
-
-    name = "principal"
-
-    def init(
-        self, trial: Trial, shape: LayerShape, generator: torch.Generator, weight: Tensor | None
-    ) -> dict[str, Tensor]:
-        """W = U S V: A = sqrt(S / s) V and B = U sqrt(S / s), of the r largest."""
-        assert weight is not None
-        assert weight.shape == (shape.out_features, shape.in_features)
-        return factors(weight, trial)
-
-    def constants(self, trials: Sequence[Trial], shape: LayerShape, weight: Tensor | None) -> dict[str, Tensor | int]:
-        """Beside the scaling, where each trial starts."""
-        assert weight is not None
-        start = self.stack([factors(weight, one) for one in trials])
-        return {**super().constants(trials, shape, weight), "A": start["A"], "B": start["B"]}
-
-    def delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], x_KxNxI: Tensor) -> Tensor:
-        """s (B A - B_0 A_0) x."""
-        start = {name: constants[name].to(x_KxNxI.dtype) for name in ("A", "B")}
-        return super().delta(params, constants, x_KxNxI) - super().delta(start, constants, x_KxNxI)
-
-
-def factors(weight: Tensor, one: Trial) -> dict[str, Tensor]:
-    U, S, V = torch.linalg.svd(weight.double(), full_matrices=False)
-    root = (S[: one.rank] / scaling(one)).sqrt()
-    return {"A": root[:, None] * V[: one.rank], "B": U[:, : one.rank] * root}
-
-
-PRINCIPAL = [
-    member("lora", rank=2, eta_A=1e-2, lora_dropout=0.0, target_modules=("query", "dense"), budget=budget(max_steps=8)),
-    member("lora", rank=5, eta_A=3e-3, lora_dropout=0.0, target_modules=("query", "dense"), budget=budget(max_steps=8)),
-    member("lora", rank=3, eta_A=2e-2, lora_dropout=0.0, target_modules=("query", "dense"), budget=budget(max_steps=8)),
-]
-
-
-def residual_peft(loaded: Any, one: Trial, start: Start) -> Any:
-    """Return PEFT's LoRA on the base without what the factors start from, which is PiSSA by hand."""
-    base, own = clone(loaded.model), {}
-    for path in start.adapters:
-        weight = base.get_submodule(path).weight.data
-        own[path] = factors(weight, one)
-        weight -= scaling(one) * own[path]["B"] @ own[path]["A"]
-    return peft_model(replace(loaded, model=base), one, replace(start, adapters=own))
-
-
-def test_a_pack_that_starts_from_the_frozen_weight_equals_each_alone() -> None:
-    loaded, data = tiny_model(), random_data()
-    with mock.patch.object(methods, "get", return_value=Principal()):
-        packed = train_pack(loaded, data, PRINCIPAL)
-
-        def alone_of(loaded: Any, split: Any, one: Trial, start: Start) -> Any:
-            model = residual_peft(loaded, one, start)
-            return train_alone(model, split, one, optimizer_of(model, one))
-
-        alone = make_alone(loaded, data, PRINCIPAL, alone_of)
-    assert_same_course(packed, alone, atol=1e-10)
-
-
-def test_a_model_merged_with_what_started_from_the_weight_is_pefts() -> None:
-    loaded, one = tiny_model(), PRINCIPAL[0]
-    with mock.patch.object(methods, "get", return_value=Principal()):
-        bank = make_bank(loaded, [one])
-        with torch.no_grad():
-            bank.params.values += 0.01  # as if it had been trained
-        merged = takeaway.merged_model(bank, loaded)
-        (start,) = start_values(loaded, [one])
-    oracle = residual_peft(loaded, one, start)
-    for path, own in bank.adapters(0).items():
-        weight = oracle.get_base_model().get_submodule(path).base_layer.weight
-        expected = weight + scaling(one) * own["B"] @ own["A"]
-        torch.testing.assert_close(merged.get_submodule(path).weight, expected, rtol=0, atol=1e-12)
-
-
 def test_parameters_are_counted_without_the_weights_numbers() -> None:
-    config = tiny_model().model.config.to_dict()
-    plain = count.count(config, PRINCIPAL[1])
-    with mock.patch.object(methods, "get", return_value=Principal()):
-        assert count.count(config, PRINCIPAL[1]).rows == plain.rows
+    config, one = tiny_model().model.config.to_dict(), member("lora", rank=5)
+    plain = count.count(config, one)
+    for init in ("pissa", "olora", "milora"):
+        assert count.count(config, replace(one, init=init)).rows == plain.rows
 
 
 def test_the_weight_is_out_by_in_whatever_the_layer_stores() -> None:

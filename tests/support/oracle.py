@@ -156,8 +156,7 @@ def optimizer_of(model: nn.Module, member: Trial) -> torch.optim.Optimizer:
 
 def _rate(name: str, member: Trial) -> float:
     if "lora_B" in name or "lora_embedding_B" in name:
-        assert member.eta_B is not None
-        return member.eta_B
+        return member.eta_A if member.eta_B is None else member.eta_B
     is_head = "modules_to_save" in name or name.startswith(("classifier.", "pre_classifier.", "score."))
     return float(member.head_policy) if is_head and not isinstance(member.head_policy, str) else member.eta_A
 

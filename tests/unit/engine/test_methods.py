@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 from transformers import AutoModelForSequenceClassification, GPT2Config, RobertaConfig
 
 from bench import methods
 from bench.core.errors import BadInput
 from bench.core.spec import Trial
-from bench.engine.bank import Bank
+from bench.engine.bank import Bank, converted
 from bench.engine.batching import Batches
 from bench.engine.run import choose_path
 from bench.methods import LayerShape
-from bench.methods._base import Role
+from bench.methods._base import Frozen, Role, fixed
 from bench.methods.mora import r_hat
 from bench.models._base import LoadedModel
 from tests.support.engine_helpers import budget, clone, load_random, random_data, tiny_model, trial
@@ -37,7 +38,8 @@ SETTINGS: dict[str, Any] = {  # a value for every field that a method may read
     "target_modules": ("query", "value", "dense"), "mora_type": 6, "mora_rounding": "floor",
 }  # fmt: skip
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
-    "lora": ({}, {"init": "zero_A"}, {"use_rslora": True}),
+    "lora": ({}, *({"init": init} for init in ("zero_A", "nonzero", "pissa", "olora", "milora")), {"use_rslora": True}),
+    "dora": ({}, {"init": "pissa"}, {"use_rslora": True}),
     "lora+": ({"eta_B": 8e-3}, {"init": "zero_A", "eta_B": 8e-3}),
     "mora": tuple({"mora_type": t} for t in (1, 2, 3, 4, 6)),
 }
@@ -63,12 +65,19 @@ def drawn(name: str, changes: dict[str, Any], shape: LayerShape, *, n_trials: in
     """Random float64 parameters of K trials, the constants, and the method."""
     method, members = methods.get(name), [member(name, **changes, seed=k) for k in range(n_trials)]
     generator = torch.Generator().manual_seed(7)
-    inits = [method.init(t, shape, generator, None) for t in members]
-    params = {
-        key: torch.randn(value.shape, dtype=torch.float64, generator=generator)
-        for key, value in method.stack(inits).items()
-    }
-    return method, members, params, method.constants(members, shape, None)
+    frozen = frozen_of(shape, generator)
+    start = method.stack([method.init(t, shape, generator, frozen.weight) for t in members])
+    start = {key: value.double() for key, value in start.items()}
+    params = {key: torch.randn(value.shape, dtype=torch.float64, generator=generator) for key, value in start.items()}
+    return method, members, params, converted(fixed(method, members, shape, frozen, start), frozen.weight, {})
+
+
+def frozen_of(shape: LayerShape, generator: torch.Generator) -> Frozen:
+    """Random numbers in place of a layer's."""
+    width, of = (shape.out_features, shape.in_features), {"dtype": torch.float64, "generator": generator}
+    size = (width[::-1] if shape.kind == "embedding" else width) if shape.kind != "layernorm" else width[:1]
+    bias = None if shape.kind == "embedding" else torch.randn(width[0], **of)
+    return Frozen(weight=torch.randn(*size, **of), bias=bias, eps=1e-5)
 
 
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=ids)
@@ -98,11 +107,20 @@ def test_merging_equals_the_forward_pass(name: str, changes: dict[str, Any], n_i
     x = torch.randn(3, 5, n_in, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     delta_KxOxI = method.weight_delta(params, constants, shape)
     assert delta_KxOxI.shape == (3, n_out, n_in)
-    forward = method.delta(params, constants, x)
-    torch.testing.assert_close(forward, torch.einsum("koi,kni->kno", delta_KxOxI, x), rtol=0, atol=1e-8)
+    h = linear(x, constants["frozen"].weight, constants["frozen"].bias)
+    forward = method.output(params, constants, h, x) - h
+    merged = torch.einsum("koi,kni->kno", delta_KxOxI, x)
+    bias_delta_KxO = method.bias_delta(params, constants)
+    merged = merged if bias_delta_KxO is None else merged + bias_delta_KxO[:, None]
+    torch.testing.assert_close(forward, merged, rtol=0, atol=1e-8)
     assert float(forward.abs().max()) > 0.1
-    shared = method.delta(params, constants, x[:1])
-    torch.testing.assert_close(shared, method.delta(params, constants, x[:1].expand(3, -1, -1)), rtol=0, atol=1e-12)
+    shared = method.output(params, constants, h[:1], x[:1])
+    assert shared.shape == (3, 5, n_out)
+    each = method.output(params, constants, h[:1].expand(3, -1, -1), x[:1].expand(3, -1, -1))
+    torch.testing.assert_close(shared, each, rtol=0, atol=1e-12)
+    if "lora_dropout" in method.reads:  # what the adapter sees after dropout is not what the frozen layer saw
+        other = method.output(params, constants, h, 2 * x, dropped=True) - h
+        torch.testing.assert_close(other, torch.einsum("koi,kni->kno", delta_KxOxI, 2 * x), rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("init", ["zero_B", "zero_A"])
@@ -120,9 +138,13 @@ def test_merging_an_embedding_equals_looking_it_up(init: str) -> None:
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=ids)
 def test_counts_and_roles_cover_the_parameters(name: str, changes: dict[str, Any], n_in: int, n_out: int) -> None:
     shape, method, one = shape_of(n_in, n_out), methods.get(name), member(name, **changes)
-    params = method.init(one, shape, torch.Generator().manual_seed(0), None)
+    generator = torch.Generator().manual_seed(0)
+    params = method.init(one, shape, generator, frozen_of(shape, generator).weight)
+    params = {name: value.float() for name, value in params.items()}
     shared = sum(params[name].numel() for name in method.shared)
-    assert sum(p.numel() for p in params.values()) == method.n_trainable(one, shape) + shared
+    assert sum(p.numel() for p in params.values()) == method.n_added(one, shape) + shared or name == "bitfit"
+    trained = [p.numel() for leaf, p in params.items() if method.roles(shape)[leaf] is not Role.FROZEN]
+    assert sum(trained) == method.n_trainable(one, shape) + shared
     assert method.n_shared(one) == shared
     assert set(method.roles(shape)) == set(params)
     assert all(p.dtype == torch.float32 for p in params.values())
@@ -140,7 +162,8 @@ def test_bank_counts_are_the_parameters_it_trains(name: str, changes: dict[str, 
     adapters = sum(own.values())  # a parameter that all layers share counts once
     head = sum(loaded.model.get_parameter(n).numel() for n in loaded.head_names)
     base = sum(p.numel() for p in loaded.model.parameters())
-    assert bank.n_trainable(one) == (base if name == "full" else adapters + head)
+    frozen = sum(value.numel() for value in bank.params.frozen.values())
+    assert bank.n_trainable(one) == (base if name == "full" else adapters + head - frozen)
     assert bank.n_trainable(one) == bank.params.values.numel()
     assert bank.n_total(one) == base + (0 if name == "bitfit" else adapters)
 
@@ -155,7 +178,8 @@ def test_fields_that_are_not_read_change_nothing(name: str) -> None:
     unread = {key: value for key, value in other.items() if key not in method.reads}
     assert unread
     plain, changed = member(name), member(name, **unread)
-    inits = [method.init(t, shape, torch.Generator().manual_seed(0), None) for t in (plain, changed)]
+    weight = torch.randn(24, 16)
+    inits = [method.init(t, shape, torch.Generator().manual_seed(0), weight) for t in (plain, changed)]
     assert inits[0].keys() == inits[1].keys()
     assert all(torch.equal(inits[0][key], inits[1][key]) for key in inits[0])
     assert method.n_trainable(plain, shape) == method.n_trainable(changed, shape)
@@ -202,7 +226,9 @@ def test_initial_values_are_keyed_by_seed_and_place_and_paired_across_cells() ->
 @pytest.mark.parametrize(
     ("name", "changes", "n_in", "n_out", "found"),
     [
-        ("lora", {"init": "nonzero"}, 16, 16, "nonzero"),
+        ("lora", {"init": "pissa", "rank": 9}, 8, 64, "rank=9"),
+        ("lora-fa", {"init": "zero_A"}, 16, 16, "zero_A"),
+        ("hira", {"init": "pissa"}, 16, 16, "pissa"),
         ("mora", {"rank": 8, "mora_type": 1}, 768, 2, "r_hat=78"),
         ("mora", {"rank": 8, "mora_type": 1}, 8, 64, "r_hat=24"),
         ("mora", {"mora_type": 5}, 16, 16, "mora_type=5"),
