@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Config
 
 from bench import cli, methods, models, study, tasks
@@ -253,6 +254,11 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "embedding": ("roberta", {"eta_A": 1e-2, "target_modules": ("word_embeddings", "query", "dense")}),
     "layers": ("roberta", {"eta_A": 1e-2, "target_modules": "all-linear", "layers_to_transform": (1,)}),
     "conv1d": ("gpt2", {"eta_A": 1e-2, "target_modules": ("c_attn", "c_proj"), "init": "zero_A"}),
+    "olora": ("roberta", {"eta_A": 1e-2, "init": "olora", "use_rslora": True}),
+    "dora": ("gpt2", {"method": "dora", "eta_A": 1e-2, "init": "pissa", "target_modules": ("c_attn", "c_proj")}),
+    "vera": ("roberta", {"method": "vera", "eta_A": 0.1, "rank": 20, "target_modules": ("query", "dense")}),
+    "hira": ("roberta", {"method": "hira", "eta_A": 3e-2}),
+    "lora-fa": ("roberta", {"method": "lora-fa", "eta_A": 1e-2}),
 }
 
 
@@ -261,15 +267,15 @@ def test_a_saved_adapter_gives_peft_the_same_logits(tmp_path: Path, name: str) -
     kind, changes = ADAPTERS[name]
     loaded = gpt2() if kind == "gpt2" else tiny_model(kind, dtype=torch.float32)
     data = random_data(types=kind == "bert")
-    bank = trained(trial(**{"budget": budget(**FEW), **changes}), loaded, data)
+    bank = trained(of_method({"method": "lora", **changes}), loaded, data)
     takeaway.save_adapter(bank, loaded, tmp_path, base_model="some/base")
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     model = PeftModel.from_pretrained(clone(loaded.model), tmp_path)
     assert_same_logits(bank, model, loaded, data)
     own = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     config = model.peft_config["default"]
-    assert (config.r, config.lora_alpha, config.use_rslora) == (own["r"], own["lora_alpha"], own["use_rslora"])
-    adapted = [n for n, m in model.named_modules() if hasattr(m, "lora_A")]
+    assert all(getattr(config, key) == own[key] for key in ("r", "lora_alpha", "use_rslora") if key in own)
+    adapted = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
     assert len(adapted) == len(bank.shapes)
 
 
@@ -283,6 +289,11 @@ MERGED: dict[str, tuple[str, dict[str, Any]]] = {
     "subspace": ("roberta", {"method": "subspace", "rank": 20, "target_modules": "all-linear"}),
     "subspace-conv1d": ("gpt2", {"method": "subspace", "rank": 20, "target_modules": ("c_attn", "c_fc")}),
     "lora": ("roberta", {"method": "lora", "target_modules": ("word_embeddings", "value")}),
+    "pissa": ("roberta", {"method": "lora", "init": "pissa", "target_modules": ("query", "dense")}),
+    "dora": ("roberta", {"method": "dora", "target_modules": ("query", "dense")}),
+    "dora-conv1d": ("gpt2", {"method": "dora", "init": "pissa", "target_modules": ("c_attn", "c_fc")}),
+    "hira-conv1d": ("gpt2", {"method": "hira", "target_modules": ("c_attn", "c_fc")}),
+    "vera": ("roberta", {"method": "vera", "rank": 20, "eta_A": 0.1, "target_modules": "all-linear"}),
 }
 
 
