@@ -36,7 +36,7 @@ class TrialRows:
         )
 
     def each(self, part: Callable[..., Tensor], *streams: Tensor) -> Tensor:
-        """Return `part`, a map of each trial's [K, N, I] to [K, N, O], of rows [R, ..., I] or ids [R, T]; of several."""
+        """Return `part`, a map of each trial's [K, N, I] to [K, N, O], of rows [R, ..., I] or ids [R, T]."""
         n_trials, width = self.row_KxB.shape
         y_KxNxO = part(*(self._by_trial(x) for x in streams))
         return y_KxNxO.reshape(n_trials * width, -1, y_KxNxO.shape[-1])[self.place_R]
