@@ -14,28 +14,11 @@ import typer
 import typer.main
 from typer.exceptions import TyperException
 
-from bench import commands
 from bench.commands import _make
-from bench.core import registry
+from bench.commands._app import app
 from bench.core.errors import BadInput, one_line
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-
-def app() -> typer.Typer:
-    """Return the typer application: one command for each file in bench/commands."""
-    # Option names may be written with - or _, as in PEFT and Hugging Face.
-    settings = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
-    built = typer.Typer(
-        help="Learning-rate sweeps of LoRA, LoRA+, MoRA and full fine-tuning.",
-        add_completion=False,
-        rich_markup_mode=None,
-        context_settings=settings,
-        pretty_exceptions_enable=False,
-    )
-    for name in registry.names(commands):
-        built.command(name)(registry.load(commands, name, "command", where="command"))
-    return built
 
 
 def main(argv: Sequence[str] | None = None) -> int:

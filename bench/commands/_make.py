@@ -25,14 +25,12 @@ def arguments(
         BadInput: for a variable that no goal has an option for, and a switch that is neither on nor off.
     """
     given = dict(word.split("=", 1) for word in words if "=" in word)
-    known = {name: option for option in _options(commands[command]) for name in _variables(option)}
-    others = {
-        name for goal in words if goal in commands for one in _options(commands[goal]) for name in _variables(one)
-    }
+    known = {name: option for option in _options(commands[command]) for name in variables(option)}
+    others = {name for goal in words if goal in commands for one in _options(commands[goal]) for name in variables(one)}
     for name in given:
         if name not in known and name not in others and not name.startswith("LORASWEEP_"):
             raise _unknown(name, command, tuple(known))
-    by_default = {_variables(option)[0] for option in known.values()} & environment.keys()
+    by_default = {variables(option)[0] for option in known.values()} & environment.keys()
     texts = {name: environment[name] for name in by_default} | given
     # an alias on make's command line counts, not what the environment says of the same option
     taken = {id(known[name]) for name in given if name in known}
@@ -44,7 +42,7 @@ def _options(command: Any) -> list[Any]:
     return [one for one in command.params if one.param_type_name == "option"]
 
 
-def _variables(option: Any) -> list[str]:
+def variables(option: Any) -> list[str]:
     """Return the variables of an option, that of its first flag first."""
     names = [flag.lstrip("-").replace("-", "_").upper() for flag in option.opts]
     return [SHORT[names[0]], *names] if names[0] in SHORT else names

@@ -23,6 +23,9 @@ from bench.study.overrides import BY_KEY, OPTIONS
 RESULTS_DIR = "results"
 LONGEST_NAME, LONGEST_PATH = 255, 3500  # bytes; the latter leaves room for the files below it
 
+# what `study_command` gives a command: the names of its parameters
+STUDY_OPTIONS = (*(option.key for option in OPTIONS), "data_dir", "results_dir")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:

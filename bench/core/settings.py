@@ -26,6 +26,9 @@ class Setting:
     parse: Callable[[str, str], Any] | None = None  # text of the command line -> what TOML would hold; see `read`
     flags: tuple[str, ...] = ()  # of its option: the first is shown and names the make variable; none: no option
     help: str = ""
+    default_words: str = (
+        ""  # what stands for the default in docs/reference/study-keys.md, where its value does not tell
+    )
     meaning: str = ""  # of its column in a row; none: no column
     unit: str = ""
     usual: Any = None  # what a grid that does not name it gets

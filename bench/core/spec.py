@@ -40,7 +40,7 @@ class TrainBudget:
     )]  # fmt: skip
     # the curve has a point every eval_steps steps and at the last one
     eval_steps: Annotated[int, Setting(
-        check=rules.whole(1), flags=("--eval-steps",), help="evaluate every so many steps",
+        check=rules.whole(1), flags=("--eval-steps",), help="evaluate every so many steps, and at the last one",
     )]  # fmt: skip
     batch_size: Annotated[int, Setting(
         check=rules.whole(1), flags=("--batch", "--batch-size", "--per-device-train-batch-size"),
@@ -117,14 +117,17 @@ class Trial:
     seed: Annotated[int, Setting(meaning="keys data order, dropout and initialisation")]
     eta_A: Annotated[float, Setting(
         check=rules.rate, flags=("--eta-A", "--learning-rate"), help="learning rates of A, or of all weights",
+        default_words="must be given",
         meaning="learning rate of A; of every trained weight where there is no B", axis="rate", log=True,
     )]  # fmt: skip
     eta_B: Annotated[float | None, Setting(
         check=rules.rate, flags=("--eta-B",), help="LoRA+: learning rates of B, instead of ratios",
+        default_words="must be given, or lr_ratio",
         meaning="learning rate of B", axis="rate", log=True,
     )] = None  # fmt: skip
     rank: Annotated[int | None, Setting(
-        check=rules.whole(1), flags=("--ranks", "--rank"), help="ranks", usual=8, in_adapter=False,
+        check=rules.whole(1), flags=("--ranks", "--rank"), help="ranks; of MoRA the LoRA rank of its size",
+        usual=8, in_adapter=False,
         meaning="r; MoRA: the LoRA rank that it is as large as; subspace: its dimension", axis="always", log=True,
     )] = None  # fmt: skip
     init: Annotated[Init | None, Setting(
@@ -146,10 +149,11 @@ class Trial:
     # a grid without it has the architecture's, see bench/models/_targets.py
     target_modules: Annotated[str | tuple[str, ...] | None, Setting(
         check=rules.target_modules, parse=rules.modules, flags=("--target-modules",),
-        help="suffixes a,b,c; a regular expression; or all-linear", meaning="JSON: PEFT's target_modules, resolved",
+        help="suffixes a,b,c; a regular expression; or all-linear", default_words="the architecture's",
+        meaning="JSON: PEFT's target_modules, resolved",
     )] = None  # fmt: skip
     layers_to_transform: Annotated[tuple[int, ...] | None, Setting(
-        check=rules.layers, flags=("--layers-to-transform",), help="layer numbers from 0",
+        check=rules.layers, flags=("--layers-to-transform",), help="layer numbers from 0", default_words="all",
         meaning="JSON: the layers that are adapted; null: all",
     )] = None  # fmt: skip
     head_policy: Annotated[str | float, Setting(
@@ -216,6 +220,7 @@ class Trial:
 # Derived, so no field; a grid may give it instead of eta_B.
 LR_RATIO = Setting(
     check=rules.rate, flags=("--lambda", "--lr-ratio", "--loraplus-lr-ratio"), help="LoRA+: eta_B / eta_A",
+    default_words="must be given, or eta_B",
     meaning="lambda = eta_B / eta_A, derived", axis="rate", log=True, key="lr_ratio", type=float | None,
 )  # fmt: skip
 
@@ -269,10 +274,10 @@ class Study:
     """A study file, read and resolved: profile applied, overrides applied, every value checked."""
 
     name: str
-    task: Annotated[str, Setting(check=rules.word)]
+    task: Annotated[str, Setting(check=rules.word, help="task name, or the path of a task TOML file")]
     model: Annotated[str, Setting(
         check=rules.word, parse=rules.as_text, flags=("--model", "--model-name-or-path"),
-        help="registered name, Hub id or local directory",
+        help="registered name, Hub id or local directory", default_words="the task's",
     )]  # fmt: skip
     seeds: Annotated[tuple[int, ...], Setting(
         check=rules.whole(0), flags=("--seeds", "--seed"), help="seeds, each listed: 0,1,2",
@@ -289,11 +294,11 @@ class Study:
     # halving: None is the search's own
     rungs: Annotated[tuple[float, ...] | None, Setting(
         check=rules.number(0, 1, open_low=True), flags=("--rungs",),
-        help="halving: shares of the steps at which cells are left out",
+        help="halving: shares of the steps at which cells are left out", default_words="the search's own",
     )] = None  # fmt: skip
     keep: Annotated[float | None, Setting(
         check=rules.number(0, 1, open_low=True), flags=("--keep",),
-        help="halving: share of a method's cells that go on from a rung",
+        help="halving: share of a method's cells that go on from a rung", default_words="the search's own",
     )] = None  # fmt: skip
     # None: with halving only
     widen: Annotated[bool | None, Setting(
@@ -305,17 +310,25 @@ class Study:
     # of each method, for a search that chooses between the grid's bounds
     n_trials: Annotated[int | None, Setting(
         check=rules.whole(1), flags=("--n-trials",), help="tpe: trials of each method",
+        default_words="must be given with tpe",
     )] = None  # fmt: skip
     # None: the planner decides
     pack_size: Annotated[int | None, Setting(
         check=rules.whole(1), flags=("--pack-size",), help="trials trained together at most",
+        default_words="measured ([packs](../concepts/packs.md))",
     )] = None  # fmt: skip
     # figures in the paper's form: cells worse than this metric share one colour
-    clip: Annotated[float | None, Setting(check=rules.number(0))] = None
+    clip: Annotated[float | None, Setting(
+        check=rules.number(0), help="lower end of a figure's colours; scores stay as they are",
+    )] = None  # fmt: skip
     # cells of a smaller eta_B / eta_A are left out of the grid
-    min_lr_ratio: Annotated[float | None, Setting(check=rules.rate)] = None
+    min_lr_ratio: Annotated[float | None, Setting(
+        check=rules.rate, help="cells of a smaller eta_B / eta_A are left out",
+    )] = None  # fmt: skip
     # a figure study may name the study whose rows it draws
-    rows_from: Annotated[str | None, Setting(check=rules.study_name)] = None
+    rows_from: Annotated[str | None, Setting(
+        check=rules.study_name, help="the study whose rows are drawn", default_words="its own",
+    )] = None  # fmt: skip
     data_dir: str | None = field(default=None, compare=False)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # see `where`
 

@@ -101,7 +101,7 @@ def test_a_declared_setting_says_what_it_is(key: str) -> None:
     setting = every[key]
     assert setting.key == key
     assert setting.check is not None
-    assert bool(setting.help) == bool(setting.flags), "an option has a help text"
+    assert setting.help or (setting.meaning and not setting.flags), "an option has a help text, a key some text"
     assert all(flag.startswith("--") for flag in setting.flags)
     if setting.flags:
         assert [o.key for o in OPTIONS if set(o.flags) & set(setting.flags)] == [key]

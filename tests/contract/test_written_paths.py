@@ -98,7 +98,7 @@ def test_tests_that_documents_name_exist() -> None:
 
 
 def test_commands_and_keys_are_all_in_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = {path.stem for path in (ROOT / "bench" / "commands").glob("[a-z]*.py")}
+    commands = {path.stem.replace("_", "-") for path in (ROOT / "bench" / "commands").glob("[a-z]*.py")}
     for study in ("demo", "loraplus-llama-mnli", "uuid", "lora-full"):
         assert cli.main(["study", study]) == 0
     keys = set(re.findall(r"^(?:# )?(\w+) = ", capsys.readouterr().out, flags=re.MULTILINE))
