@@ -16,9 +16,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from bench.core.errors import BadInput
 from bench.engine import waiting
+from bench.engine.blocks import Drops, Form, block_attention
 from bench.engine.dropout import MaskKeys, drop_rows
 
-ATTENTION = "lorasweep_keyed"
+ATTENTION, PACKED = "lorasweep_keyed", "lorasweep_packed"
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # what a module asks for transformers' attention interface
 # Arguments of the interface that transformers' own sdpa_attention_forward takes and never reads: the mask has the
 # window already, the others are for kernels of packed sequences, or say what else a model should return.
@@ -70,13 +71,23 @@ def keyed_attention(
         BadInput: for an argument that would be without effect here.
     """
     _refuse_unknown(module, kwargs)
+    keys: MaskKeys = module._mask_keys  # type: ignore[assignment]
+    if keys.lengths is not None:
+        _refuse_in_stream(module, position_bias=position_bias, sinks=s_aux if sinks is None else sinks)
+        path, window = f"{module._keyed_path}.attention", kwargs.get("sliding_window")
+        kept = Drops(keys=keys, path=path, p=dropout if keys.training else 0.0)
+        form = Form(
+            scale=query.shape[-1] ** -0.5 if scaling is None else scaling, softcap=softcap,
+            window=window if isinstance(window, int) else None,
+            causal=bool(is_causal if is_causal is not None else getattr(module, "is_causal", True)),
+        )  # fmt: skip
+        return block_attention(query, key, value, keys.lengths, form, kept), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     causal = bool(is_causal if is_causal is not None else getattr(module, "is_causal", True))
     causal = causal and attention_mask is None and query.shape[2] > 1
     sinks = s_aux if sinks is None else sinks
-    keys: MaskKeys = module._mask_keys  # type: ignore[assignment]
     drops = keys.training and dropout > 0
     if not drops and softcap is None and sinks is None and position_bias is None:
         out = torch.nn.functional.scaled_dot_product_attention(
@@ -122,6 +133,13 @@ def _refuse_unknown(module: nn.Module, kwargs: dict[str, object]) -> None:
         raise BadInput(f"model, {type(module).__name__}", rule, got=got, way_out=way_out)
 
 
+def _refuse_in_stream(module: nn.Module, **given: Tensor | None) -> None:
+    known = ", ".join(name for name, value in given.items() if value is not None)
+    if known:
+        rule = "attention over a packed stream takes neither a bias by position nor sinks"
+        raise BadInput(f"model, {type(module).__name__}", rule, got=known, way_out="use the bank path")
+
+
 def _says_something(value: object) -> bool:
     return value is not None and value is not False
 
@@ -136,9 +154,15 @@ def keyed_mask(*args: Any, device: torch.device | str = "cpu", **kwargs: Any) ->
     return mask
 
 
+def no_mask(*args: Any, **kwargs: Any) -> None:
+    """Return None: the examples of a packed stream are told apart by their lengths."""
+
+
 def _register() -> None:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+    ALL_ATTENTION_FUNCTIONS.register(PACKED, keyed_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(PACKED, no_mask)
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, keyed_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, keyed_mask)
 

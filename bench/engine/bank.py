@@ -177,12 +177,15 @@ class AdaptedLayer(nn.Module):
             return self.keys.rows.each(self.output, h, x).reshape(h.shape)
         if self.keys.table_trial is None:
             self._check_rows(x)
+        x = shared_part(x, self.n_trials, self.keys)
         h = self.layer(x)
         mask_path = f"{self.shape.path}.lora_dropout"
         if self.keys.table_trial is not None:
             k = self.keys.table_trial
             return self.output(h, drop_table(x, self.dropout, mask_path, self.keys), dropped=self._drops)[k : k + 1]
         seen = drop_rows(x, self.dropout, mask_path, self.keys) if self._drops else x
+        if self._is_shared(x):
+            return self.output(h, seen, self._drops)
         by_trial = (self.n_trials, -1)
         y_KxNxO = self.output(h.reshape(*by_trial, h.shape[-1]), seen.reshape(*by_trial, x.shape[-1]), self._drops)
         return y_KxNxO.view_as(h)
@@ -202,17 +205,45 @@ class AdaptedLayer(nn.Module):
         params = self.method.computed(self.weights, self.constants, x_KxNxI)
         return self.method.delta(params, self.constants, x_KxNxI)
 
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the method's two factors in x's type, or None where it does not add a product of two."""
+        if not self.method.adds:
+            return None
+        return self.method.factors(self.method.computed(self.weights, self.constants, x), self.constants)
+
+    def mask(self, x_SxNxI: Tensor) -> Tensor | None:
+        """Return the mask of the adapter's input, a packed stream, that is drawn now: [1, N, I]; None: no dropout."""
+        if not self._drops or self.keys.token_key is None:
+            return None
+        path = f"{self.shape.path}.lora_dropout"
+        return self.keys.mask(path, self.dropout, self.keys.token_key, x_SxNxI.shape[-1], x_SxNxI.dtype)
+
+    def output_of(self, h: Tensor, x_SxNxI: Tensor) -> Tensor:
+        """Return each trial's output for a packed stream, dropout included, of the frozen layer's: [K, N, O]."""
+        mask = self.mask(x_SxNxI)
+        return self.output(h, x_SxNxI if mask is None else x_SxNxI * mask, mask is not None)
+
     def _check_rows(self, x: Tensor) -> None:
         """Refuse an input whose leading axis is not that of the chunk's examples: trials could not be told apart."""
         b = 1 if self.keys.first_key is None else self.keys.first_key.shape[0]
-        if x.shape[0] % (self.n_trials * b):
+        if x.shape[0] % (self.n_trials * b) and not self._is_shared(x):
             rule = f"K * b rows must come in, for K={self.n_trials} trials and b={b} examples"
             way_out = "leave it out of target_modules, or use another architecture"
             raise BadInput(f"model, layer {self.shape.path}", rule, got=f"shape {tuple(x.shape)}", way_out=way_out)
 
+    def _is_shared(self, x: Tensor) -> bool:
+        """Return whether x is a packed stream that is the same for all trials: [1, N, ...]."""
+        return self.keys.lengths is not None and x.shape[0] == 1 and self.n_trials > 1
+
     @property
     def _drops(self) -> bool:
         return self.dropout > 0 and self.keys.training
+
+
+def shared_part(x: Tensor, n_trials: int, keys: MaskKeys) -> Tensor:
+    """Return x[:1] where x is one packed stream seen K times over, without a step between trials; else x."""
+    is_one = keys.lengths is not None and n_trials > 1 and x.ndim > 2 and x.shape[0] == n_trials and x.stride(0) == 0
+    return x[:1] if is_one else x
 
 
 class AdaptedEmbedding(AdaptedLayer):
@@ -224,7 +255,19 @@ class AdaptedEmbedding(AdaptedLayer):
             return self.layer(ids) + self.keys.rows.each(self.delta, ids)
         self._check_rows(ids)
         h = self.layer(ids)
+        if self._is_shared(ids):
+            return h + self.delta(ids[0])
         return h + self.delta(ids.reshape(self.n_trials, -1)).view_as(h)
+
+    def delta(self, x_KxNxI: Tensor) -> Tensor:
+        """Return the adapters' part for each trial and id, [K, N, O]."""
+        return scaled_as(self.layer, super().delta(x_KxNxI))
+
+
+def scaled_as(table: nn.Module, delta: Tensor) -> Tensor:
+    """Return an embedding's delta times what the table multiplies its rows by (Gemma), as PEFT does: a merge has it."""
+    scale = getattr(table, "embed_scale", None)
+    return delta if scale is None else delta * (scale.to(delta.dtype) if isinstance(scale, Tensor) else scale)
 
 
 def add(h_SxNxO: Tensor, delta_KxNxO: Tensor) -> Tensor:

@@ -30,9 +30,19 @@ class Chunk:
     example_b: Tensor  # the example's place in its source file
     place_b: Tensor  # the example's place in the split
     target_N: Tensor | None  # bool, whether the loss is on the token; None where texts are not written
+    n_targets: int  # of them, on the host; an example's first token, which nothing predicts, counts too
+    lengths: tuple[int, ...]  # tokens of each example, on the host
     n_examples: int
     n_tokens: int
     longest: int
+
+    def target_places(self) -> Tensor:
+        """Return where in the stream the tokens stand that the loss is on, in order: [M].
+
+        By a sort, where nonzero would make the host wait for a GPU.
+        """
+        assert self.target_N is not None
+        return (~self.target_N).to(torch.int8).argsort(stable=True)[: self.n_targets]
 
     def filled(self, *, tokens: int, length: int) -> Chunk:
         """Return the chunk with N a multiple of `tokens` and T one of `length`, for kernels that want few shapes.
@@ -53,6 +63,7 @@ class Chunk:
             target_N=None if self.target_N is None else torch.cat([self.target_N, torch.zeros_like(source_F).bool()]),
             first_b=torch.cat([self.first_b, first_E]),
             example_b=torch.cat([self.example_b, self.example_b[:1].expand_as(first_E)]),
+            lengths=(*self.lengths, *_pieces(n_more, n_first)),
             n_examples=self.n_examples + len(first_E),
             n_tokens=self.n_tokens + n_more,
             longest=-(-self.longest // length) * length,
@@ -135,6 +146,8 @@ class Batches:
             example_b=self._index[where],
             place_b=where,
             target_N=None if self._targets is None else self._targets[source],
+            n_targets=0 if self.n_targets is None else int(self.n_targets[places].sum()),
+            lengths=tuple(lengths.tolist()),
             n_examples=len(places),
             n_tokens=n_tokens,
             longest=int(lengths.max()),
@@ -161,6 +174,12 @@ class Batches:
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+def _pieces(total: int, size: int) -> list[int]:
+    """Return the sizes of pieces of `size`, the last one smaller, that add up to `total`."""
+    whole, rest = divmod(total, size)
+    return [size] * whole + [rest] * bool(rest)
 
 
 def _cut(places: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], n_chunks: int) -> list[npt.NDArray[np.int64]]:

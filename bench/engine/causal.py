@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from bench.data import causal
 from bench.data.splits import Reading
@@ -67,15 +66,10 @@ class NextTokens:
 
     def _of_examples(self, path: Path, chunk: Chunk) -> Tensor:
         """Return the cross-entropy of each example's target, summed over its tokens: [K, b]."""
-        assert chunk.target_N is not None
-        logits_KxbxTxV = path.logits(chunk)
-        wanted_bxT = chunk.padded(chunk.ids_N.masked_fill(~chunk.target_N, -100), -100)[:, 1:]
-        at = (wanted_bxT != -100).nonzero(as_tuple=True)
-        chosen_KxMxV = logits_KxbxTxV[:, at[0], at[1]]
-        n_trials, n_chosen, _ = chosen_KxMxV.shape
-        losses_M = cross_entropy(chosen_KxMxV.flatten(0, 1), wanted_bxT[at].repeat(n_trials), reduction="none")
-        losses_KxM = losses_M.view(n_trials, n_chosen)
-        return losses_KxM.new_zeros(n_trials, chunk.n_examples).index_add(1, at[0], losses_KxM)
+        target_M = chunk.target_places()
+        losses_KxM = path.losses(chunk, target_M - 1, chunk.ids_N[target_M])
+        losses_Kxb = losses_KxM.new_zeros(len(losses_KxM), chunk.n_examples)
+        return losses_Kxb.index_add(1, chunk.row_N[target_M], losses_KxM)
 
     def _texts(self, split: Batches) -> Texts:
         """Return the decoded targets, and what each trial generates in their place."""

@@ -28,7 +28,8 @@ class MaskKeys:
     """Whose masks are drawn now: the seed, the step, and the example and position of each row of the chunk in hand.
 
     `training` is False while evaluating: then no mask is drawn. `token_key` is set by the engine's path for each
-    chunk: one 64-bit number for each token of the chunk, in the path's own layout ([b, T] padded, [N] unpadded).
+    chunk: one 64-bit number for each token of the chunk, in the path's own layout ([b, T] padded, [N] unpadded, [1, N]
+    packed). `lengths` are those of the examples of a packed stream, whose rows are trials; None: rows are K * b.
     """
 
     def __init__(self, seed: int, *, n_trials: int = 1) -> None:
@@ -37,6 +38,7 @@ class MaskKeys:
         self.training = False
         self.token_key: Tensor | None = None
         self.first_key: Tensor | None = None  # [b]: the keys of the first tokens
+        self.lengths: tuple[int, ...] | None = None
         self.table_trial: int | None = None  # whose turn it is with a table that all rows share
         self.rows: TrialRows | None = None  # where trials have unequally many rows, while texts are generated
         self._calls: dict[str, int] = {}
@@ -44,10 +46,43 @@ class MaskKeys:
     def start_chunk(self, token_key: Tensor, first_key: Tensor) -> None:
         """Set the rows of the chunk in hand; modules that are called twice in it get two different masks.
 
-        `token_key` is int64 in the path's own layout, `first_key` [b] the keys of the examples' first tokens.
+        `token_key` is int64 in the path's own layout, `first_key` [b] the keys of the examples' first tokens; of a
+        packed stream, whose rows are trials, [1, N] and [1].
         """
         self.token_key, self.first_key = token_key, first_key
         self._calls = {}
+
+    @contextmanager
+    def stream_of(self, lengths: tuple[int, ...]) -> Iterator[None]:
+        """Let modules see a packed stream of examples of these lengths while inside."""
+        self.lengths = lengths
+        try:
+            yield
+        finally:
+            self.lengths = None
+
+    @contextmanager
+    def of_rows(
+        self, token_key: Tensor, first_key: Tensor, lengths: tuple[int, ...] | None, calls: dict[str, int]
+    ) -> Iterator[None]:
+        """Draw masks for other rows than the chunk's while inside, and as if only `calls` had been made."""
+        kept = self.token_key, self.first_key, self.lengths, self._calls
+        self.token_key, self.first_key, self.lengths, self._calls = token_key, first_key, lengths, dict(calls)
+        try:
+            yield
+        finally:
+            self.token_key, self.first_key, self.lengths, self._calls = kept
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """How often each module has drawn a mask in the chunk in hand: a copy, for `of_rows`."""
+        return dict(self._calls)
+
+    def salt(self, path: str) -> int:
+        """Return what the masks of the module at `path` are keyed by in this call of it, beside their rows."""
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
+        return derive("dropout", self.seed, self.step, path, call)
 
     @contextmanager
     def table_of(self, trial: int) -> Iterator[None]:
@@ -63,10 +98,7 @@ class MaskKeys:
 
         A feature's number does not depend on n_features, so a wider mask begins with the narrower one.
         """
-        call = self._calls.get(path, 0)
-        self._calls[path] = call + 1
-        salt = derive("dropout", self.seed, self.step, path, call)
-        return keyed_mask(salt, p, key, n_features, dtype)
+        return keyed_mask(self.salt(path), p, key, n_features, dtype)
 
 
 def token_key(example: Tensor, position: Tensor) -> Tensor:
@@ -148,6 +180,8 @@ def drop_rows(x: Tensor, p: float, path: str, keys: MaskKeys) -> Tensor:
     if token is None or first is None:
         raise RuntimeError("start_chunk comes before the forward pass")
     b = first.shape[0]
+    if keys.lengths is not None:
+        return _drop_packed(x, p, path, keys, token)
     if x.ndim == 2 and x.shape[0] != keys.n_trials * b and x.shape[0] == keys.n_trials * token.numel():
         mask = keys.mask(path, p, token.flatten(), x.shape[-1], x.dtype)  # OPT flattens [K*b, T, d] to [K*b*T, d]
         return (x.unflatten(0, (keys.n_trials, -1)) * mask).flatten(0, 1)
@@ -160,6 +194,14 @@ def drop_rows(x: Tensor, p: float, path: str, keys: MaskKeys) -> Tensor:
     else:
         raise ValueError(f"dropout on {x.ndim} dimensions at {path}: 2, 3 and 4 are known")
     return (x.unflatten(0, (-1, b)) * mask).flatten(0, 1)
+
+
+def _drop_packed(x: Tensor, p: float, path: str, keys: MaskKeys, token_1xN: Tensor) -> Tensor:
+    """Return x [S, N, d], or its rows [S*N, d], times the mask of its tokens; S is 1 or K."""
+    if x.ndim not in (2, 3):
+        raise ValueError(f"dropout on {x.ndim} dimensions of a packed stream at {path}: 2 and 3 are known")
+    mask = keys.mask(path, p, token_1xN, x.shape[-1], x.dtype)
+    return (x.reshape(-1, *mask.shape[1:]) * mask).view(x.shape)
 
 
 def drop_table(x: Tensor, p: float, path: str, keys: MaskKeys) -> Tensor:
@@ -179,5 +221,12 @@ def attention_mask_of(
 
     The feature of (head h, key position j) is j * H + h, so that padding, which adds key positions, changes nothing.
     """
-    flat = keys.mask(path, p, query_key, n_keys * n_heads, dtype)
+    return attention_mask_by(keys.salt(path), p, query_key, n_heads=n_heads, n_keys=n_keys, dtype=dtype)
+
+
+def attention_mask_by(
+    salt: int, p: float, query_key: Tensor, *, n_heads: int, n_keys: int, dtype: torch.dtype
+) -> Tensor:
+    """Return what `attention_mask_of` does, for one call's salt: a call may make its mask in several parts."""
+    flat = keyed_mask(salt, p, query_key, n_keys * n_heads, dtype)
     return flat.unflatten(-1, (n_keys, n_heads)).permute(0, 3, 1, 2)

@@ -30,8 +30,8 @@ from bench.core import cache, provenance
 from bench.core.errors import BadInput, one_line
 from bench.core.spec import Trial
 from bench.data.splits import Encoded
-from bench.engine import generate, twin, unpadded
-from bench.engine.bank import Bank, adapted_layers, converted, frozen_layer
+from bench.engine import generate, packed, twin, unpadded
+from bench.engine.bank import Bank, adapted_layers, converted, frozen_layer, scaled_as
 from bench.engine.batching import Batches, Chunk
 from bench.engine.paths import BankPath, Path, settle_masks
 from bench.methods._base import LayerShape, Method, fixed
@@ -45,6 +45,9 @@ RAGGED_WRITING = "ragged"  # in the place of a path: see ragged_problem
 TOLERANCE = 1e-5  # of the largest logit: norms and softmaxes of many models are in float32 whatever their weights are
 TOLERANCE_FP32 = 1e-3  # where the model computes in float32 only
 CPU = torch.device("cpu")
+WAYS: Mapping[str, Callable[[Bank], Path]] = {
+    "bank": BankPath, "unpadded": unpadded.UnpaddedPath, "packed": packed.PackedPath, RAGGED_WRITING: BankPath,
+}  # fmt: skip
 
 
 def require(
@@ -52,14 +55,21 @@ def require(
 ) -> None:
     """Refuse a model of an architecture that does not train as itself under this trial's method and targets.
 
-    `shapes` are the layers adapted in `loaded`, `path` is "bank" or "unpadded"; with `writes` texts are generated, with
+    `shapes` are the layers adapted in `loaded`, `path` is a path's name; with `writes` texts are generated, with
     kept keys and values. Seconds the first time, then a read of a file.
 
     Raises:
         BadInput: where the pack's logits differ from the plain model's beyond float order, or cannot be had.
     """
+    _refuse(loaded.model, problem(loaded, trial, shapes, kind, path, writes=writes))
+
+
+def problem(
+    loaded: LoadedModel, trial: Trial, shapes: Sequence[LayerShape], kind: twin.Kind, path: str, *, writes: bool = False
+) -> str | None:
+    """Return what `require` refuses a model for, or None."""
     paths = [shape.path for shape in shapes]
-    _require(loaded.model, kind, trial, paths, loaded.full_names, path, writes)
+    return _found(loaded.model, kind, trial, paths, loaded.full_names, path, writes)
 
 
 def require_config(values: Mapping[str, Any], trial: Trial, kind: twin.Kind, *, writes: bool = False) -> None:
@@ -76,8 +86,11 @@ def require_config(values: Mapping[str, Any], trial: Trial, kind: twin.Kind, *, 
     base, method = f"{model.base_model_prefix}.", methods.get(trial.method)
     names = [name for name, _ in model.named_parameters() if kind == "classification" and not name.startswith(base)]
     shapes = () if method.trains_base else adapted_layers(model, method, trial, names)
-    is_stream = kind == "classification" and unpadded.problem(model.config) is None
-    _require(model, kind, trial, [s.path for s in shapes], names, "unpadded" if is_stream else "bank", writes)
+    known = (kind, trial, [s.path for s in shapes], names)
+    if kind == "classification" and unpadded.problem(model.config) is None:
+        _refuse(model, _found(model, *known, "unpadded", writes))
+    elif packed.problem(model) is not None or _found(model, *known, "packed", writes) is not None:
+        _refuse(model, _found(model, *known, "bank", writes))
 
 
 def ragged_problem(loaded: LoadedModel, trial: Trial, shapes: Sequence[LayerShape]) -> str | None:
@@ -88,11 +101,7 @@ def ragged_problem(loaded: LoadedModel, trial: Trial, shapes: Sequence[LayerShap
     return _found(loaded.model, "causal", trial, [s.path for s in shapes], loaded.full_names, RAGGED_WRITING, False)
 
 
-def _require(
-    model: PreTrainedModel, kind: twin.Kind, trial: Trial, paths: Sequence[str], names: Sequence[str], path: str,
-    writes: bool,
-) -> None:  # fmt: skip
-    problem = _found(model, kind, trial, paths, names, path, writes)
+def _refuse(model: PreTrainedModel, problem: str | None) -> None:
     if problem is not None:
         rule = f"{model.config.model_type}: a pack must compute what transformers computes"
         way_out = "use another model or other target_modules"
@@ -163,7 +172,7 @@ def _compare(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 bank = _bank(loaded, _small(trial, loaded, shown, method), method, n_trials)
-                way: Path = unpadded.UnpaddedPath(bank) if path == "unpadded" else BankPath(bank)
+                way = WAYS[path](bank)
                 if path == RAGGED_WRITING:
                     problem = _ragged_differs(bank, way)
                 else:
@@ -316,6 +325,8 @@ def _hook(plain: PreTrainedModel, bank: Bank, shape: LayerShape, k: int) -> Any:
         x = inputs[0]
         flat = x.reshape(1, -1) if shape.kind == "embedding" else x.reshape(1, -1, x.shape[-1])
         h = output.reshape(1, -1, output.shape[-1])
+        if shape.kind == "embedding":
+            return output + scaled_as(module, method.delta(weights, constants, flat)).reshape(output.shape)
         return method.output(weights, constants, h, flat).reshape(output.shape).to(output.dtype)
 
     return layer.register_forward_hook(add)

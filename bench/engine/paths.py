@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import PretrainedConfig
 
 from bench.engine.bank import Bank
@@ -21,7 +22,11 @@ class Path(Protocol):
     name: str
 
     def logits(self, chunk: Chunk) -> Tensor:
-        """Return the logits of every trial for the chunk's examples: [K, b, n_labels]."""
+        """Return the logits of every trial for the chunk's examples: [K, b, n_labels], or [K, b, T, V]."""
+        ...
+
+    def losses(self, chunk: Chunk, at_M: Tensor, wanted_M: Tensor) -> Tensor:
+        """Return the cross-entropy of the ids `wanted_M` after the stream's tokens at `at_M`: [K, M]."""
         ...
 
 
@@ -66,6 +71,13 @@ class BankPath:
             logits: Tensor = self.bank.model(**{name: x.repeat(n_trials, 1) for name, x in inputs.items()}).logits
         return logits.to(self.bank.params.values.dtype).unflatten(0, (n_trials, chunk.n_examples))
 
+    def losses(self, chunk: Chunk, at_M: Tensor, wanted_M: Tensor) -> Tensor:
+        """Return the cross-entropy of the ids that follow: [K, M]."""
+        logits_KxMxV = self.logits(chunk)[:, chunk.row_N[at_M], chunk.position_N[at_M]]
+        n_trials, n_targets, _ = logits_KxMxV.shape
+        flat = cross_entropy(logits_KxMxV.flatten(0, 1), wanted_M.repeat(n_trials), reduction="none")
+        return flat.view(n_trials, n_targets)
+
 
 def settle_masks(bank: Bank, path: Path, chunk: Chunk) -> None:
     """Find out what the model drops by, beside modules: function calls are keyed too, the rest is left out."""
@@ -82,7 +94,11 @@ def draws_own_masks(bank: Bank, path: Path, chunk: Chunk) -> bool:
     device = chunk.ids_N.device
     before = _generator_state(device)
     with bank.training():
-        path.logits(chunk)
+        if chunk.target_N is None:
+            path.logits(chunk)
+        else:  # one target's logits: those of all tokens may be more than there is memory for
+            target_M = chunk.target_places()[:1]
+            path.losses(chunk, target_M - 1, chunk.ids_N[target_M])
     return not torch.equal(before, _generator_state(device))
 
 

@@ -37,7 +37,7 @@ class _Products(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, start: Tensor | None, kept: Tensor | None, scale: float
     ) -> Tensor:
         if start is None:
-            scores = _scaled_bmm(q, k.transpose(1, 2), scale)
+            scores = scaled_bmm(q, k.transpose(1, 2), scale)
         else:
             scores = q.new_empty(q.shape[0], q.shape[1], k.shape[1])
             scores.unflatten(0, (-1, *start.shape[:2])).copy_(start)
@@ -55,8 +55,8 @@ class _Products(torch.autograd.Function):
         if ctx.kept is not None:
             grad_weights.unflatten(0, (-1, *ctx.kept.shape[:2])).mul_(ctx.kept)
         grad_scores = softmax_backward(grad_weights, weights)
-        grad_q = _scaled_bmm(grad_scores, k, ctx.scale)
-        grad_k = _scaled_bmm(grad_scores.transpose(1, 2), q, ctx.scale)
+        grad_q = scaled_bmm(grad_scores, k, ctx.scale)
+        grad_k = scaled_bmm(grad_scores.transpose(1, 2), q, ctx.scale)
         return grad_q, grad_k, grad_v, None, None, None
 
 
@@ -89,7 +89,7 @@ def _is_short(rows_GxQxT: Tensor, least: int) -> bool:
     return rows_GxQxT.device.type == "cpu" and rows_GxQxT.shape[-1] < least
 
 
-def _scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
+def scaled_bmm(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Return scale * a b for each of the batch; the product itself scales, without a pass of its own."""
     return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scale)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -21,7 +22,7 @@ from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Precision
 from bench.data import causal, predictions
 from bench.data.splits import Encoded, EncodedData
-from bench.engine import guard, legs, state, unpadded
+from bench.engine import guard, legs, packed, state, unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens, Written
@@ -46,7 +47,7 @@ class EngineOptions:
     """How a pack is run, without effect on what comes out (up to float order)."""
 
     device: torch.device
-    path: Literal["auto", "bank", "unpadded"] = "auto"
+    path: Literal["auto", "bank", "unpadded", "packed"] = "auto"
     n_chunks: int | None = None  # None: chosen by the number of tokens
     isolated: bool = False  # the device does nothing else: times may be compared
 
@@ -82,9 +83,11 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
     trial, device = pack.trials[0], options.device
     dtype = DTYPES[trial.budget.precision]
     bank = Bank(loaded, pack.trials, methods.get(trial.method), device=device, dtype=dtype)
-    path = choose_path(bank, "bank" if data.reading else options.path)
     kind: Literal["causal", "classification"] = "causal" if data.reading else "classification"
     writes = data.reading is not None and causal.writes(data.metric, *data.other_metrics)
+    path = choose_path(
+        bank, options.path, functools.partial(guard.problem, loaded, trial, bank.shapes, kind, writes=writes)
+    )
     guard.require(loaded, trial, bank.shapes, kind, path.name, writes=writes)
     ragged = writes and guard.ragged_problem(loaded, trial, bank.shapes) is None
     train = Batches(data.train, device=device)
@@ -170,16 +173,24 @@ def objective_of(data: EncodedData, bank: Bank, *, ragged: bool = False) -> Obje
     return Regression(data.train.labels) if metrics.get(data.metric).of == "numbers" else Classification(data.n_labels)
 
 
-def choose_path(bank: Bank, wanted: str) -> Path:
-    """Return the unpadded path where the model allows it and it is not refused, else the bank path.
+def choose_path(bank: Bank, wanted: str, problem: Callable[[str], str | None] = lambda name: None) -> Path:
+    """Return the path that is wanted; "auto": the unpadded one, else the packed one, else the bank path.
+
+    `problem` says why the model does not compute on the path of this name what it computes alone, or None (guard.py).
 
     Raises:
-        ValueError: `wanted` is "unpadded" and the model does not allow it.
+        ValueError: `wanted` is "unpadded" or "packed" and the model does not allow it.
     """
-    reason = unpadded.problem(bank.model.config)
-    if wanted == "unpadded" and reason is not None:
-        raise ValueError(f"path unpadded: {reason}")
-    return BankPath(bank) if wanted == "bank" or reason is not None else unpadded.UnpaddedPath(bank)
+    reasons = {"unpadded": unpadded.problem(bank.model.config), "packed": packed.problem(bank.model)}
+    if reasons.get(wanted) is not None:
+        raise ValueError(f"path {wanted}: {reasons[wanted]}")
+    if wanted == "bank":
+        return BankPath(bank)
+    if wanted != "packed" and reasons["unpadded"] is None:
+        return unpadded.UnpaddedPath(bank)
+    if wanted == "packed" or (reasons["packed"] is None and problem("packed") is None):
+        return packed.PackedPath(bank)
+    return BankPath(bank)
 
 
 def default_chunks(data: EncodedData, pack: Pack, path: str, device: torch.device, *, hidden_size: int) -> int:

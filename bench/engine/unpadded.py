@@ -48,6 +48,14 @@ class UnpaddedPath:
             logits = self._logits(self.shaped(chunk))[:, : chunk.n_examples]
         return logits.to(self.bank.params.values.dtype)
 
+    def losses(self, chunk: Chunk, at_M: Tensor, wanted_M: Tensor) -> Tensor:
+        """Refuse: these encoders are no language models.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"{self.config.model_type} continues no texts")
+
     def shaped(self, chunk: Chunk) -> Chunk:
         """Return what goes through the model for a chunk: itself or, in half precision on a CPU, filled up a little.
 

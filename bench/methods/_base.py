@@ -214,6 +214,13 @@ class Method:
         """Return the parameters as `delta` takes them: in the precision of x; as they are where x holds ids."""
         return {name: p.to(x.dtype) for name, p in params.items()} if x.is_floating_point() else dict(params)
 
+    def factors(self, params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+        """Return A [K, R, I] and B [K, O, R] where a Linear's `delta` is x A^T B^T, for an engine that fuses them.
+
+        None: the method's map is no product of two factors.
+        """
+        return None
+
     def unstack(self, trial: Trial, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return one trial's parameters at its own shapes, given its slice of the stacked ones."""
         return dict(params)

@@ -55,6 +55,9 @@ class HiRA(LoRA):
         """None but the frozen layer."""
         return {}
 
+    def factors(self, params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> None:
+        """Return None: the product goes through the frozen weight."""
+
     def delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], x_KxNxI: Tensor) -> Tensor:
         """(W0 * (B A)) x, [K, N, O]."""
         from bench.methods._on_the_fly import product

@@ -145,7 +145,7 @@ class LoRA(Method):
         import torch
         from torch.nn.functional import embedding
 
-        A_KxRxI, B_KxOxR = params["A"], params["B"] * constants["scaling"].to(params["B"].dtype)[:, None, None]
+        A_KxRxI, B_KxOxR = _scaled(params, constants)
         if not x_KxNxI.is_floating_point():  # ids of an embedding
             ids = x_KxNxI
             z = [embedding(ids if ids.ndim == 1 else ids[k], A.T) for k, A in enumerate(A_KxRxI)]
@@ -167,10 +167,18 @@ class LoRA(Method):
             found = {"A": torch.cat([A, A - A0], dim=1), "B": torch.cat([B - B0, B0], dim=2)}
         return super().computed(found, constants, x)
 
+    def factors(self, params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+        """Return A and the scaled B."""
+        return _scaled(params, constants)
+
     def unstack(self, trial: Trial, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cut the padding off."""
         rank = rank_of(trial)
         return {"A": params["A"][:rank], "B": params["B"][:, :rank]}
+
+
+def _scaled(params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    return params["A"], params["B"] * constants["scaling"].to(params["B"].dtype)[:, None, None]
 
 
 def scaling(trial: Trial) -> float:

@@ -17,10 +17,10 @@ from bench.core.spec import Trial
 from bench.data.splits import Encoded, EncodedData, Reading
 from bench.engine.batching import Batches
 from bench.engine.loop import Loop
-from bench.engine.paths import BankPath, settle_masks
-from bench.engine.run import objective_of
+from bench.engine.paths import settle_masks
+from bench.engine.run import choose_path, objective_of
 from bench.models._base import LoadedModel
-from tests.support.decoders import config_of
+from tests.support.decoders import family
 from tests.support.engine_helpers import clone, random_split
 from tests.support.oracle import CPU, Alone, Packed, Start, descend, make_bank, optimizer_of
 
@@ -30,13 +30,13 @@ END = 2
 def language_model(model_type: str, dropout: float = 0.0, **changes: Any) -> LoadedModel:
     """A random decoder with its output layer, in float64, transformers' RMSNorm too."""
     torch.manual_seed(0)
-    config = config_of(model_type, dropout)
+    config = family(model_type, dropout)
     for name, value in changes.items():
         setattr(config, name, value)
     model = AutoModelForCausalLM.from_config(config).double().eval()
     model.config.use_cache = False
     for name, module in list(model.named_modules()):
-        if type(module).__name__.endswith("RMSNorm"):
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             parent, _, leaf = name.rpartition(".")
             norm = nn.RMSNorm(module.weight.shape[0], eps=module.variance_epsilon, dtype=torch.float64)
             norm.weight.data.copy_(module.weight.data)
@@ -53,10 +53,10 @@ def prompted(split: Encoded, seed: int) -> Encoded:
     return replace(split, ids=ids, prompt_lengths=prompt_lengths, target_bytes=3 * (split.lengths - prompt_lengths))
 
 
-def causal_data(metric: str = "char_accuracy", *, max_new_tokens: int | None = None) -> EncodedData:
+def causal_data(metric: str = "char_accuracy", *, max_new_tokens: int | None = None, n_train: int = 40) -> EncodedData:
     """Random token sequences; texts are the ids as characters."""
     return EncodedData(
-        train=prompted(random_split(40, seed=1), 1),
+        train=prompted(random_split(n_train, seed=1), 1),
         select=prompted(random_split(10, seed=2), 2),
         eval=prompted(random_split(24, seed=3), 3),
         n_labels=0,
@@ -70,10 +70,12 @@ def decode(ids: Any) -> list[str]:
     return ["".join(chr(64 + i) for i in row) for row in ids]
 
 
-def train_pack(loaded: LoadedModel, data: EncodedData, trials: list[Trial], *, n_chunks: int = 3) -> Packed:
+def train_pack(
+    loaded: LoadedModel, data: EncodedData, trials: list[Trial], *, n_chunks: int = 3, path: str = "auto"
+) -> Packed:
     """Train a pack with the engine."""
     bank, split = make_bank(loaded, trials), Batches(data.train, device=CPU)
-    way = BankPath(bank)
+    way = choose_path(bank, path)
     settle_masks(bank, way, split.chunk(np.arange(2)))
     loop = Loop(
         bank, way, split, trials[0].budget, n_chunks=n_chunks, clock=Clock(),
@@ -95,7 +97,9 @@ def peft_language_model(loaded: LoadedModel, member: Trial, start: Start) -> Any
     own = dict(model.named_parameters())
     for path, weights in start.adapters.items():
         for leaf, value in weights.items():
-            own[f"base_model.model.{path}.lora_{leaf}.default.weight"].data.copy_(value)
+            linear, embedding = f"lora_{leaf}.default.weight", f"lora_embedding_{leaf}.default"
+            (name,) = (name for n in (linear, embedding) if (name := f"base_model.model.{path}.{n}") in own)
+            own[name].data.copy_(value)
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import GPT2Config, LlamaConfig, OPTConfig, Qwen2Config, Qwen3Config
+from transformers import AutoConfig, GPT2Config, LlamaConfig, OPTConfig, Qwen2Config, Qwen3Config
 
 PACK: dict[str, Any] = {
     "max_steps": 10, "batch_size": 8, "max_grad_norm": 0.3, "warmup_steps": 2, "weight_decay": 0.1, "eval_steps": 10,
@@ -39,4 +39,32 @@ def config_of(model_type: str, dropout: float = 0.0) -> Any:
     return {"llama": LlamaConfig, "qwen2": Qwen2Config}[model_type](**GROUPED, attention_dropout=dropout)
 
 
+_ATTENTION = ("attention_dropout",)
+# Of each further family: which of the sizes it takes, what else it needs, and where it drops.
+FURTHER: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
+    "mistral": (GROUPED, {"sliding_window": 5, "head_dim": 4}, _ATTENTION),
+    "gemma2": (GROUPED, {"sliding_window": 5, "head_dim": 4, "query_pre_attn_scalar": 4, "attn_logit_softcapping": 2.0,
+                         "final_logit_softcapping": 3.0}, _ATTENTION),
+    "gemma3_text": (GROUPED, {"sliding_window": 5, "head_dim": 4, "query_pre_attn_scalar": 4,
+                              "layer_types": ["sliding_attention", "full_attention"]}, _ATTENTION),
+    "phi": (GROUPED, {}, ("attention_dropout", "resid_pdrop", "embd_pdrop")),
+    "phi3": (GROUPED, {}, ("attention_dropout", "resid_pdrop", "embd_pdrop")),
+    "gpt_neox": (SIZES, {"intermediate_size": 24}, ("attention_dropout", "hidden_dropout")),
+    "starcoder2": (GROUPED, {}, ("attention_dropout", "residual_dropout", "embedding_dropout")),
+    "olmo2": (GROUPED, {}, _ATTENTION),
+    "granite": (GROUPED, {"logits_scaling": 3.0, "attention_multiplier": 0.3, "embedding_multiplier": 2.0,
+                          "residual_multiplier": 0.5}, _ATTENTION),
+    "cohere": (GROUPED, {"logit_scale": 0.5}, _ATTENTION),
+}  # fmt: skip
+
+
+def family(model_type: str, dropout: float = 0.0) -> Any:
+    """A tiny configuration of any family that takes the packed path."""
+    if model_type not in FURTHER:
+        return config_of(model_type, dropout)
+    sizes, own, drops = FURTHER[model_type]
+    return AutoConfig.for_model(model_type, **{**sizes, **own, **dict.fromkeys(drops, dropout)})
+
+
 DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "opt")
+FAMILIES = (*DECODERS, *FURTHER)

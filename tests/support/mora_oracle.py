@@ -97,6 +97,12 @@ class DenseMoRA(nn.Module):
 
 def train_mora_alone(loaded: LoadedModel, split: Encoded, member: Trial, start: Start) -> Alone:
     """Train a MoRA trial with DenseMoRA layers in the plain transformers model."""
+    model = mora_model(loaded, member, start)
+    return train_alone(model, split, member, optimizer_of(model, member))
+
+
+def mora_model(loaded: LoadedModel, member: Trial, start: Start) -> Any:
+    """Return the plain transformers model with DenseMoRA layers that start from the trial's own."""
     model: Any = clone(loaded.model)
     model.requires_grad_(False)
     assert member.mora_type is not None
@@ -111,4 +117,4 @@ def train_mora_alone(loaded: LoadedModel, split: Encoded, member: Trial, start: 
     for name, value in start.head.items():
         model.get_parameter(name).data.copy_(value)
         model.get_parameter(name).requires_grad_(True)
-    return train_alone(model, split, member, optimizer_of(model, member))
+    return model

@@ -63,6 +63,13 @@ class MarkedPath:
         self.marks.set("backward")
         return logits
 
+    def losses(self, chunk: Chunk, at_M: Tensor, wanted_M: Tensor) -> Tensor:
+        """Return what the path returns."""
+        self.marks.set("forward")
+        losses = self.path.losses(chunk, at_M, wanted_M)
+        self.marks.set("backward")
+        return losses
+
 
 @contextmanager
 def marking(loop: Loop, marks: Marks) -> Iterator[None]:

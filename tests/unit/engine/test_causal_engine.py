@@ -241,7 +241,7 @@ def test_a_pack_s_rows(metric: str) -> None:
     assert fine.metric_value is not None
     assert fine.eval_loss is not None
     assert fine.select_metric is not None
-    assert fine.engine_path == "bank"
+    assert fine.engine_path == "packed"
     assert (fine.n_eval, broken.n_eval, broken.metric_value) == (24, 24, None)
     if metric == "perplexity":
         assert fine.metric_value == pytest.approx(math.exp(fine.eval_loss))

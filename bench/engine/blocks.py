@@ -1,0 +1,180 @@
+"""Attention over a packed stream: every example attends to itself alone, by plain products, with a backward of its own.
+
+A stream [S, N, ...] holds the examples of a chunk one after the other, the same for each of S trials. Neighbours of one
+length go through the products together. Nothing is padded, and heads that share keys and values do so without copies.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.engine.dropout import MaskKeys, attention_mask_by
+from bench.engine.products import scaled_bmm, softmax, softmax_backward
+
+LONG = 256  # tokens of an example from which on its weights are computed again in backward, not kept
+AT_ONCE = 1 << 24  # scores that exist at once
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """How scores are made: cap tanh(q k^T scale / cap), each query seeing `window` keys at most, itself the last."""
+
+    scale: float
+    softcap: float | None = None
+    window: int | None = None
+    causal: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drops:
+    """The keyed dropout of the weights of one module; p is 0 outside training."""
+
+    keys: MaskKeys
+    path: str
+    p: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Neighbouring examples of one length: tokens start to start + n * length of the stream."""
+
+    start: int
+    n: int
+    length: int
+
+    @property
+    def tokens(self) -> slice:
+        """Where its tokens are in the stream."""
+        return slice(self.start, self.start + self.n * self.length)
+
+
+def runs_of(lengths: Sequence[int]) -> Iterator[Run]:
+    """Yield the runs of equal lengths, in order."""
+    start = 0
+    for length, group in itertools.groupby(lengths):
+        n = len(list(group))
+        yield Run(start=start, n=n, length=length)
+        start += n * length
+
+
+def block_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], form: Form, drops: Drops) -> Tensor:
+    """Return softmax(scores) v for each example: [S, N, H, d_v], of q [S, H, N, d] and k, v [S, H or fewer, N, .]."""
+    n_streams = max(q.shape[0], k.shape[0], v.shape[0])
+    q, k, v = (t.expand(n_streams, -1, -1, -1) for t in (q, k, v))
+    runs = tuple(runs_of(lengths))
+    kept = _kept(q, runs, drops)
+    mixed: Tensor = _Blocks.apply(q, k, v, runs, form, kept)
+    return mixed
+
+
+def _kept(q: Tensor, runs: Sequence[Run], drops: Drops) -> list[Tensor] | None:
+    """Return the dropout masks [n, H, T, T] of all runs; None: nothing is dropped."""
+    token_1xN = drops.keys.token_key
+    if drops.p == 0 or token_1xN is None:
+        return None
+    salt = drops.keys.salt(drops.path)
+    keys = [token_1xN[0, run.tokens].unflatten(0, (run.n, run.length)) for run in runs]
+    return [
+        attention_mask_by(salt, drops.p, key, n_heads=q.shape[1], n_keys=run.length, dtype=q.dtype)
+        for key, run in zip(keys, runs, strict=True)
+    ]
+
+
+class _Blocks(torch.autograd.Function):
+    """All examples in one function: slices of a stream would each get a gradient as long as the stream."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, runs: Sequence[Run], form: Form, kept: list[Tensor] | None
+    ) -> Tensor:
+        n_streams, n_heads, n_tokens, _ = q.shape
+        out_SxNxHxd = q.new_empty(n_streams, n_tokens, n_heads, v.shape[-1])
+        saved: list[Tensor] = []
+        for i, run in enumerate(runs):
+            q_G, k_G, v_G = (_rows(t, run, k.shape[1]) for t in (q, k, v))
+            weights, capped = _weights(q_G, k_G, run, form)
+            dropped = weights if kept is None else _times(weights, kept[i], k.shape[1])
+            _put(out_SxNxHxd, torch.bmm(dropped, v_G), run)
+            if run.length < LONG:
+                saved += [weights] if capped is None else [weights, capped]
+        ctx.save_for_backward(q, k, v, *saved)
+        ctx.runs, ctx.form, ctx.kept = runs, form, kept
+        return out_SxNxHxd
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *saved = ctx.saved_tensors
+        form, n_shared = ctx.form, k.shape[1]
+        grads = [t.new_empty(t.shape[0], t.shape[2], t.shape[1], t.shape[3]) for t in (q, k, v)]
+        grad_heads = grad.transpose(1, 2)
+        for i, run in enumerate(ctx.runs):
+            q_G, k_G, v_G, grad_G = (_rows(t, run, n_shared) for t in (q, k, v, grad_heads))
+            if run.length < LONG:
+                weights, capped = saved.pop(0), saved.pop(0) if form.softcap is not None else None
+            else:
+                weights, capped = _weights(q_G, k_G, run, form)
+            kept = None if ctx.kept is None else ctx.kept[i]
+            dropped = weights if kept is None else _times(weights, kept, n_shared)
+            _put(grads[2], torch.bmm(dropped.transpose(1, 2), grad_G), run)
+            grad_w = torch.bmm(grad_G, v_G.transpose(1, 2))
+            if kept is not None:
+                grad_w = _times(grad_w, kept, n_shared)
+            grad_s = softmax_backward(grad_w, weights)
+            if capped is not None:  # capped is tanh(.)
+                grad_s = grad_s.addcmul_(grad_s * capped, capped, value=-1)
+            _put(grads[0], scaled_bmm(grad_s, k_G, form.scale), run)
+            _put(grads[1], scaled_bmm(grad_s.transpose(1, 2), q_G, form.scale), run)
+        return *(g.transpose(1, 2) for g in grads), None, None, None
+
+
+def _rows(x_SxHxNxd: Tensor, run: Run, n_shared: int) -> Tensor:
+    """Return the run's heads, those that share keys behind one another: [S * n * H_kv, H / H_kv * T, d]."""
+    x = x_SxHxNxd[:, :, run.tokens].unflatten(2, (run.n, run.length)).unflatten(1, (n_shared, -1))
+    return x.permute(0, 3, 1, 2, 4, 5).reshape(-1, x.shape[2] * run.length, x.shape[-1])
+
+
+def _put(stream_SxNxHxd: Tensor, rows_GxQxd: Tensor, run: Run) -> None:
+    """Write a run's heads, laid out as `_rows` does, into its part of the stream."""
+    n_streams, _, n_heads, width = stream_SxNxHxd.shape
+    part = stream_SxNxHxd[:, run.tokens].unflatten(1, (run.n, run.length))  # [S, n, T, H, d]
+    part.copy_(rows_GxQxd.view(n_streams, run.n, n_heads, run.length, width).transpose(2, 3))
+
+
+def _weights(q_G: Tensor, k_G: Tensor, run: Run, form: Form) -> tuple[Tensor, Tensor | None]:
+    """Return the softmax of a run's scores, [G, Q, T], and tanh of the capped ones before the cap multiplies."""
+    start_QxT = _start(run.length, form, q_G)
+    if start_QxT is not None:
+        start_QxT = start_QxT.repeat(q_G.shape[1] // run.length, 1)
+    if form.softcap is None:
+        if start_QxT is None:
+            return softmax(scaled_bmm(q_G, k_G.transpose(1, 2), form.scale)), None
+        shape = (q_G.shape[0], *start_QxT.shape)
+        return softmax(torch.baddbmm(start_QxT.expand(shape), q_G, k_G.transpose(1, 2), alpha=form.scale)), None
+    capped = scaled_bmm(q_G, k_G.transpose(1, 2), form.scale / form.softcap).tanh_()
+    scores = capped * form.softcap
+    return softmax(scores if start_QxT is None else scores.add_(start_QxT)), capped
+
+
+def _start(length: int, form: Form, like: Tensor) -> Tensor | None:
+    """Return 0 where a query sees a key and -inf elsewhere, [T, T]; None where it sees all."""
+    if not form.causal and form.window is None:
+        return None
+    seen = torch.ones(length, length, dtype=torch.bool, device=like.device)
+    if form.causal:
+        seen = seen.tril()
+    if form.window is not None and form.window < length:
+        seen = seen.triu(1 - form.window)
+    return torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
+
+
+def _times(weights_GxQxT: Tensor, kept_nxHxTxT: Tensor, n_shared: int) -> Tensor:
+    """Return a run's weights times their dropout mask, the same for every trial."""
+    n, _, _, n_keys = kept_nxHxTxT.shape
+    kept = kept_nxHxTxT.reshape(n * n_shared, -1, n_keys)
+    return (weights_GxQxT.unflatten(0, (-1, len(kept))) * kept).flatten(0, 1)
