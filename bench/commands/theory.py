@@ -25,6 +25,7 @@ def command(
 
     found = feature_updates.measure()
     print(_table(found))
+    print(f"rows: {_write(found, results_dir / 'theory' / 'widths.parquet')}")
     print(f"figure: {_draw(found, results_dir / 'theory' / 'figures')}")
     return 0
 
@@ -38,6 +39,26 @@ def _table(found: Sequence[Updates]) -> str:
     n_seeds = len({one.seed for one in found})
     note = f"widths n {WIDTHS[0]} to {WIDTHS[-1]}, medians over {n_seeds} seeds, 95 % bootstrap intervals over seeds"
     return f"{_text.table(header, rows)}\n{note}"
+
+
+def _write(found: Sequence[Updates], path: Path) -> Path:
+    """Write a row for each scaling, width and seed, and return the path."""
+    import pyarrow as pa
+
+    from bench.store.parts import write_part
+
+    rows = [
+        {"power_A": one.scaling.power_A, "power_B": one.scaling.power_B, "width": one.width, "seed": one.seed,
+         "of_A": one.of_A, "of_B": one.of_B}
+        for one in found
+    ]  # fmt: skip
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_part(path, pa.Table.from_pylist(rows))
+    except OSError as error:
+        way_out = "free space or change its permissions"
+        raise BadInput(str(path), "must be writable", got=error.strerror, way_out=way_out) from error
+    return path
 
 
 def _draw(found: Sequence[Updates], directory: Path) -> Path:

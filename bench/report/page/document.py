@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -49,13 +49,21 @@ class Section:
 
 def page(report: Report) -> str:
     """Return the whole page."""
+    devices = listed(report.repeat.devices)
+    facts = f"task {report.task}, model {report.model}, {unit(report)}; {counted(report.counts)}; device {devices}"
+    fixed = f"All cells: {report.fixed}." if report.fixed else ""
+    notes = [note for note in (facts, report.figure, fixed) if note]
+    return render(report.study, notes, _sections(report))
+
+
+def render(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
+    """Return a page with these sections; those without a view are left out."""
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    devices = listed(report.repeat.devices)
     return environment().get_template("page.html").render(
-        report=report,
-        facts=f"task {report.task}, model {report.model}, {unit(report)}; {counted(report.counts)}; device {devices}",
-        sections=[section for section in _sections(report) if section.view is not None],
+        title=title,
+        notes=notes,
+        sections=[section for section in sections if section.view is not None],
         policy=f"{_POLICY}; script-src 'sha256-{digest}'",
         css=Markup(_asset("report.css")),  # files of this package: markup, as no data ever is
         script=Markup(script),

@@ -262,14 +262,16 @@ def _nice(step: float) -> float:
     return next(m * power for m in (1, 2, 5, 10) if m * power >= step * (1 - 1e-9))
 
 
-def forest(rows: Sequence[tuple[str, float, float, float, str]], *, x_label: str, title: str) -> Forest:
-    """Return where the parts of a forest plot lie: intervals around their means, one row each, beside a line at 0.
+def forest(
+    rows: Sequence[tuple[str, float, float, float, str]], *, x_label: str, title: str, line: float = 0.0
+) -> Forest:
+    """Return where the parts of a forest plot lie: intervals around their means, one row each, beside a line.
 
     `rows` are (name, mean, low, high, words); x has the unit of the label.
     """
     width, left, right, high = 560, 190, 20, 30
     height = high * len(rows) + 52
-    ends = [end for _, mean, low, top, _ in rows for end in (mean, low, top)] + [0.0]
+    ends = [end for _, mean, low, top, _ in rows for end in (mean, low, top)] + [line]
     room = 0.06 * (max(ends) - min(ends)) or 1.0
     first, last = min(ends) - room, max(ends) + room
 
@@ -289,7 +291,7 @@ def forest(rows: Sequence[tuple[str, float, float, float, str]], *, x_label: str
         x_label=x_label,
         rows=tuple(drawn),
         ticks=tuple(Tick(at=x_of(t), text=f"{t:.{digits}f}") for t in ticks),
-        zero=x_of(0),
+        zero=x_of(line),
         width=width,
         height=height,
         left=left,

@@ -1,0 +1,97 @@
+"""The rule: an estimate with its interval -> holds, does not hold, or not told apart at this n. Pure.
+
+A claim holds where the whole 95 % interval lies in the region that confirms it, and does not hold where the whole
+interval lies in the region that refutes it. Anything else is not told apart. Where seeds matter, fewer than MIN_SEEDS
+of them tell nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.claims.claim import Check, Claim
+from bench.core.stats import Interval
+
+Answer = Literal["holds", "does not hold", "not told apart", "no rows"]
+MIN_SEEDS = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What a quantity gives: its value, a 95 % interval, and over how many seeds or rounds.
+
+    `interval` None: n is too small for one. A number that is counted, not measured, has an interval of no width.
+    """
+
+    value: float
+    interval: Interval | None
+    n: int
+    unit: str
+    over: Literal["seeds", "rounds", "nothing"]  # what n counts; nothing: it is counted
+    details: str = ""  # which cells, in words
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What the rule says of a claim at one size."""
+
+    claim: Claim
+    check: Check
+    answer: Answer
+    estimate: Estimate | None
+    n_needed: int | None = None  # with which the rule would decide, were the estimate right; None: none, or decided
+    reason: str = ""  # why there is no estimate
+
+
+def decide(claim: Claim, check: Check, estimate: Estimate) -> Verdict:
+    """Return the verdict of the rule."""
+    found = estimate.interval
+    answer: Answer = "not told apart"
+    if found is not None and (estimate.over != "seeds" or estimate.n >= MIN_SEEDS):
+        if claim.confirmed.holds(found.low, found.high):
+            answer = "holds"
+        elif claim.refuted.holds(found.low, found.high):
+            answer = "does not hold"
+    needed = _needed(claim, estimate) if answer == "not told apart" else None
+    return Verdict(claim=claim, check=check, answer=answer, estimate=estimate, n_needed=needed)
+
+
+def _needed(claim: Claim, estimate: Estimate) -> int | None:
+    """Return how many seeds make the interval narrow enough: its half width falls as 1 / sqrt(n)."""
+    if estimate.interval is None:
+        return MIN_SEEDS if estimate.over == "seeds" else None
+    room = max(region.room(estimate.value) for region in (claim.confirmed, claim.refuted))
+    half = max(estimate.interval.high - estimate.value, estimate.value - estimate.interval.low)
+    if room <= 0 or not math.isfinite(half):
+        return None
+    return max(MIN_SEEDS, estimate.n + 1, math.ceil(estimate.n * (half / room) ** 2))
+
+
+def sentence(verdict: Verdict) -> str:
+    """Return the verdict as the table and the page say it."""
+    estimate, claim = verdict.estimate, verdict.claim
+    if estimate is None:
+        return f"No rows: {verdict.reason}."
+    n = "" if estimate.over == "nothing" else f", n = {estimate.n} {estimate.over}"
+    told = f"{_number(estimate.value, estimate.unit)} ({_ends(estimate)}{n})"
+    rule = f"confirmed by {claim.confirmed}, refuted by {claim.refuted}"
+    if verdict.answer != "not told apart":
+        return f"{verdict.answer.capitalize()}: {told}; {rule}."
+    if estimate.over == "seeds" and estimate.n < MIN_SEEDS:
+        return f"Not told apart: {told}; fewer than {MIN_SEEDS} seeds tell nothing."
+    needed = f"about {verdict.n_needed:,} {estimate.over} would tell" if verdict.n_needed else "no n would tell it here"
+    return f"Not told apart: {told}; {rule}; {needed}."
+
+
+def _ends(estimate: Estimate) -> str:
+    if estimate.over == "nothing":
+        return "counted"
+    if estimate.interval is None:
+        return "no interval"
+    return f"95 % {_number(estimate.interval.low, '')} to {_number(estimate.interval.high, '')}"
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.3g} {unit}".rstrip()

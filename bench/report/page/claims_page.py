@@ -1,0 +1,55 @@
+"""Claims with their verdicts as HTML: a page of its own, and a section of the report of a study that they rest on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from bench.claims.verdict import Verdict, sentence
+from bench.report.page import svg
+from bench.report.page.document import Section, View, render
+
+
+def page(verdicts: Sequence[Verdict]) -> str:
+    """Return the whole page."""
+    counts = Counter(one.answer for one in verdicts)
+    notes = (", ".join(f"{n} {answer}" for answer, n in counts.most_common()),)
+    section = Section(name="claims", title="Claims and verdicts", template="claims.html", view=view(verdicts))
+    return render("Claims", notes, [section])
+
+
+def view(verdicts: Sequence[Verdict]) -> View | None:
+    """Return what the section shows; None without a verdict."""
+    if not verdicts:
+        return None
+    by_claim: dict[str, list[Verdict]] = {}
+    for one in verdicts:
+        by_claim.setdefault(one.claim.name, []).append(one)
+    return {"claims": [_claim(group) for group in by_claim.values()]}
+
+
+def _claim(group: Sequence[Verdict]) -> View:
+    claim = group[0].claim
+    return {
+        "statement": claim.statement,
+        "source": f"{claim.source}; {claim.made_at}",
+        "verdicts": [{"size": one.check.size, "answer": one.answer, "sentence": sentence(one)} for one in group],
+        "forest": _forest(group),
+    }
+
+
+def _forest(group: Sequence[Verdict]) -> svg.Forest | None:
+    """Return the estimates with their intervals beside the border of what confirms the claim."""
+    claim = group[0].claim
+    rows = [
+        (one.answer, one.estimate.value, one.estimate.interval.low, one.estimate.interval.high,
+         f"{one.check.size}: {sentence(one)}")
+        for one in group
+        if one.estimate is not None and one.estimate.interval is not None
+    ]  # fmt: skip
+    if not rows:
+        return None
+    unit = next(one.estimate.unit for one in group if one.estimate is not None)
+    border = next(end for end in (claim.confirmed.low, claim.confirmed.high) if abs(end) != float("inf"))
+    label = f"{unit}; confirmed by {claim.confirmed}"
+    return svg.forest(rows, x_label=label, title=claim.statement, line=border)
