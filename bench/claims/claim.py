@@ -118,7 +118,8 @@ def load(name: str, directory: Path = CLAIMS_DIR) -> Claim:
     unknown = raw.keys() - {*texts, "confirmed", "refuted", "check", "paper_study", "note"}
     if unknown:
         raise BadInput(str(path), "must hold known keys only", got=one_of(unknown), way_out="remove it")
-    checks = tuple(_check(one, path) for one in raw.get("check", ()))
+    given = raw.get("check", [])
+    checks = tuple(_check(one, path) for one in given) if isinstance(given, list) else ()
     if not checks:
         raise BadInput(str(path), "must have a [[check]]", way_out="add one with size and rows")
     return Claim(

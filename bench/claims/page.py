@@ -20,7 +20,8 @@ this was written before they ran.
 
 A verdict is about the size at which it was checked. The models here are small: what a source found at its own size may
 hold there. Where an arm is the best of several cells, each seed's score is that of the cell that the other seeds
-choose, so that no cell is scored on the seed that chose it. The {{n}} verdicts are at 95 % each, not corrected for being many.
+choose, so that no cell is scored on the seed that chose it. The {{n}} verdicts are at 95 % each, not corrected for
+being many.
 
 {{counts}}
 """
