@@ -48,7 +48,7 @@ def rows_of(check: Check, results_dir: Path) -> pd.DataFrame:
     tables = [table for name in check.rows for table in _tables(name, results_dir)]
     if not tables:
         raise NoRows(f"nothing in {', '.join(check.rows)}")
-    rows = pa.concat_tables(tables, promote_options="default").to_pandas()
+    rows: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
     return rows.drop_duplicates("trial_id") if "trial_id" in rows else rows
 
 
