@@ -19,12 +19,14 @@ PEER_LABELS = {
     "b1": "B1: dynamic padding",
     "b1g": "B1g: group_by_length",
     "b1gh": "B1gh: B1g, bf16 weights",
+    "trl": "TRL, padding-free",
 }
 COLORS = {
     "b0": style.PALETTE[7],
     "b1": style.PALETTE[1],
     "b1g": style.PALETTE[2],
     "b1gh": style.PALETTE[3],
+    "trl": style.PALETTE[4],
     "ours": style.PALETTE[0],
 }
 _BAR = 0.24  # inches of height
@@ -69,7 +71,7 @@ def all_figures(df: pd.DataFrame) -> dict[str, Figure]:
     """Return the figures that a run's rows give, by file name: bars, and costs over K, rank and length."""
     speeds = medians(df)
     figures = {}
-    if speeds.cells["part"].isin(("train", "eval", "sweep")).any():
+    if speeds.cells["part"].isin(("train", "eval", "write", "sweep")).any():
         figures["bars"] = bars(speeds)
     for x, part in (("n_trials", "train"), ("rank", "rank"), ("length", "length")):
         if _several(speeds, x, part):
@@ -79,12 +81,17 @@ def all_figures(df: pd.DataFrame) -> dict[str, Figure]:
 
 def bars(speeds: Speeds) -> Figure:
     """Draw examples per second of every contender, a panel for each of training, evaluation and sweep."""
-    parts = [part for part in ("train", "eval", "sweep") if (speeds.cells["part"] == part).any()]
+    parts = [part for part in ("train", "eval", "write", "sweep") if (speeds.cells["part"] == part).any()]
     groups = [_in_order(speeds.cells[speeds.cells["part"] == part]) for part in parts]
     note = "Bars: median over interleaved rounds; lines: lowest to highest round; hatched: bf16"
     with style.settings():
         sizes = [(4.6, _BAR * len(group) + 0.2) for group in groups]
-        titles = {"train": "training", "eval": "evaluation", "sweep": "a whole sweep, start-up included"}
+        titles = {
+            "train": "training",
+            "eval": "evaluation",
+            "write": "generation",
+            "sweep": "a whole sweep, start-up included",
+        }
         figure, axes = page.panels(
             sizes, text=f"{speeds.facts}. {note}.", titles=[titles[part] for part in parts], per_row=1,
             margins=page.Margins(left=2.1, right=0.75, bottom=0.55),

@@ -15,6 +15,7 @@ from bench.timing.peers.summary import Line
 TITLES = {
     "train": "training",
     "eval": "evaluation",
+    "write": "generation, greedy",
     "rank": "cost of rank",
     "length": "cost of length",
     "sweep": "a whole sweep, start-up included (demo, tiny-roberta)",
@@ -30,8 +31,9 @@ def text(table: pa.Table) -> str:
     limits = ", ".join(f"{p} {rate / 1e9:,.0f} GFLOP/s" for p, rate in sorted(summary.ceilings(table).items()))
     n = max((line.n for line in lines), default=0)
     foot = (
-        f"matmul ceiling: {limits}; share: 4P FLOP a real token (evaluation 2P) over it; medians of {n} interleaved "
-        "rounds, [lowest highest]; x: examples/s over the baseline's; memory: highest growth of a round"
+        f"matmul ceiling: {limits}; share: 4P FLOP a real token (evaluation 2P; a causal head at targets) over it; "
+        f"medians of {n} interleaved rounds, [lowest highest]; x: examples/s over the baseline's; memory: highest "
+        "growth of a round"
     )
     return "\n\n".join([*blocks, foot])
 
@@ -41,11 +43,14 @@ def _block(part: str, lines: Sequence[Line]) -> str:
     header = ["contender", "precision", "K", "examples/s", "", "ms/trial-step", "ceiling", "padding", "memory"]
     if part in ("rank", "length"):
         header.insert(3, part)
+    if any(line.tokens_per_second is not None for line in lines):
+        header.append("tokens/s")
     header += [f"x {name.capitalize()} {precision}" for name, precision in baselines]
-    return f"{TITLES[part]}\n{_text.table(header, [_cells(line, baselines) for line in lines])}"
+    is_causal = "tokens/s" in header
+    return f"{TITLES[part]}\n{_text.table(header, [_cells(line, baselines, is_causal) for line in lines])}"
 
 
-def _cells(line: Line, baselines: Sequence[tuple[str, str]]) -> list[str]:
+def _cells(line: Line, baselines: Sequence[tuple[str, str]], is_causal: bool) -> list[str]:
     extra = {"rank": [str(line.rank)], "length": [str(line.length)]}.get(line.part, [])
     label = "lorasweep" if line.contender == "ours" else contenders.get(line.contender).label
     return [
@@ -59,6 +64,7 @@ def _cells(line: Line, baselines: Sequence[tuple[str, str]]) -> list[str]:
         "-" if line.share is None else f"{100 * line.share:.0f} %",
         _number(line.padding),
         "-" if line.peak_memory_bytes is None else f"{line.peak_memory_bytes / 2**20:,.0f} MiB",
+        *([_number(line.tokens_per_second)] if is_causal else []),
         *(_ratio(line, key) for key in baselines),
     ]
 

@@ -25,6 +25,7 @@ SECONDS_AROUND_A_BLOCK = 1.0  # building a contender and taking it down; a ceili
 def command(
     selection: Selection,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="rounds of interleaved repeats")] = 5,
+    clock: Annotated[str, typer.Option("--clock", help="wall, or cpu: the process's, on a busy CPU")] = "wall",
     only: Annotated[
         str | None, typer.Option("--only", help="parts (train, eval, ...) or contenders (b1g, ours)")
     ] = None,
@@ -32,12 +33,12 @@ def command(
         bool, typer.Option("--random-weights", help="the model's shapes with random weights, no download")
     ] = False,
 ) -> int:
-    """Compare this harness with Trainer + PEFT: examples per second, share of the matmul ceiling, peak memory."""
+    """Compare this harness with Trainer + PEFT and TRL: examples per second, share of matmul ceiling, peak memory."""
     from bench.commands import _throughput
     from bench.timing.peers import jobs, rows, setup
 
     parts, contenders = jobs.choose(only)
-    chosen = setup.read(selection.overrides, random_weights=random_weights, data_dir=selection.data_dir)
+    chosen = setup.read(selection.overrides, random_weights=random_weights, data_dir=selection.data_dir, clock=clock)
     if contenders & set(jobs.PEERS):
         from bench.timing.peers.contenders import _peer
 
@@ -73,17 +74,22 @@ def _rows(work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozens
     from bench.engine import memory
     from bench.engine.run import DTYPES
     from bench.timing.peers import ceiling, jobs, setup, sweeps
+    from bench.timing.peers import contenders as registered
+    from bench.timing.peers.contenders import _peer
 
     def tell(line: str) -> None:
         print(f"  {line}", flush=True)
 
     planned = jobs.plan(work, setup.precisions(chosen.device), parts, contenders)
-    timer = setup.timer_of(work.device)
+    for name in {job.contender for job in planned if job.contender != jobs.MATMUL}:
+        _peer.require(registered.get(name).packages)
+    timer = setup.timer_of(work.device, chosen.clock)
     config = work.loaded.model.config
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     shapes = ceiling.shapes(config.hidden_size, inner, work.device.type)
     rate = ceiling.matmul_rate(shapes[0], DTYPES["fp32"], work.device, timer, least_seconds=ceiling.LEAST_SECONDS)
-    tell(_forecast(sum(map(jobs.work_flop, planned)) / rate, len(planned), repeats, sweeps=jobs.SWEEP in parts))
+    whole = jobs.SWEEP in parts and not work.is_causal
+    tell(_forecast(sum(map(jobs.work_flop, planned)) / rate, len(planned), repeats, sweeps=whole))
     found = list(
         jobs.measure(
             planned,
@@ -95,7 +101,7 @@ def _rows(work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozens
             least_seconds=ceiling.LEAST_SECONDS,
         )
     )
-    if jobs.SWEEP in parts:
+    if whole:
         cells = sweeps.Cells(device=str(work.device))
         found += sweeps.measure(cells, sorted(contenders), repeats=repeats, tell=tell)
     return found

@@ -71,12 +71,15 @@ class NextTokens:
         losses_Kxb = losses_KxM.new_zeros(len(losses_KxM), chunk.n_examples)
         return losses_Kxb.index_add(1, chunk.row_N[target_M], losses_KxM)
 
+    def write(self, split: Batches, limit: int) -> list[list[list[int]]]:
+        """Return the ids that each trial writes after each prompt, [K][N], at most `limit`."""
+        write = generate.ragged if self.ragged else generate.equal
+        return write(self.bank, split, end_id=self.reading.end_id, limit=limit, max_tokens=CHUNK_TOKENS)
+
     def _texts(self, split: Batches) -> Texts:
         """Return the decoded targets, and what each trial generates in their place."""
-        limit = self.reading.max_new_tokens or int(_target_lengths(split).max())
-        write, end_id = (generate.ragged if self.ragged else generate.equal), self.reading.end_id
-        generated = write(self.bank, split, end_id=end_id, limit=limit, max_tokens=CHUNK_TOKENS)
-        targets = [generate.until(ids, end_id) for ids in split.targets()]
+        generated = self.write(split, self.reading.max_new_tokens or int(_target_lengths(split).max()))
+        targets = [generate.until(ids, self.reading.end_id) for ids in split.targets()]
         decode = self.reading.decode
         return Texts(targets=tuple(decode(targets)), generated=tuple(tuple(decode(rows)) for rows in generated))
 

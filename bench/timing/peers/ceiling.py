@@ -65,15 +65,17 @@ def ceiling(
 
 
 def share_of_ceiling(
-    matmul_params: int, tokens_per_second: float, ceiling_flop_per_second: float, *, flop_per_param: int = TRAIN_FLOP
+    products_per_second: float, ceiling_flop_per_second: float, *, flop_per_param: int = TRAIN_FLOP
 ) -> float:
     """Return useful FLOP per second over the ceiling: 4P FLOP for each real token of a trial's step, 2P to evaluate it.
+
+    `products_per_second` is P, the weights in matrix products, times tokens per second; a causal head has targets.
 
     Padding is no use, so a contender that computes it has a lower share. Work that a contender saves on its way (the
     last layer on first tokens only, no gradient below the first adapter) stays counted: the share may exceed what the
     processor itself would show.
     """
-    return flop_per_param * matmul_params * tokens_per_second / ceiling_flop_per_second
+    return flop_per_param * products_per_second / ceiling_flop_per_second
 
 
 def _seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, n: int, timer: Timer) -> float:

@@ -22,12 +22,14 @@ from bench.timing.peers.rows import Row
 from bench.timing.peers.timer import Timer
 from bench.timing.peers.work import Work, of_length
 
-TRAIN, EVAL, RANK, LENGTH, SWEEP, CEILING = "train", "eval", "rank", "length", "sweep", "ceiling"
-PARTS = (TRAIN, EVAL, RANK, LENGTH, SWEEP)
+TRAIN, EVAL, WRITE, RANK, LENGTH, SWEEP, CEILING = "train", "eval", "write", "rank", "length", "sweep", "ceiling"
+PARTS = (TRAIN, EVAL, WRITE, RANK, LENGTH, SWEEP)
 MATMUL, OURS = "matmul", "ours"
 PEERS = ("b0", "b1", "b1g", "b1gh")
 EVAL_PEERS = ("b1", "b1g", "b1gh")  # padding an evaluation to 128 is nobody's habit
+CAUSAL_PEERS, WRITE_PEERS = ("b1", "b1g", "b1gh", "trl"), ("b1", "b1g")
 PACK_SIZES, EVAL_PACK_SIZES = (1, 4, 16, 64), (1, 16)
+CAUSAL_PACK_SIZES = (1, 4, 16)
 COST_PACK_SIZE = 4  # of the costs over rank and length
 EVAL_BATCH, B0_SHARE_OF_STEPS = 8, 8  # Trainer.evaluate's default batch; see contenders/b0.py
 RANKS, LENGTHS = (1, 8, 64, 256), (16, 32, 64, 128)
@@ -73,7 +75,7 @@ def plan(
     """Return the jobs of the chosen parts and contenders, and a ceiling for each precision."""
     jobs = [Job(part=CEILING, contender=MATMUL, precision=p, work=work) for p in precisions]
     for precision in precisions:
-        for part, peers, sizes in ((TRAIN, PEERS, PACK_SIZES), (EVAL, EVAL_PEERS, EVAL_PACK_SIZES)):
+        for part, peers, sizes in _causal_parts() if work.is_causal else _parts():
             sizes_of = {**dict.fromkeys(peers, (1,)), OURS: sizes}
             jobs += [
                 Job(part=part, contender=name, precision=precision, n_trials=n, work=work)
@@ -81,23 +83,38 @@ def plan(
                 if precision in contenders.get(name).precisions
                 for n in sizes_of[name]
             ]
-    jobs += [_ranked(work, rank) for rank in RANKS if rank <= _hidden(work)]
-    lengths = [length for length in LENGTHS if length <= work.trial.budget.max_length]
-    jobs += [job for length in lengths for job in _of_length(work, length)]
+    if not work.is_causal:
+        jobs += [_ranked(work, rank) for rank in RANKS if rank <= _hidden(work)]
+        lengths = [length for length in LENGTHS if length <= work.trial.budget.max_length]
+        jobs += [job for length in lengths for job in _of_length(work, length)]
     return tuple(j for j in jobs if j.part == CEILING or (j.part in parts and j.contender in chosen))
+
+
+def _parts() -> tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]:
+    return (TRAIN, PEERS, PACK_SIZES), (EVAL, EVAL_PEERS, EVAL_PACK_SIZES)
+
+
+def _causal_parts() -> tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]:
+    """Return what is measured of language models: logits of a peer's evaluation are not gathered, its loss is."""
+    return (
+        (TRAIN, CAUSAL_PEERS, CAUSAL_PACK_SIZES), (EVAL, EVAL_PEERS, CAUSAL_PACK_SIZES),
+        (WRITE, WRITE_PEERS, CAUSAL_PACK_SIZES),
+    )  # fmt: skip
 
 
 def work_flop(job: Job) -> float:
     """Return about how much a block computes, warm-up and padding included; of use for a time estimate only."""
     if job.part == CEILING:
         return 0.0
-    per_token = 2 * job.work.matmul_params * (1 if job.part == EVAL else 2)
+    per_token = 2 * (job.work.matmul_params + job.work.head_params) * (1 if job.part in (EVAL, WRITE) else 2)
     return float(per_token * job.n_trials * _computed_tokens(job))
 
 
 def _computed_tokens(job: Job) -> float:
     """Return the tokens that one trial's block puts through the model."""
     work, size = job.work, job.work.batch_size
+    if job.part == WRITE:
+        return float(work.written.lengths.sum())
     if job.part == EVAL:
         lengths = work.data.eval.lengths
         return float(_padded(lengths, EVAL_BATCH)) if job.contender == "b1" else float(lengths.sum())
@@ -155,14 +172,16 @@ def _timed(job: Job, repeat: int, timer: Timer, meter: Meter) -> Row:
     contender = contenders.get(job.contender)
     session = contender.start(job.work, precision=job.precision, n_trials=job.n_trials, repeat=repeat)
     try:
-        block = session.evaluate(timer) if job.part == EVAL else session.train(timer)
+        blocks = {EVAL: session.evaluate, WRITE: session.write}
+        block = blocks.get(job.part, session.train)(timer)
         peak = meter.peak()
     finally:
         session.close()
     return Row(
         part=job.part, contender=job.contender, precision=job.precision, n_trials=block.n_trials,
         rank=job.work.trial.rank, length=job.length, repeat=repeat, seconds=block.seconds, steps=block.steps,
-        examples=block.examples, tokens=block.tokens, computed_tokens=block.computed_tokens, peak_memory_bytes=peak,
+        examples=block.examples, tokens=block.tokens, targets=block.targets,
+        computed_tokens=block.computed_tokens, peak_memory_bytes=peak,
     )  # fmt: skip
 
 

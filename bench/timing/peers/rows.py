@@ -14,13 +14,13 @@ from bench.store.parts import write_part
 from bench.timing import columns
 from bench.timing.columns import RUN_COLUMNS, SETTING_COLUMNS, Run
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DIRECTORY = "bench"  # below the results directory
 
 _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 COLUMNS: tuple[Column, ...] = (
     Column(name="run_id", type=_S, meaning="one call of the command: task, model and start"),
-    Column(name="part", type=_S, meaning="train, eval, rank, length, sweep, or ceiling (a matmul)"),
+    Column(name="part", type=_S, meaning="train, eval, write, rank, length, sweep, or ceiling (a matmul)"),
     Column(name="contender", type=_S, meaning="file in bench/timing/peers/contenders; matmul for the ceiling"),
     Column(name="precision", type=_S, meaning="fp32, or bf16 (the peers': autocast over fp32 weights)"),
     Column(name="n_trials", type=_I, meaning="K: trials trained together; in a sweep, its trials"),
@@ -31,10 +31,13 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="steps", type=_I, meaning="training steps of each trial in the block; 0: an evaluation"),
     Column(name="examples", type=_I, meaning="examples seen, of all trials together"),
     Column(name="tokens", type=_I, meaning="real tokens seen, of all trials together"),
+    Column(name="targets", type=_I, meaning="of them: tokens that a causal language model learns or writes"),
     Column(name="computed_tokens", type=_I, meaning="the same with padding"),
     Column(name="flop_per_second", type=_F, meaning="of the ceiling: best matmul rate of the round", unit="1/s"),
     Column(name="peak_memory_bytes", type=_I, meaning="growth of resident set (CPU) or allocator (GPU)", unit="bytes"),
-    Column(name="matmul_params", type=_I, meaning="P: weights in matrix products for each token"),
+    Column(name="matmul_params", type=_I, meaning="P: weights in matrix products for each token, a causal head aside"),
+    Column(name="head_params", type=_I, meaning="of a causal model's head: in products at targets only"),
+    Column(name="clock", type=_S, meaning="wall, or cpu: seconds of the process, of all its threads"),
     *SETTING_COLUMNS,
     Column(name="random_weights", type=_B, meaning="the model's shapes with random weights"),
     *record.columns("batch_size", "lora_dropout"),
@@ -53,6 +56,8 @@ class Context(Run):
 
     run_id: str
     matmul_params: int
+    head_params: int
+    clock: str
     random_weights: bool
     lora_dropout: float
     target_modules: str
@@ -73,6 +78,7 @@ class Row:
     steps: int | None = None
     examples: int | None = None
     tokens: int | None = None
+    targets: int | None = None
     computed_tokens: int | None = None
     flop_per_second: float | None = None
     peak_memory_bytes: int | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,7 +17,7 @@ from bench import models, study, tasks
 from bench.core import devices, provenance
 from bench.core.errors import BadInput
 from bench.core.spec import Precision, TrainBudget, Trial
-from bench.data import splits, text
+from bench.data import causal, splits, text
 from bench.engine.run import settle_cpu
 from bench.executors import runtime
 from bench.methods import BASELINE
@@ -27,12 +28,14 @@ from bench.schedule.estimate import matmul_params
 from bench.study import overrides
 from bench.tasks import TEXT_CLASSIFICATION, Task
 from bench.timing.load import Load
+from bench.timing.peers import made_up
 from bench.timing.peers import model as shapes
 from bench.timing.peers.rows import Context
 from bench.timing.peers.timer import Timer
 from bench.timing.peers.work import Work, representative
 
-PEER_PACKAGES = ("peft", "accelerate")
+PEER_PACKAGES = ("peft", "accelerate", "trl")
+CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +52,22 @@ class Chosen:
     max_length: int = 128
     device: str = "auto"
     random_weights: bool = False
+    clock: str = "wall"
     data_dir: Path | None = None
 
 
-def read(texts: Mapping[str, str], *, random_weights: bool, data_dir: Path | None) -> Chosen:
+def read(
+    texts: Mapping[str, str], *, random_weights: bool, data_dir: Path | None, clock: str = "wall"
+) -> Chosen:  # fmt: skip
     """Return the options given as text, by key of `bench.study.overrides.OPTIONS`.
 
     Raises:
         BadInput: for a value that its key cannot hold, and for several where one is needed.
     """
+    if clock not in CLOCKS:
+        raise BadInput(
+            "--clock", "must be wall or cpu", got=repr(clock), way_out="cpu on a machine that others use, too"
+        )
     line = overrides.read(texts)
     given: dict[str, Any] = {**line.settings, "device": line.device}
     given |= {"steps" if key == "max_steps" else key: value for key, value in line.train.items()}
@@ -68,19 +78,19 @@ def read(texts: Mapping[str, str], *, random_weights: bool, data_dir: Path | Non
         given[key] = values[0]
     if line.task is not None:
         given["task"] = line.task
-    return Chosen(**given, random_weights=random_weights, data_dir=data_dir)
+    return Chosen(**given, random_weights=random_weights, data_dir=data_dir, clock=clock)
 
 
 def build(chosen: Chosen) -> Work:
     """Return the work that the options describe.
 
     Raises:
-        BadInput: for a task that is no text classification, data or a model out of reach, a rank that does not fit.
+        BadInput: for a task without peers, data or a model out of reach, a rank that does not fit.
     """
-    task = tasks.get(chosen.task, where="--task")
-    if task.kind != TEXT_CLASSIFICATION:
-        rule = "must be a text classification, for which peers exist"
-        raise BadInput("--task", rule, got=repr(task.name), way_out="choose demo or sst2, say")
+    task = made_up.TASK if chosen.task == made_up.TASK.name else tasks.get(chosen.task, where="--task")
+    if task.kind not in (TEXT_CLASSIFICATION, causal.KIND):
+        rule = "must be a text classification or a causal task, for which peers exist"
+        raise BadInput("--task", rule, got=repr(task.name), way_out="choose demo or uuid, say")
     settle_cpu()
     name = chosen.model or task.default_model
     loaded, config, located, model_name = _model(name, task, random_weights=chosen.random_weights)
@@ -89,8 +99,10 @@ def build(chosen: Chosen) -> Work:
     encoded = _encode(task, located, chosen, config)
     block = replace(encoded, train=representative(encoded.train, chosen.steps * chosen.batch_size))
     _check_rank(chosen.rank, config)
+    is_causal = task.kind == causal.KIND
+    body, head = shapes.products_of(loaded.model) if is_causal else (matmul_params(config), 0)
     return Work(
-        trial=trial, data=block, loaded=loaded, matmul_params=matmul_params(config), device=device,
+        trial=trial, data=block, loaded=loaded, matmul_params=body, head_params=head, device=device,
         steps=-(-len(block.train) // chosen.batch_size), pad_to=chosen.max_length,
     )  # fmt: skip
 
@@ -104,10 +116,16 @@ def precisions(device: str) -> tuple[Precision, ...]:
     return ("fp32", "bf16")
 
 
-def timer_of(device: torch.device) -> Timer:
-    """Return a clock that waits for the device."""
+def timer_of(device: torch.device, clock: str = "wall") -> Timer:
+    """Return a clock that waits for the device; `cpu` counts the process's seconds on all its cores.
+
+    Raises:
+        BadInput: for the CPU's seconds of work that a GPU does.
+    """
     if device.type != "cuda":
-        return Timer()
+        return Timer(now=CLOCKS[clock])
+    if clock != "wall":
+        raise BadInput("--clock", "must be wall on a GPU", got=clock, way_out="leave it out")
     return Timer(synchronize=lambda: torch.cuda.synchronize(device))
 
 
@@ -119,6 +137,8 @@ def context_of(work: Work, chosen: Chosen, load: Load, now: datetime | None = No
     return Context(
         run_id=f"{trial.task}-{trial.model}-{began:%Y%m%dT%H%M%S}".replace("/", "-"),
         matmul_params=work.matmul_params,
+        head_params=work.head_params,
+        clock=chosen.clock,
         task=trial.task,
         model=trial.model,
         random_weights=chosen.random_weights,
@@ -134,11 +154,13 @@ def context_of(work: Work, chosen: Chosen, load: Load, now: datetime | None = No
 
 def _model(name: str, task: Task, *, random_weights: bool) -> tuple[LoadedModel, dict[str, Any], Located, str]:
     """Return the model, its configuration, whose tokenizer is used, and its name in the rows."""
-    if random_weights:
+    if random_weights or name in shapes.DECODERS:
         config = shapes.config_of(name)
         return shapes.random_model(config, task.n_labels), config, shapes.tokenizer_of(name, config), name
     located = models.locate(name, where="--model")
-    return models.load_model(located, task.n_labels), dict(located.config), located, located.name
+    is_causal = task.kind == causal.KIND
+    loaded = models.load_causal_lm(located) if is_causal else models.load_model(located, task.n_labels)
+    return loaded, dict(located.config), located, located.name
 
 
 def _trial(chosen: Chosen, task: Task, model_name: str, config: dict[str, Any]) -> Trial:
@@ -151,13 +173,21 @@ def _trial(chosen: Chosen, task: Task, model_name: str, config: dict[str, Any]) 
         "seed": 0, "eta_A": 1e-6, "rank": chosen.rank, "lora_dropout": chosen.lora_dropout,
         "target_modules": chosen.target_modules,
     }  # fmt: skip
-    default = () if chosen.target_modules else targets.default_targets(str(config["model_type"]))
+    if task.kind == causal.KIND and not chosen.target_modules:
+        cell["target_modules"] = targets.ALL_LINEAR
+    default = () if cell["target_modules"] else targets.default_targets(str(config["model_type"]))
     return study.make_trial(BASELINE, cell, shared=shared, default_targets=default)
 
 
 def _encode(task: Task, located: Located, chosen: Chosen, config: dict[str, Any]) -> splits.EncodedData:
+    if task is made_up.TASK:
+        return made_up.data_of(chosen.steps * chosen.batch_size, int(config["vocab_size"]))
     data = tasks.load(task, chosen.data_dir)
     assert isinstance(data, splits.TextData)  # as its kind says
+    if task.causal is not None:
+        return causal.encode(
+            data, located, task.causal, metric=task.metric, max_length=chosen.max_length, n_select=0
+        )  # fmt: skip
     encoded = text.encode(
         data, located, n_labels=task.n_labels, metric=task.metric, max_length=chosen.max_length, n_select=0
     )

@@ -13,7 +13,7 @@ from bench.timing.peers.ceiling import EVAL_FLOP, TRAIN_FLOP, share_of_ceiling
 
 Key = tuple[str, str, str, int, int | None, int | None]  # part, contender, precision, K, rank, length
 _KEY = ("part", "contender", "precision", "n_trials", "rank", "length")
-BASELINES = ("b0", "b1", "b1g", "b1gh")
+BASELINES = ("b0", "b1", "b1g", "b1gh", "trl")
 CEILING = "ceiling"
 
 
@@ -32,6 +32,7 @@ class Line:
     examples_per_second: float | None
     lowest: float | None
     highest: float | None
+    tokens_per_second: float | None  # of causal language models
     ms_per_trial_step: float | None
     share: float | None  # of the ceiling in the same precision
     padding: float | None  # computed tokens / real tokens
@@ -72,6 +73,7 @@ def _line(
         examples_per_second=rates[key],
         lowest=min(each, default=None),
         highest=max(each, default=None),
+        tokens_per_second=_tokens(rows),
         ms_per_trial_step=_ms(rows),
         share=_share(rows, limits.get(precision)),
         padding=median(padded) if padded else None,
@@ -93,9 +95,19 @@ def _ms(rows: Sequence[Mapping[str, Any]]) -> float | None:
 def _share(rows: Sequence[Mapping[str, Any]], limit: float | None) -> float | None:
     if limit is None or any(not row["tokens"] for row in rows):
         return None
-    flop = EVAL_FLOP if rows[0]["part"] == "eval" else TRAIN_FLOP
-    rate = median(row["tokens"] / row["seconds"] for row in rows)
-    return share_of_ceiling(rows[0]["matmul_params"], rate, limit, flop_per_param=flop)
+    flop = TRAIN_FLOP if rows[0]["part"] in ("train", "rank", "length") else EVAL_FLOP
+    return median(share_of_ceiling(_products(row) / row["seconds"], limit, flop_per_param=flop) for row in rows)
+
+
+def _products(row: Mapping[str, Any]) -> int:
+    """Return weights times the tokens that need their products: those of a causal head at targets only."""
+    return int(row["matmul_params"] * row["tokens"] + row["head_params"] * (row["targets"] or 0))
+
+
+def _tokens(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    if any(row["targets"] is None for row in rows):
+        return None
+    return float(median(row["tokens"] / row["seconds"] for row in rows))
 
 
 def _ratios(key: Key, rates: Mapping[Key, float | None]) -> dict[tuple[str, str], float]:
@@ -114,5 +126,5 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 def _order(key: Key) -> tuple[Any, ...]:
     part, contender, precision, n_trials, rank, length = key
-    parts = ("train", "eval", "rank", "length", "sweep")
+    parts = ("train", "eval", "write", "rank", "length", "sweep")
     return (parts.index(part), length or 0, precision == "bf16", contender == "ours", contender, n_trials, rank or 0)

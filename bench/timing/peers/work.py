@@ -16,6 +16,7 @@ from bench.data.text import take
 from bench.models._base import LoadedModel
 
 WARM_UP_STEPS = 2
+WRITTEN = 32  # prompts of a block of generation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,15 +30,34 @@ class Work:
     trial: Trial
     data: EncodedData
     loaded: LoadedModel
-    matmul_params: int  # P, see bench.schedule.estimate
+    matmul_params: int  # P, see bench.schedule.estimate; of a language model without its head
     device: torch.device
     steps: int
     pad_to: int = 128  # B0's fixed length, in tokens
+    head_params: int = 0  # weights of a language model's head, whose product is needed at targets only
 
     @property
     def batch_size(self) -> int:
         """Examples in a step of one trial."""
         return self.trial.budget.batch_size
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether targets are learnt, and texts generated."""
+        return self.data.reading is not None
+
+    @property
+    def written(self) -> Encoded:
+        """The examples whose prompts are written after: at most WRITTEN of the evaluation split."""
+        return representative(self.data.eval, WRITTEN)
+
+    @property
+    def limit(self) -> int:
+        """Tokens of a generated text at most, as an evaluation has it."""
+        split, reading = self.written, self.data.reading
+        assert split.prompt_lengths is not None
+        assert reading is not None
+        return reading.max_new_tokens or int((split.lengths - split.prompt_lengths).max())
 
     def model(self, dtype: torch.dtype = torch.float32) -> LoadedModel:
         """Return a copy of the model in `dtype`."""
@@ -79,6 +99,12 @@ def representative(split: Encoded, n: int, *, seed: int = 0) -> Encoded:
     chosen = by_length[((np.arange(n) + 0.5) * len(split) / n).astype(np.int64)]
     shuffled = np.random.Generator(np.random.Philox(derive("throughput", seed))).permutation(chosen)
     return take(split, shuffled)
+
+
+def n_targets(split: Encoded) -> int | None:
+    """Return the tokens that a causal language model learns; None where there are none."""
+    targets = split.is_target()
+    return None if targets is None else int(targets.sum())
 
 
 def of_length(n: int, length: int, *, vocab_size: int, n_labels: int, seed: int = 0) -> Encoded:

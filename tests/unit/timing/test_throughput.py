@@ -84,8 +84,8 @@ def test_a_share_is_4P_flop_a_real_token_over_the_ceiling() -> None:
     # RoBERTa-base: 84.93 M weights in products; 32 sentences of 14.36 tokens are 0.156 TFLOP
     per_step = 4 * 84.93e6 * 32 * 14.36
     assert per_step == pytest.approx(0.156e12, rel=2e-3)
-    assert ceiling.share_of_ceiling(84_930_000, 32 * 14.36, 2 * per_step) == pytest.approx(0.5)
-    assert ceiling.share_of_ceiling(100, 10.0, 4000.0, flop_per_param=ceiling.EVAL_FLOP) == pytest.approx(0.5)
+    assert ceiling.share_of_ceiling(84_930_000 * 32 * 14.36, 2 * per_step) == pytest.approx(0.5)
+    assert ceiling.share_of_ceiling(1000.0, 4000.0, flop_per_param=ceiling.EVAL_FLOP) == pytest.approx(0.5)
 
 
 # --- the work --------------------------------------------------------------------------------------------------------
@@ -419,7 +419,8 @@ def test_the_peers_sweep_trains_every_cell(name: str, tmp_path: Path, capsys: py
 
 
 CONTEXT = rows.Context(
-    run_id="demo-tiny-1", matmul_params=10, task="demo", model="tiny", random_weights=False, batch_size=4,
+    run_id="demo-tiny-1", matmul_params=10, head_params=0, clock="wall",
+    task="demo", model="tiny", random_weights=False, batch_size=4,
     lora_dropout=0.1, target_modules='["query"]', threads=2, load_share=None, device="fake",
     started_at="2026-01-01T00:00:00+00:00", git_commit=None, git_dirty=None, source_hash="0", versions="{}",
 )  # fmt: skip
@@ -525,7 +526,7 @@ def test_options_have_the_names_and_checks_of_a_sweep() -> None:
         (["--ranks", "1,2"], "--ranks: must be one value, but got 1,2"),
         (["--steps", "0"], "--steps: must be"),
         (["--only", "nothing"], "--only: must name parts or contenders"),
-        (["--task", "toy"], "--task: must be a text classification"),
+        (["--task", "toy"], "--task: must be a text classification or a causal task"),
         (["--rank", "97"], "--rank: must be <= 96, the model's width, but got 97"),
         (["--lambda", "4"], "No such option: --lambda"),
     ],

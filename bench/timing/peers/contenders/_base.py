@@ -21,6 +21,7 @@ class Block:
     examples: int
     tokens: int
     computed_tokens: int | None  # with padding; None: not counted
+    targets: int | None = None  # of the tokens: those that a causal language model learns or writes
 
     @property
     def trial_steps(self) -> int:
@@ -39,6 +40,10 @@ class Session(ABC):
     def evaluate(self, timer: Timer) -> Block:
         """Warm up, then evaluate the evaluation split once and time it."""
 
+    def write(self, timer: Timer) -> Block:
+        """Warm up, then generate texts after the prompts of `Work.written` and time it."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Remove what lies on disk."""
         return
@@ -50,6 +55,7 @@ class Contender(ABC):
     label: ClassVar[str]
     peer: ClassVar[bool]  # someone else's code, trained one trial at a time
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "bf16")  # those it is another contender in
+    packages: ClassVar[tuple[str, ...]] = ()  # what must be installed
 
     @abstractmethod
     def start(self, work: Work, *, precision: Precision, n_trials: int, repeat: int) -> Session:

@@ -9,13 +9,15 @@ from bench.core.spec import Pack, Precision
 from bench.data.splits import Encoded
 from bench.data.text import take
 from bench.engine.batching import Batches
+from bench.engine.causal import NextTokens
 from bench.engine.evaluate import evaluate
 from bench.engine.loop import Loop
+from bench.engine.paths import BankPath
 from bench.engine.run import DTYPES, EngineOptions, prepare
 from bench.engine.unpadded import UnpaddedPath
 from bench.timing.peers.contenders._base import Block, Contender, Session
 from bench.timing.peers.timer import Timer
-from bench.timing.peers.work import WARM_UP_STEPS, Work
+from bench.timing.peers.work import WARM_UP_STEPS, Work, n_targets
 
 EVAL_WARM_UP = 64  # examples
 
@@ -41,6 +43,7 @@ class OurSession(Session):
         ready = prepare(
             Pack(trials=trials), work.data, work.model(DTYPES[precision]), EngineOptions(device=work.device)
         )
+        self.objective = ready.objective
         self.bank, self.path, self.split, self.n_chunks = ready.bank, ready.path, ready.train, ready.n_chunks
         self.loop = Loop(
             self.bank, self.path, self.split, trials[0].budget, n_chunks=self.n_chunks, clock=Clock(),
@@ -64,6 +67,7 @@ class OurSession(Session):
             examples=self.n_trials * sum(map(len, self.batches)),
             tokens=self.n_trials * int(sum(lengths[places].sum() for places in self.batches)),
             computed_tokens=self.n_trials * self._computed(),
+            targets=self._times(n_targets(take(self.work.data.train, np.concatenate(self.batches)))),
         )
 
     def evaluate(self, timer: Timer) -> Block:
@@ -82,16 +86,50 @@ class OurSession(Session):
             examples=self.n_trials * len(split),
             tokens=self.n_trials * int(split.lengths.sum()),
             computed_tokens=None,
+            targets=self._times(n_targets(split)),
         )
 
+    def write(self, timer: Timer) -> Block:
+        """Write after the prompts, all K trials."""
+        split = self.work.written
+        assert split.prompt_lengths is not None
+        self._write(take(split, np.arange(2)))
+        if self.work.device.type == "cuda":
+            self._write(split)
+        start = timer.read()
+        made = self._write(split)
+        seconds = timer.read() - start
+        return Block(
+            seconds=seconds, n_trials=self.n_trials, steps=0, examples=self.n_trials * len(split),
+            tokens=self.n_trials * int(split.prompt_lengths.sum()) + made, computed_tokens=None, targets=made,
+        )  # fmt: skip
+
+    def _times(self, n: int | None) -> int | None:
+        return None if n is None else self.n_trials * n
+
+    def _write(self, split: Encoded) -> int:
+        """Return how many tokens all trials write, ends included."""
+        reading, limit = self.work.data.reading, self.work.limit
+        assert reading is not None
+        assert isinstance(self.objective, NextTokens)
+        made = self.objective.write(Batches(split, device=self.work.device), limit)
+        return sum(min(limit, len(text) + 1) for texts in made for text in texts)
+
     def _evaluate(self, split: Encoded) -> None:
-        evaluate(self.path, Batches(split, device=self.work.device), split.labels, n_trials=self.n_trials)
+        batches = Batches(split, device=self.work.device)
+        if self.work.data.reading is not None:  # losses alone: what is written is timed by itself
+            losses = NextTokens(self.bank, "perplexity", self.work.data.reading)
+            losses.evaluate(self.path, batches, n_trials=self.n_trials)
+        else:
+            evaluate(self.path, batches, split.labels, n_trials=self.n_trials)
 
     def _computed(self) -> int:
         """Return the tokens that go through the Linears, padding of the bank path included."""
         chunks = [chunk for places in self.batches for chunk in self.split.chunks(places, self.n_chunks)]
         if isinstance(self.path, UnpaddedPath):
             return sum(self.path.shaped(chunk).n_tokens for chunk in chunks)
+        if not isinstance(self.path, BankPath):
+            return sum(chunk.n_tokens for chunk in chunks)
         return sum(chunk.n_examples * chunk.longest for chunk in chunks)
 
 
