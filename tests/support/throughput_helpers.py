@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from bench.engine.batching import Batches
+from bench.timing.peers import rows
+from bench.timing.peers.rows import Row
 from bench.timing.peers.timer import Timer
 from bench.timing.peers.work import Work
 from tests.support.engine_helpers import random_data, tiny_model, trial
@@ -63,3 +65,26 @@ def places(work: Work) -> list[Any]:
 
 def close(a: float, b: float) -> bool:
     return bool(np.isclose(a, b, rtol=1e-9))
+
+
+CONTEXT = rows.Context(
+    run_id="demo-tiny-1", matmul_params=10, head_params=0, clock="wall",
+    task="demo", model="tiny", random_weights=False, batch_size=4,
+    lora_dropout=0.1, target_modules='["query"]', threads=2, load_share=None, device="fake",
+    started_at="2026-01-01T00:00:00+00:00", git_commit=None, git_dirty=None, source_hash="0", versions="{}",
+)  # fmt: skip
+
+
+def row(contender: str, seconds: float, **changes: Any) -> Row:
+    settings: dict[str, Any] = {
+        "part": "train", "precision": "fp32", "n_trials": 1, "rank": 8, "repeat": 0, "steps": 10, "examples": 40,
+        "tokens": 400, "computed_tokens": 800, "peak_memory_bytes": 5,
+    }  # fmt: skip
+    return Row(contender=contender, seconds=seconds, **{**settings, **changes})
+
+
+def limit(rate: float, repeat: int = 0) -> Row:
+    return Row(
+        part="ceiling", contender="matmul", precision="fp32", n_trials=1, rank=None, repeat=repeat, seconds=1.0,
+        flop_per_second=rate,
+    )  # fmt: skip

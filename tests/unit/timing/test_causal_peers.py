@@ -17,8 +17,7 @@ from bench.timing.peers.contenders import _peer, trl
 from bench.timing.peers.timer import Timer
 from bench.timing.peers.work import Work
 from tests.support.causal_helpers import causal_data, language_model
-from tests.support.throughput_helpers import Ticks, tiny_work
-from tests.unit.timing.test_throughput import CONTEXT, limit, row
+from tests.support.throughput_helpers import CONTEXT, Ticks, limit, row, tiny_work
 
 CPU = torch.device("cpu")
 

@@ -27,13 +27,12 @@ from bench.timing.peers.contenders import _peer
 from bench.timing.peers.contenders._base import Block, Session
 from bench.timing.peers.contenders._peer import PeerSession
 from bench.timing.peers.interleave import interleaved
-from bench.timing.peers.rows import Row
 from bench.timing.peers.sweeps import Cells, Ended
 from bench.timing.peers.timer import Timer
 from bench.timing.peers.work import of_length, representative
 from plots import throughput as figures
 from tests.support.engine_helpers import random_split
-from tests.support.throughput_helpers import Machine, Ticks, tiny_work, tokens_of
+from tests.support.throughput_helpers import CONTEXT, Machine, Ticks, limit, row, tiny_work, tokens_of
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
@@ -416,29 +415,6 @@ def test_the_peers_sweep_trains_every_cell(name: str, tmp_path: Path, capsys: py
 
 
 # --- rows, medians, figures ------------------------------------------------------------------------------------------
-
-
-CONTEXT = rows.Context(
-    run_id="demo-tiny-1", matmul_params=10, head_params=0, clock="wall",
-    task="demo", model="tiny", random_weights=False, batch_size=4,
-    lora_dropout=0.1, target_modules='["query"]', threads=2, load_share=None, device="fake",
-    started_at="2026-01-01T00:00:00+00:00", git_commit=None, git_dirty=None, source_hash="0", versions="{}",
-)  # fmt: skip
-
-
-def row(contender: str, seconds: float, **changes: Any) -> Row:
-    settings: dict[str, Any] = {
-        "part": "train", "precision": "fp32", "n_trials": 1, "rank": 8, "repeat": 0, "steps": 10, "examples": 40,
-        "tokens": 400, "computed_tokens": 800, "peak_memory_bytes": 5,
-    }  # fmt: skip
-    return Row(contender=contender, seconds=seconds, **{**settings, **changes})
-
-
-def limit(rate: float, repeat: int = 0) -> Row:
-    return Row(
-        part="ceiling", contender="matmul", precision="fp32", n_trials=1, rank=None, repeat=repeat, seconds=1.0,
-        flop_per_second=rate,
-    )  # fmt: skip
 
 
 def a_run() -> pa.Table:
