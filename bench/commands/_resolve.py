@@ -119,7 +119,10 @@ class Resolved(Readable):
             model_name=subject.located.name,
             data=data,
             located=subject.located,
-            trials=tuple(replace(trial, budget=budget, meaning=meaning) for trial in subject.trials),
+            trials=tuple(
+                replace(trial, budget=replace(trial.budget, n_select=budget.n_select), meaning=meaning)
+                for trial in subject.trials
+            ),
             test=test,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from bench.core.settings import Setting, of
@@ -23,3 +24,5 @@ RATES = tuple(key for key, setting in GRID.items() if setting.axis == "rate")
 ADAPTER: Mapping[str, Setting] = {key: s for key, s in GRID.items() if s.in_adapter and key not in RATES}
 DEFAULTS: Mapping[str, Any] = {key: s.usual for key, s in GRID.items() if key not in RATES}  # what a grid does not name
 EVERY_METHOD = tuple(key for key, setting in GRID.items() if setting.every_method)
+SWEPT: Mapping[str, Setting] = {key: replace(s, place="grid") for key, s in TRAIN.items() if s.swept}
+AXES: Mapping[str, Setting] = {**SWEPT, **GRID}  # whatever a grid may name, outermost first

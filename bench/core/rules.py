@@ -72,6 +72,14 @@ def number(low: float, high: float = math.inf, *, open_low: bool = False) -> Che
     return check
 
 
+def share(value: Any, where: str) -> float:
+    """Return a number > 0 and <= 1."""
+    given = _as_float(value)
+    if given is None or not 0 < given <= 1:
+        raise BadInput(where, "must be a number > 0 and <= 1", got=shown(value), way_out="write one, as in 0.1")
+    return given
+
+
 def rate(value: Any, where: str) -> float:
     """Return a learning rate (or a ratio of two) > 0, rounded to 12 significant digits."""
     return round_rate(number(0, open_low=True)(value, where))

@@ -37,6 +37,7 @@ class Setting:
     # What Optuna sees of it: a learning rate, a number, a number where it varies; None: a choice that a search holds.
     axis: Literal["rate", "always", "varied"] | None = None
     searched: bool = True  # whether TPE searches the axis
+    swept: bool = False  # of [train]: whether it may be a list, which is an axis of every grid, or an axis of one grid
     log: bool = False  # whether the axis is searched on a log scale
     key: str = ""
     place: Place = "grid"
@@ -69,6 +70,8 @@ class Setting:
         where = self.flags[0]
         if self.parse is not None:
             given = self.parse(text, where)
+        elif self.swept and "," in text:
+            return self.values(rules.scalars(text, where), where)
         elif self.place == "grid" or self.kind is tuple:
             items = rules.scalars(text, where)
             given = [items] if self.place == "grid" and self.kind is tuple else items

@@ -35,7 +35,7 @@ class TrainBudget:
     """How a trial is trained, the same for every member of a pack."""
 
     max_steps: Annotated[int, Setting(
-        check=rules.whole(1), flags=("--steps", "--max-steps"), help="training steps of each trial",
+        swept=True, check=rules.whole(1), flags=("--steps", "--max-steps"), help="training steps of each trial",
         meaning="updates planned", unit="steps",
     )]  # fmt: skip
     # the curve has a point every eval_steps steps and at the last one
@@ -43,34 +43,35 @@ class TrainBudget:
         check=rules.whole(1), flags=("--eval-steps",), help="evaluate every so many steps, and at the last one",
     )]  # fmt: skip
     batch_size: Annotated[int, Setting(
-        check=rules.whole(1), flags=("--batch", "--batch-size", "--per-device-train-batch-size"),
+        swept=True, check=rules.whole(1), flags=("--batch", "--batch-size", "--per-device-train-batch-size"),
         help="examples in a step", meaning="examples in a step of one trial",
     )] = 32  # fmt: skip
     max_length: Annotated[int, Setting(  # shorter texts are never padded to it
-        check=rules.whole(4), flags=("--max-length",), help="cut longer texts, in tokens",
+        swept=True, check=rules.whole(4), flags=("--max-length",), help="cut longer texts, in tokens",
         meaning="longer texts are cut", unit="tokens",
     )] = 128  # fmt: skip
     optimizer: Annotated[str, Setting(  # a file of bench/engine/optimizers/
-        check=rules.choice(*registry.names_in("engine/optimizers")),
+        swept=True, check=rules.choice(*registry.names_in("engine/optimizers")),
         meaning="adamw (torch.optim.AdamW's update) or sgd",
     )] = "adamw"  # fmt: skip
     adam_beta1: Annotated[float, Setting(check=rules.number(0, 1), meaning="AdamW beta 1")] = 0.9
-    adam_beta2: Annotated[float, Setting(check=rules.number(0, 1), meaning="AdamW beta 2")] = 0.999
+    adam_beta2: Annotated[float, Setting(check=rules.number(0, 1), meaning="AdamW beta 2", swept=True)] = 0.999
     adam_eps: Annotated[float, Setting(check=rules.number(0), meaning="AdamW epsilon")] = 1e-8
     weight_decay: Annotated[float, Setting(
-        check=rules.number(0), flags=("--weight-decay",), help="decoupled weight decay",
+        swept=True, check=rules.number(0), flags=("--weight-decay",), help="decoupled weight decay",
         meaning="decoupled weight decay; none on biases and norms",
     )] = 0.0  # fmt: skip
     lr_scheduler_type: Annotated[Schedule, Setting(
-        check=rules.choice(*SCHEDULES), flags=("--lr-scheduler-type", "--schedule"), help="linear, constant or cosine",
+        swept=True, check=rules.choice(*SCHEDULES), flags=("--lr-scheduler-type", "--schedule"),
+        help="linear, constant or cosine",
         meaning="linear, constant or cosine, as in transformers",
     )] = "linear"  # fmt: skip
     warmup_steps: Annotated[int, Setting(
-        check=rules.warmup_steps, flags=("--warmup-steps",), help="steps, or below 1 a share of the steps",
+        swept=True, check=rules.warmup_steps, flags=("--warmup-steps",), help="steps, or below 1 a share of the steps",
         meaning="linear warm-up", unit="steps",
     )] = 0  # fmt: skip
     max_grad_norm: Annotated[float | None, Setting(
-        check=rules.max_grad_norm, flags=("--max-grad-norm",), help="clip each trial's gradient; 0: do not",
+        swept=True, check=rules.max_grad_norm, flags=("--max-grad-norm",), help="clip each trial's gradient; 0: do not",
         meaning="each trial's gradient is clipped to this norm; null: not clipped",
     )] = 1.0  # fmt: skip
     precision: Annotated[Precision, Setting(
@@ -81,6 +82,10 @@ class TrainBudget:
         check=rules.whole(0), flags=("--n-select",), help="training examples held out for choosing; 0: none",
         meaning="training examples held out for choosing",
     )] = 1000  # fmt: skip
+    train_share: Annotated[float, Setting(
+        swept=True, check=rules.share, flags=("--train-share",), help="train on this share of the examples",
+        meaning="share of the training examples that are trained on, drawn by the seed; a smaller one is in a larger",
+    )] = 1.0  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -99,12 +99,23 @@ class Batches:
         self.n_targets = None if wanted is None else np.add.reduceat(wanted, split.offsets[:-1], dtype=np.int64)
         self.target_bytes = split.target_bytes
 
-    def order(self, *, seed: int, batch_size: int, max_steps: int) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the examples of each of max_steps batches, as places in the split: [batch_size] or fewer."""
+    def order(
+        self, *, seed: int, batch_size: int, max_steps: int, share: float = 1.0
+    ) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the examples of each of max_steps batches, as places in the split: [batch_size] or fewer.
+
+        With a `share` below 1 an epoch goes through that share of them; what is in a share is in every larger one.
+        """
         step, epoch = 0, 0
+        kept = None
+        if share < 1:
+            drawn = np.random.Generator(np.random.Philox(derive("share", seed))).permutation(self.n)
+            kept = np.sort(drawn[: max(1, round(share * self.n))])
+        n = self.n if kept is None else len(kept)
         while step < max_steps:
-            shuffled = np.random.Generator(np.random.Philox(derive("order", seed, epoch))).permutation(self.n)
-            for start in range(0, self.n, batch_size):
+            shuffled = np.random.Generator(np.random.Philox(derive("order", seed, epoch))).permutation(n)
+            shuffled = shuffled if kept is None else kept[shuffled]
+            for start in range(0, n, batch_size):
                 if step == max_steps:
                     return
                 yield shuffled[start : start + batch_size]

@@ -75,7 +75,10 @@ class Loop:
         if self.keeper is not None and (found := self.keeper.find()) is not None and found.fits(self.state_dict()):
             self.load_state_dict(found)
         batches = self.split.order(
-            seed=self.bank.trials[0].seed, batch_size=budget.batch_size, max_steps=budget.max_steps
+            seed=self.bank.trials[0].seed,
+            batch_size=budget.batch_size,
+            max_steps=budget.max_steps,
+            share=budget.train_share,
         )
         for places in itertools.islice(batches, state.steps_done, end):
             with self.clock.phase("train"):

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.comparison.arms import fresh_trials
-from bench.core import record
+from bench.core import keys, record
 from bench.core.cells import BestCell, Score, best_cells, objective
 from bench.core.spec import TrainBudget, Trial
 from bench.study import layer
@@ -75,7 +75,8 @@ def study_toml(trial: Trial, seeds: Sequence[int], *, task: str, model: str, com
     lines += [f"seeds = {toml_value(list(seeds))}", "", "[train]"]
     lines += [f"{f.name} = {toml_value(_budget_value(f.name, trial.budget))}" for f in fields(TrainBudget)]
     lines += ["", f"[grid.{toml_value(trial.method)}]"]
-    values = {key: getattr(trial, key) for key in layer.grid_keys(trial.method, "method") if key != "lr_ratio"}
+    own = [key for key in layer.grid_keys(trial.method, "method") if key != "lr_ratio" and key not in keys.SWEPT]
+    values = {key: getattr(trial, key) for key in own}
     lines += [f"{key} = {toml_value(_axis(value))}" for key, value in values.items() if value is not None]
     return "\n".join(lines) + "\n"
 

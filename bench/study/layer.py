@@ -66,8 +66,9 @@ class Layer:
         return self.origins[name].where
 
     def axis_origin(self, method: str, key: str) -> Origin:
-        """Return where an axis of a method's grid was written: in the grid, else in [adapter]."""
-        return self.origins[f"grid.{method}.{key}" if key in self.grids[method] else f"adapter.{key}"]
+        """Return where an axis of a method's grid was written: in the grid, else in [adapter] or [train]."""
+        names = (f"grid.{method}.{key}", f"adapter.{key}", f"train.{key}")
+        return next(self.origins[name] for name in names if name in self.origins)
 
     @property
     def names(self) -> frozenset[str]:
@@ -84,10 +85,14 @@ def read(raw: Mapping[str, Any], source: Source) -> Layer:
     _check_names(raw, (*TABLES, *keys.TOP, DROP), source.before().rstrip(". "), "key")
     top = {key: value for key, value in raw.items() if key not in (*TABLES, DROP)}
     train, adapter, grids = (raw.get(table, {}) for table in TABLES)
+    lists = {key: v for key, v in _table(train, source.before("train")).items() if _is_axis(key, v)}
     layer = Layer(
         settings=_values(top, keys.TOP, source.before()),
-        train=_values(train, keys.TRAIN, source.before("train")),
-        adapter=_values(adapter, keys.ADAPTER, source.before("adapter")),
+        train=_values({k: v for k, v in train.items() if k not in lists}, keys.TRAIN, source.before("train")),
+        adapter={
+            **_values(adapter, keys.ADAPTER, source.before("adapter")),
+            **_values(lists, keys.SWEPT, source.before("train")),
+        },
         grids={
             name: read_grid(name, axes, source.before(grid_table(name)).rstrip("."))
             for name, axes in _table(grids, source.before("grid").rstrip(".")).items()
@@ -97,9 +102,15 @@ def read(raw: Mapping[str, Any], source: Source) -> Layer:
     return with_origins(layer, lambda table, key: Origin(where=source.before(table) + key, source=str(source)))
 
 
+def _is_axis(key: str, given: object) -> bool:
+    return key in keys.SWEPT and isinstance(given, list)
+
+
 def with_origins(layer: Layer, origin: Callable[[str, str], Origin]) -> Layer:
     """Return the layer with the origin of each value, which `origin` gives by table and key."""
-    tables = [("", "", layer.settings), ("train.", "train", layer.train), ("adapter.", "adapter", layer.adapter)]
+    adapter, lists = ({k: v for k, v in layer.adapter.items() if (k in keys.SWEPT) is of} for of in (False, True))
+    tables = [("", "", layer.settings), ("train.", "train", layer.train)]
+    tables += [("adapter.", "adapter", adapter), ("adapter.", "train", lists)]
     tables += [(f"grid.{name}.", grid_table(name), axes) for name, axes in layer.grids.items()]
     origins = {prefix + key: origin(table, key) for prefix, table, values in tables for key in values}
     return replace(layer, origins=origins)
@@ -110,14 +121,15 @@ def read_grid(name: str, axes: object, where: str) -> Axes:
     allowed = grid_keys(name, where)
     if {"eta_B", "lr_ratio"} <= _table(axes, where).keys():
         raise BadInput(where, "must give eta_B or lr_ratio, not both", way_out="remove one: eta_B = lr_ratio * eta_A")
-    return _values(axes, {key: keys.GRID[key] for key in allowed}, f"{where}.")
+    return _values(axes, {key: keys.AXES[key] for key in allowed}, f"{where}.")
 
 
 def grid_keys(method: str, where: str) -> tuple[str, ...]:
     """Return the keys that a grid of this method may have: what the method reads, and its free learning rates."""
     reads = methods.get(method, where=where).reads
     always = (*keys.EVERY_METHOD, *(keys.RATES if has_free_eta_B(method) else ("eta_A",)))
-    return tuple(key for key in keys.GRID if key in always or (key in reads and key != "eta_B"))
+    always += tuple(keys.SWEPT)
+    return tuple(key for key in keys.AXES if key in always or (key in reads and key != "eta_B"))
 
 
 def has_free_eta_B(method: str) -> bool:
@@ -133,9 +145,11 @@ def grid_table(method: str) -> str:
 def merge(base: Layer, over: Layer) -> Layer:
     """Return `base` without what `over` drops, and with what `over` holds in place of its own.
 
-    A new eta_B replaces an lr_ratio, and the reverse.
+    A new eta_B replaces an lr_ratio, and the reverse; a value of [train] a list of it, and the reverse.
     """
     base = _without(base, over.drop)
+    lists = [f"adapter.{key}" for key in over.train if key in keys.SWEPT]
+    base = _without(base, (*lists, *(f"train.{key}" for key in over.adapter if key in keys.SWEPT)))
     names = [*base.grids, *(name for name in over.grids if name not in base.grids)]
     return Layer(
         settings={**base.settings, **over.settings},

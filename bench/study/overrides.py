@@ -50,7 +50,7 @@ class CommandLine:
             BadInput: for a method without a grid in the study, and for an axis that none of its methods reads.
         """
         grids = self._chosen_grids(base)
-        over = {name: self._axes_of(name) for name in grids}
+        over = {name: self._axes_of(name) | self._values_of(axes) for name, axes in grids.items()}
         for key in self.axes:
             if not any(key in axes for axes in over.values()):
                 readers = [name for name in methods.names() if key in layer.grid_keys(name, "--methods")]
@@ -80,7 +80,11 @@ class CommandLine:
                 raise BadInput("--methods", rule, got=rules.shown(name), way_out=f"grids here: {one_of(base.grids)}")
         return {name: base.grids[name] for name in self.methods}
 
-    def _axes_of(self, method: str) -> Axes:
+    def _values_of(self, axes: Axes) -> dict[str, Any]:
+        """Return the values of [train] that are given and that a grid has an axis of its own for."""
+        return {key: (value,) for key, value in self.train.items() if key in keys.SWEPT and key in axes}
+
+    def _axes_of(self, method: str) -> dict[str, Any]:
         allowed = layer.grid_keys(method, "--methods")
         return {key: values for key, values in self.axes.items() if key in allowed}
 
@@ -114,5 +118,6 @@ def read(texts: Mapping[str, str]) -> CommandLine:
         )
     chosen: dict[str, dict[str, Any]] = {"choice": {}, "setting": {}, "train": {}, "grid": {}}
     for key, text in texts.items():
-        chosen[BY_KEY[key].place][key] = BY_KEY[key].read(text.strip())
+        found = BY_KEY[key].read(text.strip())
+        chosen["grid" if key in keys.SWEPT and isinstance(found, tuple) else BY_KEY[key].place][key] = found
     return CommandLine(**chosen["choice"], settings=chosen["setting"], train=chosen["train"], axes=chosen["grid"])

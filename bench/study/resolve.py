@@ -13,6 +13,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,7 @@ def make_trial(
         method = at_equal_rates
         values["loraplus_lr_embedding"] = None
     values |= {key: cell.get(key, keys.DEFAULTS[key]) for key in keys.EVERY_METHOD}
+    shared = {**shared, "budget": _budget_of(shared["budget"], cell)}
     return Trial(**shared, **values, method=method, seed=cell["seed"], eta_A=cell["eta_A"])
 
 
@@ -220,9 +222,22 @@ def _grid(name: str, merged: Layer, shown: str) -> MethodGrid:
     if layer.has_free_eta_B(name) and "eta_B" not in axes and "lr_ratio" not in axes:
         raise BadInput(f"{where}.lr_ratio", "must be given, or eta_B", way_out="add lr_ratio = [1, 4, 16] or eta_B")
     full = {**{key: adapter[key] for key in adapter if key in allowed}, **axes}
+    warmup = merged.train.get("warmup_steps")
+    if isinstance(warmup, float) and "max_steps" in full:
+        full = {"warmup_steps": (warmup,), **full}  # a share of each trial's own steps
+    _check_warmup(full, merged.train, where)
     if "lr_ratio" in full:
         _check_rates(full, merged.where(f"grid.{name}.lr_ratio"))
-    return MethodGrid(method=name, axes=tuple((key, full[key]) for key in keys.GRID if key in full))
+    return MethodGrid(method=name, axes=tuple((key, full[key]) for key in keys.AXES if key in full))
+
+
+def _check_warmup(axes: Mapping[str, tuple[Any, ...]], train: Mapping[str, Any], where: str) -> None:
+    """Refuse a warm-up that is longer than the shortest training of a grid."""
+    steps = min(axes.get("max_steps", (train.get("max_steps", math.inf),)))
+    longest = max(axes.get("warmup_steps", (train.get("warmup_steps", 0),)))
+    if longest > steps:
+        way_out = "shorten it, or give a share of the steps, such as 0.1"
+        raise BadInput(f"{where}.warmup_steps", f"must be <= max_steps ({steps})", got=longest, way_out=way_out)
 
 
 def _check_rates(axes: Mapping[str, tuple[Any, ...]], where: str) -> None:
@@ -242,7 +257,8 @@ def _origins(merged: Layer, grids: tuple[MethodGrid, ...]) -> dict[str, str]:
 
 
 def _budget(merged: Layer, shown: str) -> TrainBudget:
-    train = merged.train
+    swept = {key: values for key, values in merged.adapter.items() if key in keys.SWEPT}
+    train = {**{key: _largest(values) for key, values in swept.items()}, **merged.train}
     if "max_steps" not in train:
         raise BadInput(f"{shown} [train].max_steps", "must be given", way_out="add max_steps = 300")
     steps = train["max_steps"]
@@ -258,6 +274,22 @@ def _budget(merged: Layer, shown: str) -> TrainBudget:
             )
             raise BadInput(merged.where(f"train.{key}"), rule, got=f"{key}={values[key]}", way_out=way_out)
     return TrainBudget(**values)
+
+
+def _largest(values: tuple[Any, ...]) -> Any:
+    """Return what a study says of a setting that differs among its trials: the largest number, or the first word."""
+    return values[0] if any(isinstance(value, str) or value is None for value in values) else max(values)
+
+
+def _budget_of(budget: TrainBudget, cell: Mapping[str, Any]) -> TrainBudget:
+    """Return the budget of a cell, whose grid may name settings of [train]."""
+    own = {key: cell[key] for key in keys.SWEPT if key in cell}
+    if not own:
+        return budget
+    steps = own.get("max_steps", budget.max_steps)
+    if isinstance(own.get("warmup_steps"), float):
+        own["warmup_steps"] = math.ceil(own["warmup_steps"] * steps)
+    return replace(budget, **own, eval_steps=min(budget.eval_steps, steps))
 
 
 def _check_sampler(study: Study, merged: Layer, shown: str) -> None:
