@@ -36,6 +36,8 @@ class Grid:
     n_ok: npt.NDArray[np.int64]
     n_diverged: npt.NDArray[np.int64]
     n_collapsed: npt.NDArray[np.int64]
+    stopped_at: Floats  # the step of a rung at which the cell was left out, else nan
+    stopped_loss: Floats  # the training loss there
     within_percent: Bools  # the best cell included
     within_stderr: Bools  # the best cell included
     best: Place | None
@@ -52,9 +54,18 @@ class Grid:
 
     @property
     def missing(self) -> Bools:
-        """Planned cells of which no seed has finished."""
+        """Planned cells of which no seed has finished, and that were not left out early."""
+        return self.planned & self._empty & np.isnan(self.stopped_at)
+
+    @property
+    def stopped(self) -> Bools:
+        """Cells that were left out at a rung: none of their seeds has finished."""
+        return self._empty & ~np.isnan(self.stopped_at)
+
+    @property
+    def _empty(self) -> Bools:
         nothing: Bools = (self.n_ok == 0) & (self.n_diverged == 0)
-        return self.planned & nothing
+        return nothing
 
     @property
     def diverged(self) -> Bools:
@@ -95,6 +106,8 @@ def grid_of(panel: CellTable, view: View) -> Grid:
         n_ok=fill(cells["n_ok"].to_numpy(np.int64), 0),
         n_diverged=fill(cells["n_diverged"].to_numpy(np.int64), 0),
         n_collapsed=fill(cells["n_collapsed"].to_numpy(np.int64), 0),
+        stopped_at=fill(cells["stopped_at"].to_numpy(float), np.nan),
+        stopped_loss=fill(cells["stopped_loss"].to_numpy(float), np.nan),
         within_percent=fill(near[0], False),
         within_stderr=fill(near[1], False),
         best=_place(best, view, xs, ys),

@@ -231,6 +231,7 @@ def add_bar(figure: Figure, first_ax: Axes, last_ax: Axes, table: CellTable, sca
 def _caption(table: CellTable, grids: Sequence[Grid], scale: Scale, form: Form) -> str:
     counts = {
         "not run": sum(int(g.missing.sum()) for g in grids),
+        "left out early": sum(int(g.stopped.sum()) for g in grids),
         "with a diverged seed": sum(int(g.diverged.sum()) for g in grids),
         "with a collapsed seed": sum(int(g.collapsed.sum()) for g in grids),
         "with a mean over fewer seeds": sum(int(g.short.sum()) for g in grids),

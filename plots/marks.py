@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from plots.forms import Form, Scale
 
 HATCH = "////"
+STOPPED, STOPPED_EDGE = "\\\\", "#bbbbbb"  # of cells left out early, the other way round
 RED = "#c00000"
 _EQUAL = f"{style.ETA_A} = {style.ETA_B}"
 _DASH = (0, (4, 2))
@@ -34,7 +35,11 @@ def draw(ax: Axes, grid: Grid, panel: CellTable, *, form: Form, scale: Scale, ro
     """Draw every mark of one panel; `roomy`: the cells are large enough for numbers and marks side by side."""
     _cells(ax, grid.missing, gid="missing", facecolor="white", edgecolor="#999999", linestyle=":", linewidth=0.9)
     _hatches(ax, grid, roomy)
+    _cells(ax, grid.stopped, gid="stopped", facecolor="white", edgecolor=STOPPED_EDGE, hatch=STOPPED, linewidth=0.6)
     if roomy:
+        for i, j in np.argwhere(grid.stopped):
+            text = f"step {grid.stopped_at[i, j]:.0f}\nloss {grid.stopped_loss[i, j]:.2g}"
+            _text(ax, (i, j), text, size=6, gid="stopped", color=style.GREY, ground="white")
         for i, j in np.argwhere(grid.missing):
             _text(ax, (i, j), "–", size=9, gid="missing", color=style.GREY, ground="white")
         for i, j in np.argwhere(grid.short):
@@ -74,6 +79,7 @@ def legend_entries(grids: Sequence[Grid], form: Form, *, roomy: bool) -> list[Pa
     seeds.set_label("mean of fewer seeds")
     diverged = Patch(facecolor=style.PALE, edgecolor="white", hatch=HATCH, hatchcolor=style.GREY)
     diverged.set_label("diverged (a seed or all)")
+    stopped = Patch(facecolor="white", edgecolor=STOPPED_EDGE, hatch=STOPPED, label="left out at this step")
     entries: list[tuple[bool, Patch | Line2D]] = [
         (form.outlines, _box("best cell", linestyle="-")),
         (form.outlines and apart, _box(f"best {_EQUAL}" if exact else band, linestyle=_DASH)),
@@ -84,6 +90,7 @@ def legend_entries(grids: Sequence[Grid], form: Form, *, roomy: bool) -> list[Pa
         (_any(grids, "diverged"), diverged),
         (_any(grids, "collapsed"), _point("collapsed", "v")),
         (_any(grids, "missing"), Patch(facecolor="white", edgecolor="#999999", linestyle=":", label="– not run")),
+        (_any(grids, "stopped"), stopped),
         (roomy and _any(grids, "short"), seeds),
     ]
     return [entry for shown, entry in entries if shown]

@@ -7,7 +7,8 @@ is never silently over fewer seeds.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -42,6 +43,8 @@ class StudyInfo:
     seeds: tuple[int, ...] = ()
     trials: tuple[Trial, ...] | None = None
     higher_is_better: bool | None = None
+    # trials that were left out at a rung, by id: the step, and the training loss there
+    stopped: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study: Study, trials: tuple[Trial, ...], *, higher_is_better: bool | None = None) -> StudyInfo:
@@ -70,8 +73,9 @@ class CellTable:
 
     Columns of `cells`: SETTINGS, `lr_ratio`, `series` (see `series_of`), `mean`, `stderr`, `stderr_kind` ("seeds",
     "examples" or None), `select` (mean of select_metric), `n_expected`, `n_ok`, `n_diverged`, `n_collapsed`,
-    `n_missing`, `trial_ids`. `mean` is over the n_ok seeds that ended with a value. `varying` names the settings other
-    than method and rates that have several values in the study (`study.varying`), whichever of its cells are left here.
+    `n_missing`, `trial_ids`, `stopped_at` and `stopped_loss` (of cells left out at a rung, else nan). `mean` is over
+    the n_ok seeds that ended with a value. `varying` names the settings other than method and rates that have several
+    values in the study (`study.varying`), whichever of its cells are left here.
     """
 
     cells: pd.DataFrame
@@ -92,7 +96,7 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, measure: Measure =
     metric_name = _metric_name(rows, measure)
     better = _higher_is_better(study, metric_name, measure)
     n_seeds = len(study.seeds) or int(rows["seed"].nunique())
-    cells = _cells(_flag(rows, measure), n_seeds=None if study.trials is not None else n_seeds)
+    cells = _cells(_flag(rows, measure, study.stopped), n_seeds=None if study.trials is not None else n_seeds)
     facts = _facts(rows, study, n_seeds, n_other)
     return CellTable(
         cells=cells,
@@ -182,7 +186,7 @@ def _planned_row(trial: Trial) -> dict[str, Any]:
     return row | {"trial_id": trial.trial_id, "seed": trial.seed, "head_policy": str(trial.head_policy)}
 
 
-def _flag(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+def _flag(rows: pd.DataFrame, measure: Measure, stopped: Mapping[str, tuple[int, float]]) -> pd.DataFrame:
     value = pd.to_numeric(rows[measure], errors="coerce").astype(float)
     ok = rows["status"].eq(Status.OK.value) & np.isfinite(value)
     stderr = pd.to_numeric(rows["metric_stderr"]).astype(float) if measure == "metric_value" else np.nan
@@ -194,6 +198,8 @@ def _flag(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
         _ok=ok,
         _diverged=rows["status"].eq(Status.DIVERGED.value),
         _collapsed=ok & rows["collapsed"].eq(True),
+        _stopped_at=[stopped.get(one, (np.nan, np.nan))[0] for one in rows["trial_id"]],
+        _stopped_loss=[stopped.get(one, (np.nan, np.nan))[1] for one in rows["trial_id"]],
     )
 
 
@@ -217,6 +223,8 @@ def _cells(rows: pd.DataFrame, *, n_seeds: int | None) -> pd.DataFrame:
             n_diverged=("_diverged", "sum"),
             n_collapsed=("_collapsed", "sum"),
             trial_ids=("trial_id", tuple),
+            stopped_at=("_stopped_at", "max"),
+            stopped_loss=("_stopped_loss", "mean"),
         )
         .reset_index()
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -53,7 +53,7 @@ def _of_study(selection: Selection, form: str) -> Iterator[Path]:
     if not _finished(resolved, table):
         other = f"or plot another study than {resolved.study.name}"
         raise _last.none_found(directory, table, resolved.trials, otherwise=other)
-    _say_missing(resolved, table)
+    _say_missing(resolved, table, _stopped(directory))
     return draw(resolved, table, directory / "figures", form=form)
 
 
@@ -64,8 +64,9 @@ def _finished(resolved: Readable, table: pa.Table) -> int:
     )
 
 
-def _say_missing(resolved: Readable, table: pa.Table) -> None:
+def _say_missing(resolved: Readable, table: pa.Table, stopped: Collection[str] = ()) -> None:
     missing = len(resolved.ids) - _finished(resolved, table)
+    missing -= len((resolved.ids & set(stopped)) - set(table.column("trial_id").to_pylist()))
     if missing and not resolved.is_search:
         print(f"{missing} of {len(resolved.ids)} trials are not finished: their cells are drawn as missing")
 
@@ -95,7 +96,16 @@ def draw(resolved: Readable, table: pa.Table, figures_dir: Path, *, form: str = 
     info = {"name": resolved.study.name, "higher_is_better": resolved.task.higher_is_better}
     if not resolved.is_search:
         info |= {"seeds": resolved.study.seeds, "trials": resolved.trials}
+        info["stopped"] = _stopped(figures_dir.parent)
     return _save(table, info, figures_dir, form=form, clip=resolved.study.clip)
+
+
+def _stopped(directory: Path) -> dict[str, tuple[int, float]]:
+    """Return the trials of a study that were left out at a rung: the step, and the training loss there."""
+    from bench import store
+
+    rows = store.load_pruned(directory).select(["trial_id", "steps_done", "train_loss"]).to_pylist()
+    return {row["trial_id"]: (row["steps_done"], row["train_loss"]) for row in rows}
 
 
 def _save(
