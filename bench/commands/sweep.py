@@ -41,12 +41,16 @@ def command(
     ] = 3600,
 ) -> int:
     """Run the trials of a study that are not finished, then draw its figures."""
+    from bench import searches
     from bench.commands import _last, _resolve, _run
 
     if executor not in EXECUTORS:
         raise BadInput("--executor", "must be a known one", got=repr(executor), way_out=f"known: {one_of(EXECUTORS)}")
     on_ray = _run.OnRay(address=ray_address or None, time_limit_seconds=time_limit) if executor == "ray" else None
     study = selection.study()
+    if on_ray is not None and searches.rungs_of(study) is not None:
+        rule = f'must be local with sampler = "{study.sampler}", whose trials move from pack to pack on one machine'
+        raise BadInput("--executor", rule, got="ray", way_out='use --executor local, or sampler = "grid"')
     resolved = _resolve.resolve_to_train(study)
     options = resolved.sweep_options(storage=storage, rerun_stale=rerun_stale)
     _last.keep(selection, study)
