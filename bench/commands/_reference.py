@@ -38,10 +38,18 @@ def study_keys() -> str:
     head = ("key", "value", "option", "default")
     sections = (
         ("## Top level", "", _table(head, top)),
-        ("## [train]", "", _table(head, train)),
+        ("## [train]", _axes_of_train(), _table(head, train)),
         ("## [grid.&lt;method&gt;] and [adapter]", _GRID, _table((*head, "methods"), grid)),
     )
     return "\n".join([_KEYS, *("\n\n".join(filter(None, section)) for section in sections)])
+
+
+def _axes_of_train() -> str:
+    names = ", ".join(f"`{key}`" for key in keys.SWEPT)
+    return (
+        f"These may be lists: {names}. A list here is an axis of every grid, in `[grid.<method>]` of that grid alone. "
+        "Trials of\ndifferent values train in different packs."
+    )
 
 
 def _command(name: str, command: Any) -> str:

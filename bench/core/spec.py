@@ -308,6 +308,7 @@ class Study:
     # None: with halving only
     widen: Annotated[bool | None, Setting(
         check=rules.flag, flags=("--widen",), help="true or false: add cells where the best one lies on the border",
+        default_words="true with halving",
     )] = None  # fmt: skip
     max_extra: Annotated[float, Setting(
         check=rules.number(0), flags=("--max-extra",), help="widen: trials added at most, as a share of the grid's",
