@@ -120,7 +120,7 @@ def compare(
     Raises:
         BadInput: where the rows lack what no comparison can do without.
     """
-    from bench.commands import _stored
+    from bench.commands import _stages, _stored
     from bench.commands import compare as comparing
     from bench.comparison import arms
 
@@ -128,7 +128,7 @@ def compare(
         table = _as_table(rows, results_dir)
         selection = comparing.chosen(_stored.named(selection_of(settings, results_dir=results_dir), table))
         _, readable, own = _stored.read(selection, table)
-        arms.check(readable.study, comparing.arms_of(readable))
+        arms.check(readable.study, _stages.arms_of(readable))
         return comparing.of_rows(readable, own)[0]
 
 

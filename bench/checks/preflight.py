@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -276,7 +276,7 @@ def passed(check: Check, subject: Subject) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         found = _look(check, subject)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs the next plan the look, no more
-        cache.write_atomic(path, functools.partial(_write, found=found))
+        cache.write_text(path, json.dumps({"found": found}))
     return found
 
 
@@ -286,10 +286,6 @@ def _look(check: Check, subject: Subject) -> str:
         return check.look(subject)
     except BadInput as error:
         raise error.at(subject.study.where(error.where.lstrip("-")) or error.where) from error
-
-
-def _write(stream: BinaryIO, *, found: str) -> None:
-    stream.write(json.dumps({"found": found}).encode())
 
 
 def _kept(check: Check, rests_on: object) -> Path:

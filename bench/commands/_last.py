@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,12 +34,8 @@ def keep(selection: Selection, study: Study) -> None:
     kept = {key: text for key, text in selection.overrides.items() if key not in NOT_KEPT}
     data_dir = None if selection.data_dir is None else str(selection.data_dir.absolute())
     note = {"options": {**kept, "profile": study.profile}, "data_dir": data_dir}
-
-    def put(stream: BinaryIO) -> None:
-        stream.write(json.dumps(note, indent=1).encode())
-
     with contextlib.suppress(OSError):
-        cache.write_atomic(selection.directory(study) / NAME, put)
+        cache.write_text(selection.directory(study) / NAME, json.dumps(note, indent=1))
 
 
 def as_swept(selection: Selection, *, tell: bool = True) -> Selection:

@@ -72,7 +72,7 @@ def _write_text(target: Path, table: pa.Table) -> None:
     import io
     import json
 
-    from bench.core.cache import write_atomic
+    from bench.core.cache import write_text
 
     rows = [{name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
             for row in table.to_pylist()]  # fmt: skip
@@ -83,5 +83,5 @@ def _write_text(target: Path, table: pa.Table) -> None:
         lines = csv.DictWriter(stream, table.column_names, lineterminator="\n")
         lines.writeheader()
         lines.writerows({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()} for row in rows)
-    write_atomic(target, lambda file: file.write(stream.getvalue().encode()) and None)  # type: ignore[arg-type]
+    write_text(target, stream.getvalue())
     target.chmod(0o644)

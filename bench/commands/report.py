@@ -53,7 +53,7 @@ def command(selection: Selection, rows: RowsOption = None) -> int:
         text = page_of(readable, selection, found)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        cache.write_atomic(directory / PAGE, lambda stream: stream.write(text.encode()))  # type: ignore[arg-type]
+        cache.write_text(directory / PAGE, text)
         (directory / PAGE).chmod(0o644)  # a temporary file is its owner's alone, but a report is for others
     except OSError as error:
         way_out = "free space or change its permissions"
@@ -90,12 +90,12 @@ def of_directory(resolved: Readable, selection: Selection) -> tuple[Readable, Ma
 
 def of_files(readable: Readable, table: pa.Table) -> Material:
     """Return what the page of a study is made of where all there is are rows: a comparison where they give one."""
-    from bench.commands import compare
+    from bench.commands import _stages, compare
     from bench.comparison import arms
 
     comparison, fresh = None, None
     try:
-        arms.check(readable.study, compare.arms_of(readable))
+        arms.check(readable.study, _stages.arms_of(readable))
     except BadInput:  # a study that compares nothing
         return Material(rows=table, comparison=None)
     try:
@@ -172,7 +172,7 @@ def comparison_of(resolved: Readable, results_dir: Path) -> Comparison | None:
 def fresh_of(comparison: Comparison, results_dir: Path) -> pd.DataFrame | None:
     """Return the rows of a comparison's fresh runs, None where they are not kept beside it."""
     from bench import store
-    from bench.commands.compare import FRESH
+    from bench.commands._stages import FRESH
 
     rows = store.load(results_dir / f"{comparison.setup.study}-{FRESH}").to_pandas()
     found = rows[rows["seed"].isin(comparison.setup.fresh_seeds)]

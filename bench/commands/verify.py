@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -92,7 +92,7 @@ def _checked(
 def _regret(resolved: Readable, table: pa.Table) -> tuple[str, ...]:
     """Return what choosing cells on the held-out part costs on the evaluation split, a line for each arm."""
     from bench.commands import _run
-    from bench.commands.compare import arms_of
+    from bench.commands._stages import arms_of
     from bench.comparison import compare, regret
     from bench.comparison.verdict import AS_POINTS
 
@@ -110,7 +110,7 @@ def _calibrate(resolved: Resolved, selection: Selection) -> int:
 
     from bench import store
     from bench.commands import _run
-    from bench.commands.compare import POOL, fresh_of
+    from bench.commands._stages import POOL, fresh_of
     from bench.comparison import arms, calibrate, calibrate_methods
     from bench.comparison.verdict import AS_POINTS
 
@@ -148,7 +148,7 @@ def _lora(resolved: Resolved, selection: Selection) -> tuple[tuple[Cell, ...], T
     """
     from bench import store
     from bench.commands import _run
-    from bench.commands.compare import TOP
+    from bench.commands._stages import TOP
     from bench.comparison import arms
     from bench.comparison.compare import ROW_COLUMNS
     from bench.methods import BASELINE
@@ -187,14 +187,10 @@ def _of_methods(
 
 def write(found: Calibration, methods: MethodCalibration | None, told: tuple[str, ...], directory: Path) -> Path:
     """Write calibration.json into the study's directory and return its path."""
-    from bench.core.cache import write_atomic
+    from bench.core.cache import write_text
 
     of_methods = None if methods is None else asdict(methods)
     document = {**asdict(found), "methods": of_methods, "passed": found.passed, "verdict": list(told)}
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-
-    def put(stream: BinaryIO) -> None:
-        stream.write(text.encode())
-
-    write_atomic(directory / FILE_NAME, put)
+    write_text(directory / FILE_NAME, text)
     return directory / FILE_NAME

@@ -16,6 +16,15 @@ def cache_dir() -> Path:
     return Path(own or f"{base}/lorasweep").expanduser()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all (see `write_atomic`)."""
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(text.encode())
+
+    write_atomic(path, write)
+
+
 def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Write a file under a temporary name beside `path` and move it into place, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)

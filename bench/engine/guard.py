@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path as FilePath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -421,8 +421,5 @@ def _recall(key: str, look: Callable[[], str | None]) -> str | None:
 
 
 def _keep(path: FilePath, problem: str | None) -> None:
-    def write(stream: BinaryIO) -> None:
-        stream.write(json.dumps({"problem": problem}).encode())
-
     with contextlib.suppress(OSError):  # a cache that cannot be written costs a second look
-        cache.write_atomic(path, write)
+        cache.write_text(path, json.dumps({"problem": problem}))

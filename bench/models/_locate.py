@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bench.core import cache, hub
 from bench.core.errors import BadInput, one_of
@@ -212,8 +212,5 @@ def _recall(path: Path) -> str | None:
 
 
 def _remember(path: Path, digest: str) -> None:
-    def write(stream: BinaryIO) -> None:
-        stream.write(digest.encode())
-
     with contextlib.suppress(OSError):  # without it the next command reads the file again
-        cache.write_atomic(path, write)
+        cache.write_text(path, digest)

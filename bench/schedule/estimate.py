@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from bench import methods
-from bench.core.cache import write_atomic
+from bench.core.cache import write_text
 from bench.core.record import Outcome, Record
 from bench.core.spec import Pack, Trial
 from bench.schedule.planner import method_of
@@ -196,11 +195,7 @@ def write_calibration(results_dir: Path, calibration: Calibration) -> None:
     """Keep a calibration for the next sweep."""
     names = ("device", "model", "precision", "method", "phase", "seconds", "work")
     rows = [dict(zip(names, (*key, *spent), strict=True)) for key, spent in sorted(calibration.spent.items())]
-
-    def put(stream: BinaryIO) -> None:
-        stream.write(json.dumps(rows, indent=1).encode())
-
-    write_atomic(results_dir / CALIBRATION_NAME, put)
+    write_text(results_dir / CALIBRATION_NAME, json.dumps(rows, indent=1))
 
 
 def _key(trial: Trial, device: str, phase: str) -> Key:

@@ -12,9 +12,8 @@ import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
-from bench.core.cache import write_atomic
+from bench.core.cache import write_text
 from bench.core.spec import Pack, Trial
 from bench.schedule import calibrate, planner
 from bench.schedule.estimate import Place
@@ -143,11 +142,7 @@ def write(results_dir: Path, measured: Measured) -> None:
         }
         for (device, kind), seconds in sorted(measured.items())
     ]
-
-    def put(stream: BinaryIO) -> None:
-        stream.write(json.dumps(rows, indent=1).encode())
-
-    write_atomic(results_dir / PACKING_NAME, put)
+    write_text(results_dir / PACKING_NAME, json.dumps(rows, indent=1))
 
 
 def _try(pack: Pack, probe: Probe) -> dict[int, float] | None:

@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from bench import models, searches, study, tasks
 from bench.core import cache, hub
@@ -84,12 +83,8 @@ def workload_here(chosen: Study) -> tuple[Workload, bool]:
 
 def remember(chosen: Study, workload: Workload) -> None:
     """Keep what was counted on texts that may be in the Hub's cache only, which is slow to open; a cache, no more."""
-
-    def put(stream: BinaryIO) -> None:
-        stream.write(json.dumps(asdict(workload)).encode())
-
     with contextlib.suppress(OSError):
-        cache.write_atomic(_remembered(chosen), put)
+        cache.write_text(_remembered(chosen), json.dumps(asdict(workload)))
 
 
 def _recall(chosen: Study) -> Workload | None:

@@ -11,9 +11,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
-from bench.core.cache import write_atomic
+from bench.core.cache import write_text
 from bench.core.errors import one_line
 from bench.core.record import Record, Status
 from bench.executors.local import append_log
@@ -108,13 +107,8 @@ class Beacon:
     def _note(self, **changes: object) -> None:
         self._live = replace(self._live, at=_now(), **changes)  # type: ignore[arg-type]
         self._noted_at = self._clock()
-        text = json.dumps(asdict(self._live))
-
-        def put(stream: BinaryIO) -> None:
-            stream.write(text.encode())
-
         with suppress(OSError):
-            write_atomic(self._path, put)
+            write_text(self._path, json.dumps(asdict(self._live)))
 
     def _say(self, text: str) -> None:
         append_log(self._log, f"{_now()} {one_line(text)}\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import provenance
-from bench.core.cache import write_atomic
+from bench.core.cache import write_text
 
 NOT_DONE = 3  # exit code: the time was up before the campaign was
 
@@ -44,7 +44,7 @@ class Portions:
         self.noted[line["portion"]] = line
         if self._path is not None:
             text = "".join(json.dumps(noted) + "\n" for noted in self.noted.values())
-            write_atomic(self._path, lambda stream: stream.write(text.encode()))
+            write_text(self._path, text)
 
     def told(self) -> str:
         """Return how long all portions took, and whether they ran on one version of the code."""

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench import cli, study
+from bench.commands import _stages
 from bench.commands import compare as command
 from bench.comparison import arms, compare, verdict
 from bench.comparison.arms import Arm
@@ -427,9 +428,9 @@ def test_a_study_of_unequal_grids_is_refused(capsys: pytest.CaptureFixture[str])
 def test_isolated_seconds_come_from_the_speed_file(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    assert command.isolated_seconds(tmp_path) is None
+    assert _stages.isolated_seconds(tmp_path) is None
     pq.write_table(
         pa.table({"arm": ["lora", "lora", "lora", "full"], "seconds_per_step": [0.1, 0.3, 0.2, 1.0]}),
         tmp_path / "speed.parquet",
     )
-    assert command.isolated_seconds(tmp_path) == {"lora": 0.2, "full": 1.0}
+    assert _stages.isolated_seconds(tmp_path) == {"lora": 0.2, "full": 1.0}
