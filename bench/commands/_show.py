@@ -11,7 +11,7 @@ from bench.commands import _text
 from bench.commands._resolve import Resolved
 from bench.core.cells import BestCell
 from bench.core.record import Status
-from bench.core.spec import SERIES, Study, Trial
+from bench.core.spec import SERIES, Study, TrainBudget, Trial
 from bench.schedule.estimate import Estimate
 from bench.schedule.price import Price
 from bench.study import varying
@@ -30,7 +30,7 @@ def heading(resolved: Resolved, directory: Path, device: str) -> str:
     clip = "no clipping" if budget.max_grad_norm is None else f"clipped at {budget.max_grad_norm:g}"
     lines = [
         f"{study.name}: {resolved.task.name} ({data}, {resolved.task.metric}) on {resolved.located.name}",
-        f"profile {study.profile}; device {device}, {budget.precision}; seeds {', '.join(map(str, study.seeds))}",
+        f"profile {study.profile}; device {device}, {_precision(budget)}; seeds {', '.join(map(str, study.seeds))}",
         f"{budget.max_steps} steps of {budget.batch_size}, {budget.optimizer}, {budget.lr_scheduler_type} schedule, "
         f"{_text.count(budget.warmup_steps, 'warm-up step')}, {clip}, evaluated {_text.every(budget.eval_steps)}",
         *([resolved.task.assumed] if resolved.task.assumed else []),
@@ -39,6 +39,11 @@ def heading(resolved: Resolved, directory: Path, device: str) -> str:
         f"results in {directory}",
     ]
     return "\n".join(lines)
+
+
+def _precision(budget: TrainBudget) -> str:
+    """Return in what is computed, and in what the base is held where that is another."""
+    return budget.precision if budget.base_precision == "same" else f"{budget.precision}, base {budget.base_precision}"
 
 
 def held_out(resolved: Resolved) -> str:

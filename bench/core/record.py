@@ -158,7 +158,7 @@ _ORDER: tuple[Column | str | None, ...] = (
     Column(name="head_learning_rate", type=_F, meaning="the rate of the head's weight matrices"),
     "loraplus_lr_embedding", "mora_type", "mora_r_hat", "mora_rounding", "eta_A", "lr_ratio", "eta_B", "optimizer",
     "adam_beta1", "adam_beta2", "adam_eps", "weight_decay", "lr_scheduler_type", "warmup_steps", "batch_size",
-    "max_steps", "max_length", "max_grad_norm", "precision",
+    "max_steps", "max_length", "max_grad_norm", "precision", "base_precision",
     None,
     "metric_name", "tokenizer_hash", "encoding_version", "template", "n_select", "select_by", "n_left_out",
     "metric_value", "metric_stderr", "accuracy", "select_metric", "best_metric", "other_metrics",

@@ -18,10 +18,12 @@ from bench.core.rules import round_rate
 from bench.core.settings import Setting
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
+BasePrecision = Literal["same", "nf4"]
 Schedule = Literal["linear", "constant", "cosine"]
 Init = Literal["zero_B", "zero_A", "nonzero", "pissa", "olora", "milora"]
 
 PRECISIONS: tuple[Precision, ...] = ("fp64", "fp32", "bf16", "fp16")
+BASE_PRECISIONS: tuple[BasePrecision, ...] = ("same", "nf4")
 SCHEDULES: tuple[Schedule, ...] = ("linear", "constant", "cosine")
 INITS: tuple[Init, ...] = ("zero_B", "zero_A", "nonzero", "pissa", "olora", "milora")
 SERIES = ("method", "mora_type")  # the fields of Trial that say what it is compared as: a method, or a type of one
@@ -78,6 +80,10 @@ class TrainBudget:
         check=rules.choice(*PRECISIONS), flags=("--precision",), help="fp64, fp32, bf16 or fp16",
         meaning="fp64, fp32, bf16 or fp16 of the base; adapters are at least fp32",
     )] = "fp32"  # fmt: skip
+    base_precision: Annotated[BasePrecision, Setting(
+        check=rules.choice(*BASE_PRECISIONS), flags=("--base-precision",), help="same, or nf4: frozen base in 4 bits",
+        meaning="same: the base in `precision`; nf4: its Linear layers in 4 bits; null: an older row",
+    )] = "same"  # fmt: skip
     n_select: Annotated[int, Setting(  # at most; in a trial the real number
         check=rules.whole(0), flags=("--n-select",), help="training examples held out for choosing; 0: none",
         meaning="training examples held out for choosing",

@@ -28,6 +28,7 @@ from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLine
 from bench.methods._base import Frozen, LayerShape, Method, Role, fixed, require_fit
 from bench.models import targets
 from bench.models._base import LoadedModel
+from bench.models._nf4 import n_parameters
 
 
 class Bank:
@@ -42,7 +43,7 @@ class Bank:
         self.only_keyed_masks = False  # set where the model draws masks that are not keyed: they are left out
         self.device, self.dtype = device, dtype
         self.model = _copy(loaded.model, share=not method.trains_base).to(device)
-        self.n_base = sum(p.numel() for p in self.model.parameters())
+        self.n_base = n_parameters(self.model)
         self.shapes = () if method.trains_base else adapted_layers(self.model, method, trials[0], loaded.full_names)
         _check(trials, method, self.shapes)
         self.new_names = [loaded.new_names(reinit_head=trial.reinit_head) for trial in trials]
@@ -331,8 +332,7 @@ def _shape(path: str, module: Any) -> LayerShape:
     if isinstance(module, Conv1D):
         n_in, n_out = module.weight.shape
         return LayerShape(path=path, in_features=n_in, out_features=n_out, kind="conv1d")
-    n_out, n_in = module.weight.shape
-    return LayerShape(path=path, in_features=int(n_in), out_features=int(n_out))
+    return LayerShape(path=path, in_features=int(module.in_features), out_features=int(module.out_features))
 
 
 def frozen_weight(layer: nn.Module, shape: LayerShape) -> Tensor | None:

@@ -111,7 +111,7 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
         budget = trial.budget
         precision = base_precision(budget.precision, methods.get(trial.method))
         data = (trial.task, trial.data_hash, budget.max_length, budget.n_select)
-        key = (*data, trial.model, trial.model_hash, precision)
+        key = (*data, trial.model, trial.model_hash, precision, budget.base_precision)
         if key not in self._loaded:
             self._loaded[key] = self._load(trial)
         return self._loaded[key]

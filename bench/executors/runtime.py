@@ -77,6 +77,26 @@ def check_precision(precision: str, device: str) -> None:
         raise BadInput("--precision", rule, got=precision, way_out="use --precision fp32")
 
 
+def check_base(trials: Sequence[Trial], *, is_causal: bool) -> None:
+    """Refuse a base in 4 bits where it is trained itself, where there is no language model, and without bitsandbytes.
+
+    Raises:
+        BadInput: by whichever of these comes first.
+    """
+    from bench import methods, models
+
+    if all(trial.budget.base_precision == "same" for trial in trials):
+        return
+    where, way_out = "base_precision", "leave base_precision out, or leave those trials out with --methods"
+    if not is_causal:
+        rule = "nf4 is for language models, whose Linear layers are large"
+        raise BadInput(where, rule, got="a task that is read, not written", way_out="leave base_precision out")
+    trained = next((t.method for t in trials if methods.get(t.method).trains_base), None)
+    if trained is not None:
+        raise BadInput(where, "a base in 4 bits cannot be trained itself", got=f"method {trained}", way_out=way_out)
+    models.require_nf4()
+
+
 def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tuple[EncodedData, LoadedModel]:
     from bench import methods, models
     from bench.data import text
@@ -91,7 +111,9 @@ def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tupl
             data, located, task.causal, metric=task.metric, max_length=budget.max_length, n_select=budget.n_select
         )
         _check_ids(tokens, located)
-        return replace(tokens, other_metrics=task.other_metrics), models.load_causal_lm(located, DTYPES[precision])
+        return replace(tokens, other_metrics=task.other_metrics), models.load_causal_lm(
+            located, DTYPES[precision], budget.base_precision
+        )
     encoded = text.encode(
         data,
         located,

@@ -6,9 +6,11 @@ registry. Nothing here imports torch before `load_model`.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
+from bench.core.errors import BadInput
 from bench.models import _targets as targets
 from bench.models._base import LoadedModel, Located, Model
 from bench.models._chat_template import chat_template
@@ -34,6 +36,7 @@ __all__ = [
     "locate",
     "max_tokens",
     "names",
+    "require_nf4",
     "row_name",
     "targets",
 ]
@@ -53,15 +56,24 @@ def load_model(located: Located, n_labels: int, dtype: Any = None, labels: Seque
     return _load.load_model(located, n_labels, dtype, labels)
 
 
-def load_causal_lm(located: Located, dtype: Any = None) -> LoadedModel:
+def load_causal_lm(located: Located, dtype: Any = None, base_precision: str = "same") -> LoadedModel:
     """Return the model as a causal language model, output layer and all, in `dtype` (torch.float32), on the CPU.
+
+    With base_precision "nf4" its Linear layers are held in 4 bits (see `_nf4.py`).
 
     Raises:
         BadInput: where transformers has no such model for it, the files are not whole, or its tokens see later ones.
     """
     from bench.models import _load
 
-    return _load.load_causal_lm(located, dtype)
+    return _load.load_causal_lm(located, dtype, base_precision)
+
+
+def require_nf4() -> None:
+    """Refuse a base in 4 bits where bitsandbytes is not installed; imports neither it nor torch."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        rule, way_out = "nf4 is computed by bitsandbytes", "pip install 'lorasweep[nf4]', or leave base_precision out"
+        raise BadInput("base_precision", rule, got="no package bitsandbytes", way_out=way_out)
 
 
 def load_tokenizer(located: Located) -> Any:

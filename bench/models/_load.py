@@ -44,7 +44,7 @@ def load_model(located: Located, n_labels: int, dtype: Any, labels: Sequence[str
     )
 
 
-def load_causal_lm(located: Located, dtype: Any) -> LoadedModel:
+def load_causal_lm(located: Located, dtype: Any, base_precision: str) -> LoadedModel:
     """Return the language model, which has nothing new (see `models.load_causal_lm`)."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -69,6 +69,10 @@ def load_causal_lm(located: Located, dtype: Any) -> LoadedModel:
     if _sees_ahead(model):
         way_out = "use a decoder such as tiny-decoder or gpt2"
         raise BadInput(f"model {located.name}", rule, got="one whose logits depend on later tokens", way_out=way_out)
+    if base_precision == "nf4":
+        from bench.models import _nf4
+
+        _nf4.quantise(model)
     return LoadedModel(model=model.eval(), head_names=())
 
 

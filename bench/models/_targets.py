@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.core.errors import BadInput, one_of
 
@@ -85,7 +85,7 @@ def candidates(model: nn.Module, head_names: Iterable[str] = ()) -> list[Candida
     return [
         Candidate(
             name=name, kind=kind, head=name in owners, output=module is output,
-            in_features=module.weight.shape[kind == "Linear"], out_features=module.weight.shape[kind != "Linear"],
+            in_features=_sizes(module, kind)[0], out_features=_sizes(module, kind)[1],
         )
         for name, module in model.named_modules()
         if (kind := _kind(module)) is not None
@@ -161,6 +161,14 @@ def _check_layers(modules: list[Candidate], layers: Sequence[int] | None, where:
 
 def _known(modules: list[Candidate]) -> str:
     return f"known: {one_of({m.name.rpartition('.')[2] for m in modules})}"
+
+
+def _sizes(module: Any, kind: Kind) -> tuple[int, int]:
+    """Return the in and out features: of a Linear its own, since its weight may be held otherwise (4 bits)."""
+    if kind == "Linear":
+        return int(module.in_features), int(module.out_features)
+    rows, columns = module.weight.shape
+    return int(rows), int(columns)
 
 
 def _kind(module: nn.Module) -> Kind | None:
