@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench import models
 
 BLOCK = 64  # weights that share a scale, bitsandbytes' default
 PARTS = ("absmax", "code", "offset", "absmax2", "code2")
@@ -21,7 +20,6 @@ PARTS = ("absmax", "code", "offset", "absmax2", "code2")
 
 def quantise(model: Any) -> None:
     """Put an NF4Linear in place of every Linear of the model but its output embedding."""
-    models.require_nf4()
     output = model.get_output_embeddings()
     for path, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and module is not output:
