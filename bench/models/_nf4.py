@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
 BLOCK = 64  # weights that share a scale, bitsandbytes' default
 PARTS = ("absmax", "code", "offset", "absmax2", "code2")
 
