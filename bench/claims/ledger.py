@@ -28,6 +28,17 @@ def verdicts(results_dir: Path, names: tuple[str, ...] | None = None) -> tuple[V
     return tuple(verdict(one, check, results_dir) for one in found for check in one.checks)
 
 
+def of_study(study: str, results_dir: Path) -> tuple[Verdict, ...]:
+    """Return the verdicts that rest on a study's rows, or on those of its comparison's fresh runs or its speed."""
+    found = (claims.load(name) for name in claims.names())
+    mine = [(one, check) for one in found for check in one.checks if study in map(_study, check.rows)]
+    return tuple(verdict(one, check, results_dir) for one, check in mine)
+
+
+def _study(name: str) -> str:
+    return name.partition(":")[0].removesuffix("-fresh")
+
+
 def verdict(claim: Claim, check: Check, results_dir: Path) -> Verdict:
     """Return the verdict of one claim at one size."""
     try:

@@ -24,7 +24,7 @@ def command(
     from bench.claims.verdict import sentence
     from bench.core import rules
     from bench.core.cache import write_atomic
-    from bench.report.page import claims_page
+    from bench.report.page import document
 
     names = None if only is None else tuple(name.strip() for name in only.split(","))
     for name in names or ():
@@ -35,7 +35,7 @@ def command(
     if names is None and DOCS.is_dir():
         (DOCS / "claims.md").write_text(page.page(found), encoding="utf-8")
         print(f"\n{DOCS / 'claims.md'}")
-    target, text = results_dir / REPORT, claims_page.page(found)
+    target, text = results_dir / REPORT, document.claims_page(found)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, lambda stream: stream.write(text.encode()) and None)  # type: ignore[arg-type]

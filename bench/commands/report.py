@@ -112,6 +112,7 @@ def of_files(readable: Readable, table: pa.Table) -> Material:
 
 def page_of(resolved: Readable, selection: Selection, found: Material) -> str:
     """Return the page of a study that has finished rows."""
+    from bench.claims import ledger
     from bench.core.record import SCHEMA
     from bench.report import contents as report
     from bench.report.data import Source
@@ -136,7 +137,7 @@ def page_of(resolved: Readable, selection: Selection, found: Material) -> str:
     attempts = SCHEMA.empty_table().to_pandas() if found.attempts is None else found.attempts
     return page.page(report.build(
         found.rows.to_pandas(), attempts, shown, info, source=source, comparison=comparison, speed=found.speed,
-        fresh=found.fresh,
+        fresh=found.fresh, claims=ledger.of_study(study.name, selection.results_dir),
     ))  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from bench.claims.verdict import Verdict
 from bench.comparison.numbers import Comparison
 from bench.core.cells import others_of
 from bench.core.record import Status
@@ -50,10 +51,12 @@ LEAST_FILLED = 0.2  # of a table's positions: below, as where the axes' log step
 def build(
     df: pd.DataFrame, attempts: pd.DataFrame, study: Study, info: StudyInfo, *, source: Source,
     comparison: Comparison | None = None, speed: pa.Table | None = None, fresh: pd.DataFrame | None = None,
+    claims: Sequence[Verdict] = (),
 ) -> Report:  # fmt: skip
     """Return the report of a study from its finished rows and its failed attempts (columns: record.SCHEMA).
 
-    `speed` are the rows of `bench speed`, `fresh` those of the comparison's fresh runs, where there are some.
+    `speed` are the rows of `bench speed`, `fresh` those of the comparison's fresh runs, where there are some;
+    `claims` the verdicts that rest on the study.
 
     Raises:
         BadInput: where a trial occurs twice or the rows hold several metrics.
@@ -82,6 +85,7 @@ def build(
         troubles=tuple(_troubles(rows, failed, told(table))),
         comparison=comparison,
         repeat=_repeat(rows, study, source),
+        claims=tuple(claims),
     )
 
 

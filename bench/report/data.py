@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bench.claims.verdict import Verdict
 from bench.comparison.numbers import Comparison
 from bench.report.charts import Chart
 from bench.timing.methods.summary import Line
@@ -171,6 +172,7 @@ class Report:
     troubles: tuple[Trouble, ...]
     comparison: Comparison | None
     repeat: Repeat
+    claims: tuple[Verdict, ...] = ()  # that rest on the study
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,9 +16,10 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bench.claims.verdict import Verdict
 from bench.report.charts import Chart
 from bench.report.data import Best, Report, Trouble
-from bench.report.page import compare_section, heat_section, speed_section, svg
+from bench.report.page import claims_section, compare_section, heat_section, speed_section, svg
 from bench.report.page.tables import Value, decimal, rate, ratio, table, text, whole
 from bench.report.text import counted, headline, listed, score, seeds, unit
 from bench.report.text import verdict as three_sentences
@@ -54,6 +56,17 @@ def page(report: Report) -> str:
     fixed = f"All cells: {report.fixed}." if report.fixed else ""
     notes = [note for note in (facts, report.figure, fixed) if note]
     return render(report.study, notes, _sections(report))
+
+
+def claims_page(verdicts: Sequence[Verdict]) -> str:
+    """Return a page of claims alone, a figure of each."""
+    counts = Counter(one.answer for one in verdicts)
+    note = ", ".join(f"{n} {answer}" for answer, n in counts.most_common())
+    return render("Claims", [note], [_claims("Verdicts", verdicts)])
+
+
+def _claims(title: str, verdicts: Sequence[Verdict]) -> Section:
+    return Section(name="claims", title=title, template="claims.html", view=claims_section.view(verdicts))
 
 
 def render(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
@@ -97,6 +110,7 @@ def _sections(report: Report) -> list[Section]:
         Section(name="heatmaps", title="Learning-rate heatmaps", template="heatmaps.html", view=heat),
         *charts,
         Section(name="speed", title="Speed and memory", template="speed.html", view=speed),
+        _claims("Claims that rest on these rows", report.claims),
         Section(name="trouble", title="Diverged, collapsed and failed", template="trouble.html", view=_trouble(report)),
         Section(name="repeat", title="Repeat it", template="repeat.html", view=_repeat(report)),
     ]

@@ -1,24 +1,14 @@
-"""Claims with their verdicts as HTML: a page of its own, and a section of the report of a study that they rest on."""
+"""Claims with their verdicts: what a page of their own, and the page of a study that they rest on, show."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from bench.claims.verdict import Verdict, sentence
 from bench.report.page import svg
-from bench.report.page.document import Section, View, render
 
 
-def page(verdicts: Sequence[Verdict]) -> str:
-    """Return the whole page."""
-    counts = Counter(one.answer for one in verdicts)
-    notes = (", ".join(f"{n} {answer}" for answer, n in counts.most_common()),)
-    section = Section(name="claims", title="Claims and verdicts", template="claims.html", view=view(verdicts))
-    return render("Claims", notes, [section])
-
-
-def view(verdicts: Sequence[Verdict]) -> View | None:
+def view(verdicts: Sequence[Verdict]) -> dict[str, object] | None:
     """Return what the section shows; None without a verdict."""
     if not verdicts:
         return None
@@ -28,7 +18,7 @@ def view(verdicts: Sequence[Verdict]) -> View | None:
     return {"claims": [_claim(group) for group in by_claim.values()]}
 
 
-def _claim(group: Sequence[Verdict]) -> View:
+def _claim(group: Sequence[Verdict]) -> dict[str, object]:
     claim = group[0].claim
     return {
         "statement": claim.statement,
