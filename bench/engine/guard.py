@@ -41,12 +41,12 @@ from bench.models._base import LoadedModel
 SIZES = (1, 3)  # trials in a pack
 RAGGED, EVEN = (11, 5, 8, 3), (7, 7)  # lengths in tokens; with three trials no number of rows is one of positions
 RAGGED_PROMPTS = (6, 2, 5, 1)  # of the ragged ones, where texts are written
-RAGGED_WRITING = "ragged"  # in the place of a path: see ragged_problem
+RAGGED_WRITING = ", ragged writing"  # behind a path: see ragged_problem
 TOLERANCE = 1e-5  # of the largest logit: norms and softmaxes of many models are in float32 whatever their weights are
 TOLERANCE_FP32 = 1e-3  # where the model computes in float32 only
 CPU = torch.device("cpu")
 WAYS: Mapping[str, Callable[[Bank], Path]] = {
-    "bank": BankPath, "unpadded": unpadded.UnpaddedPath, "packed": packed.PackedPath, RAGGED_WRITING: BankPath,
+    "bank": BankPath, "unpadded": unpadded.UnpaddedPath, "packed": packed.PackedPath,
 }  # fmt: skip
 
 
@@ -93,12 +93,15 @@ def require_config(values: Mapping[str, Any], trial: Trial, kind: twin.Kind, *, 
         _refuse(model, _found(model, *known, "bank", writes))
 
 
-def ragged_problem(loaded: LoadedModel, trial: Trial, shapes: Sequence[LayerShape]) -> str | None:
+def ragged_problem(loaded: LoadedModel, trial: Trial, shapes: Sequence[LayerShape], path: str) -> str | None:
     """Return what goes wrong where prompts of several lengths are written after together, or None.
 
-    Compared are the logits of the tokens that `generate.Ragged` would choose by, rows coming and going as there.
+    Compared are the logits that `generate.Ragged` would choose by, rows coming and going as there, through
+    the modules as the pack's path has left them.
     """
-    return _found(loaded.model, "causal", trial, [s.path for s in shapes], loaded.full_names, RAGGED_WRITING, False)
+    return _found(
+        loaded.model, "causal", trial, [s.path for s in shapes], loaded.full_names, path + RAGGED_WRITING, False
+    )
 
 
 def _refuse(model: PreTrainedModel, problem: str | None) -> None:
@@ -172,14 +175,14 @@ def _compare(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 bank = _bank(loaded, _small(trial, loaded, shown, method), method, n_trials)
-                way = WAYS[path](bank)
-                if path == RAGGED_WRITING:
+                way = WAYS[path.removesuffix(RAGGED_WRITING)](bank)
+                if path.endswith(RAGGED_WRITING):
                     problem = _ragged_differs(bank, way)
                 else:
                     problem = _differs(bank, way, loaded, chunks, kind)
                 if problem is None and writes:
                     problem = _cache_differs(bank, way, chunks[1])
-                if problem is None and n_trials > 1 and path != RAGGED_WRITING:
+                if problem is None and n_trials > 1 and not path.endswith(RAGGED_WRITING):
                     problem = _masks_differ(bank, way, loaded, chunks[0])
         except Exception as error:  # a shape that does not fit, a cache that is missing: nothing that may train
             problem = _in_words(error)

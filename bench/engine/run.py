@@ -89,7 +89,7 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
         bank, options.path, functools.partial(guard.problem, loaded, trial, bank.shapes, kind, writes=writes)
     )
     guard.require(loaded, trial, bank.shapes, kind, path.name, writes=writes)
-    ragged = writes and guard.ragged_problem(loaded, trial, bank.shapes) is None
+    ragged = writes and guard.ragged_problem(loaded, trial, bank.shapes, path.name) is None
     train = Batches(data.train, device=device)
     settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
     width = int(loaded.model.config.get_text_config().hidden_size)  # transformers maps n_embd, d_model and dim to it

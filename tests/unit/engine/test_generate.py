@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.core.spec import Pack, Trial
 from bench.data.splits import Encoded
-from bench.engine import generate, guard
+from bench.engine import generate, guard, packed
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.run import EngineOptions, prepare
@@ -104,6 +104,8 @@ def test_ragged_prompts_are_written_after_as_transformers_does_alone(family: str
         ragged = generate.ragged(bank, batches, end_id=end_id, limit=LIMIT, max_tokens=max_tokens)
         assert ragged == wanted, f"{max_tokens} tokens"
     assert generate.equal(bank, batches, end_id=end_id, limit=LIMIT, max_tokens=4096) == wanted
+    packed.PackedPath(bank)  # which joins products of the model's own modules
+    assert generate.ragged(bank, batches, end_id=end_id, limit=LIMIT, max_tokens=150) == wanted
     assert len({str(own) for own in wanted}) == 3, "the trials write the same: the comparison says little"
     assert len({len(text) for own in wanted for text in own}) > 3, "texts stop together: the comparison says little"
 
@@ -152,7 +154,7 @@ def test_padding_that_changes_logits_is_found(family: str, monkeypatch: pytest.M
     monkeypatch.setattr(guard, "_recall", lambda key, look: look())
     loaded, data = decoder(family), causal_data("exact_match")
     bank, trials = pack_of(loaded)
-    problem = guard.ragged_problem(loaded, trials[0], bank.shapes)
+    problem = guard.ragged_problem(loaded, trials[0], bank.shapes, "bank")
     assert (problem is None) == (family != "bloom"), problem
     ready = prepare(Pack(trials=tuple(trials[:1])), data, loaded, EngineOptions(device=CPU))
     assert ready.objective.ragged == (family != "bloom")  # type: ignore[attr-defined]
@@ -172,6 +174,6 @@ def test_positions_that_follow_the_columns_are_found(monkeypatch: pytest.MonkeyP
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(loaded.model), "forward", without)
-    problem = guard.ragged_problem(loaded, trials[0], bank.shapes)
+    problem = guard.ragged_problem(loaded, trials[0], bank.shapes, "bank")
     assert problem is not None
     assert "several lengths" in problem
