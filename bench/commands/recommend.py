@@ -231,6 +231,10 @@ def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, st
 
     if isinstance(resolved.data, ToyData):
         raise BadInput("--save", "must be a text task: the toy's model has no files", way_out="leave --save out")
+    method = methods.get(trial.method)
+    if method.leaves_as == "nothing":
+        rule = "must be of a method that PEFT has or that can be merged"
+        raise BadInput("--save", rule, got=trial.method, way_out="leave --save out, or recommend --methods lora")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".writing-"))

@@ -54,8 +54,11 @@ class TrainBudget:
     )] = 128  # fmt: skip
     optimizer: Annotated[str, Setting(  # a file of bench/engine/optimizers/
         swept=True, check=rules.choice(*registry.names_in("engine/optimizers")),
-        meaning="adamw (torch.optim.AdamW's update) or sgd",
+        meaning="adamw (torch.optim.AdamW's update), sgd, or muon: for hidden matrices, with adamw for the rest",
     )] = "adamw"  # fmt: skip
+    momentum: Annotated[float | None, Setting(
+        check=rules.number(0, 1), meaning="of sgd and muon; null: the optimizer's own, 0 and 0.95",
+    )] = None  # fmt: skip
     adam_beta1: Annotated[float, Setting(check=rules.number(0, 1), meaning="AdamW beta 1")] = 0.9
     adam_beta2: Annotated[float, Setting(check=rules.number(0, 1), meaning="AdamW beta 2", swept=True)] = 0.999
     adam_eps: Annotated[float, Setting(check=rules.number(0), meaning="AdamW epsilon")] = 1e-8
@@ -187,6 +190,19 @@ class Trial:
         check=rules.choice("floor", "nearest"), flags=("--mora-rounding",), help="MoRA: floor or nearest",
         usual="floor", meaning="of r_hat: floor (the paper) or nearest (the official code)",
     )] = None  # fmt: skip
+    adapter_activation: Annotated[Literal["relu", "gelu", "silu", "tanh"] | None, Setting(
+        check=rules.choice("relu", "gelu", "silu", "tanh"), flags=("--adapter-activation",),
+        help="adapters: relu, gelu, silu or tanh", usual="relu", meaning="adapters: what lies in the bottleneck",
+    )] = None  # fmt: skip
+    adapter_gate: Annotated[bool | None, Setting(
+        check=rules.flag, flags=("--adapter-gate",), help="adapters: true or false: a factor that starts at 0",
+        usual=False, meaning="adapters: a learnt factor, 0 at first, in place of a zero up-projection",
+    )] = None  # fmt: skip
+    layer_decay: Annotated[float, Setting(
+        check=rules.number(0, 1, open_low=True), flags=("--layer-decay",), help="rates fall by this factor per layer",
+        usual=1.0, every_method=True, meaning="each rate is multiplied by it once for each layer from the top one down",
+        axis="varied",
+    )] = 1.0  # fmt: skip
     budget: TrainBudget
     meaning: Meaning = NO_MEANING
     # 1: of a stored row of that version, never of a new run

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bench.core.errors import BadInput
+from bench.core.errors import BadInput, one_of
 from bench.core.seeds import derive
 from bench.core.spec import Trial
-from bench.engine import peft_targets
+from bench.engine import depths, peft_targets
 from bench.engine.attention import use_keyed_attention
 from bench.engine.dropout import KeyedCalls, KeyedDropout, MaskKeys, drop_rows, drop_table
 from bench.engine.params import ParamBank, Slot
 from bench.engine.relative import separate_positions, table_bias
 from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
-from bench.methods._base import Frozen, LayerShape, Method, Role, fixed, require_fit
+from bench.methods._base import Frozen, LayerShape, Method, Role, fixed, require_fit, roles_of
 from bench.models import targets
 from bench.models._base import LoadedModel
 from bench.models._nf4 import n_parameters
@@ -52,7 +52,8 @@ class Bank:
         self._adapter_names = frozenset(slot.name for slot in adapter_slots)
         slots = [*_head_slots(head, loaded, trials), *adapter_slots]
         if method.trains_base:
-            slots += _base_slots(self.model, set(loaded.full_names), self.n_trials)
+            slots += _base_slots(self.model, set(loaded.full_names), trials)
+        slots = depths.with_depths(slots, self.model, set(loaded.full_names), trials)
         self.params = ParamBank(slots, n_trials=self.n_trials, device=device, dtype=_at_least_fp32(dtype))
         self.model.requires_grad_(False)
         self._install(loaded.full_names)
@@ -61,7 +62,7 @@ class Bank:
         known: dict[int, tuple[Tensor, Tensor]] = {}  # what layers have in common is converted once
         for shape in self.shapes:
             layer = self.model.get_submodule(shape.path)
-            weights = {name: self.params[_slot_name(self.method, shape, name)] for name in self.method.roles(shape)}
+            weights = {name: self.params[_slot_name(self.method, shape, name)] for name in self._roles(shape)}
             start = self._starts.pop(shape.path)
             constants = fixed(self.method, self.trials, shape, frozen_layer(layer, shape), start)
             constants = converted(constants, self.params.values, known)
@@ -127,10 +128,13 @@ class Bank:
         """Return trial k's adapter parameters at its own shapes, by layer path; a shared one is there at each."""
         found: dict[str, dict[str, Tensor]] = {}
         for shape in self.shapes:
-            names = {name: _slot_name(self.method, shape, name) for name in self.method.roles(shape)}
+            names = {name: _slot_name(self.method, shape, name) for name in self._roles(shape)}
             mine = {name: self.params[slot][k].detach() for name, slot in names.items()}
             found[shape.path] = self.method.unstack(self.trials[k], mine)
         return found
+
+    def _roles(self, shape: LayerShape) -> dict[str, Role]:
+        return roles_of(self.method, shape, self.trials[0])
 
     def _is_adapter(self, name: str) -> bool:
         return name in self._adapter_names
@@ -286,6 +290,8 @@ def adapted_layers(
     Raises:
         BadInput: where there are none, or one of them is of a kind that cannot hold K trials.
     """
+    if method.adapts == "norms":
+        return _together(_shape(path, model.get_submodule(path)) for path in _norms(model, method, set(head_names)))
     if method.adapts == "biases":
         return _together(_shape(path, model.get_submodule(path)) for path in _biased(model, method, set(head_names)))
     if trial.target_modules is None:
@@ -320,6 +326,20 @@ def _biased(model: PreTrainedModel, method: Method, head_names: set[str]) -> lis
         rule = "a table of relative positions, which all trials share, must not pass a trained bias"
         raise BadInput(where, rule, got=model.config.model_type, way_out="use lora, or another model")
     return [name.rpartition(".")[0] for name in names]
+
+
+def _norms(model: PreTrainedModel, method: Method, head_names: set[str]) -> list[str]:
+    """Return the paths of all LayerNorms outside the head."""
+    in_head = {name.rpartition(".")[0] for name in head_names}
+    named = {path: module for path, module in model.named_modules() if path not in in_head}
+    found = [path for path, module in named.items() if isinstance(module, nn.LayerNorm)]
+    other = [path for path, module in named.items() if type(module).__name__.endswith("Norm") and path not in found]
+    bare = [path for path in found if getattr(named[path], "bias", None) is None]
+    if not found or other or bare or any(table_bias(module) for module in named.values()):
+        rule = "every norm must be a LayerNorm with weight and bias that sees rows of its own trial"
+        got = one_of((other or bare)[:3]) if other or bare else model.config.model_type
+        raise BadInput(f"method {method.name}", rule, got=got, way_out="use lora, or another model")
+    return found
 
 
 def _shape(path: str, module: Any) -> LayerShape:
@@ -413,9 +433,10 @@ def _adapter_slots(
     for shape in shapes:
         size = (shape.out_features, shape.in_features)
         weight = frozen_weight(model.get_submodule(shape.path), shape)
+        _check_numbers(method, trials[0], shape, weight)
         inits = [method.init(t, shape, _generator(t.seed, shape.path, "adapter", size), weight) for t in trials]
         starts[shape.path] = stacked = method.stack(inits)
-        roles = method.roles(shape)
+        roles = roles_of(method, shape, trials[0])
         if set(stacked) != set(roles):
             raise ValueError(f"{method.name}: each parameter has exactly one role, got {set(stacked)} and {set(roles)}")
         for name in roles:
@@ -424,14 +445,27 @@ def _adapter_slots(
     return list(slots.values()), starts
 
 
+def _check_numbers(method: Method, trial: Trial, shape: LayerShape, weight: Tensor | None) -> None:
+    """Refuse a base whose weights are packed bits where the method computes with their numbers."""
+    if not (method.needs_weight or method.keeps_start(trial)) or weight is None or weight.is_floating_point():
+        return
+    rule, got = "computes with the frozen weights, which must be numbers", f"{weight.dtype} at {shape.path}"
+    raise BadInput(f"method {method.name}", rule, got=got, way_out="use lora, or a base in bf16")
+
+
 def _slot_name(method: Method, shape: LayerShape, name: str) -> str:
     """Return the name of a layer's parameter: that of the method and of all layers where it is shared."""
     return f"{method.name}.{name}" if name in method.shared else f"{shape.path}.{name}"
 
 
-def _base_slots(model: PreTrainedModel, head_names: set[str], n_trials: int) -> list[Slot]:
-    named = [(name, p.detach()) for name, p in model.named_parameters() if name not in head_names]
-    return [Slot(name=n, role=Role.BASE, values=p.expand(n_trials, *p.shape)) for n, p in named]
+def _base_slots(model: PreTrainedModel, head_names: set[str], trials: Sequence[Trial]) -> list[Slot]:
+    named = {name: p.detach() for name, p in model.named_parameters() if name not in head_names}
+    tables = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    chosen = depths.trained_base(named, trials[0].layers_to_transform)
+    return [
+        Slot(name=n, role=Role.BASE, values=named[n].expand(len(trials), *named[n].shape), is_table=n in tables)
+        for n in chosen
+    ]
 
 
 def _generator(seed: int, path: str, role: str, shape: tuple[int, ...]) -> torch.Generator:

@@ -160,17 +160,19 @@ def _rows(
     model: PreTrainedModel, method: Method, trial: Trial, shapes: Mapping[str, LayerShape], head: set[str]
 ) -> Iterator[Row]:
     """Yield every parameter; an adapter's stand behind those of the layer they belong to, shared ones at the end."""
+    from bench.engine import depths
     from bench.engine.bank import frozen_weight
 
     own = dict(model.named_parameters())
+    base = set(depths.trained_base(own, trial.layers_to_transform)) if method.trains_base else set()
     last = {name.rpartition(".")[0]: name for name in own}  # of each module
     sizes: dict[tuple[object, ...], list[tuple[str, tuple[int, ...]]]] = {}
     for name, parameter in own.items():
         path, _, leaf = name.rpartition(".")
         shape = shapes.get(path)
-        is_bias = method.adapts == "biases" and shape is not None and leaf == "bias"
-        yield Row(name=name, shape=tuple(parameter.shape), trainable=method.trains_base or name in head or is_bias)
-        if shape is None or method.adapts == "biases" or last[path] != name:
+        is_own = shape is not None and leaf in method.in_place
+        yield Row(name=name, shape=tuple(parameter.shape), trainable=name in base or name in head or is_own)
+        if shape is None or method.in_place or last[path] != name:
             continue
         key = (shape.in_features, shape.out_features, shape.kind)
         if key not in sizes:

@@ -34,7 +34,7 @@ from bench.engine import generate, packed, twin, unpadded
 from bench.engine.bank import Bank, adapted_layers, converted, frozen_layer, scaled_as
 from bench.engine.batching import Batches, Chunk
 from bench.engine.paths import BankPath, Path, settle_masks
-from bench.methods._base import LayerShape, Method, fixed
+from bench.methods._base import LayerShape, Method, fixed, roles_of
 from bench.models import targets
 from bench.models._base import LoadedModel
 
@@ -300,7 +300,7 @@ def _as_trial(plain: PreTrainedModel, bank: Bank, k: int) -> Iterator[None]:
     own = dict(plain.named_parameters(remove_duplicate=False))
     named = (*bank.params.names(), *bank.params.frozen)  # under head_policy "paper" a part of the head is not trained
     # BitFit's change of a bias has the name of that bias: the hook adds it, it takes no place.
-    added = {bank.slot(shape, name) for shape in bank.shapes for name in bank.method.roles(shape)}
+    added = {bank.slot(shape, name) for shape in bank.shapes for name in roles_of(bank.method, shape, bank.trials[0])}
     kept = {name: own[name].detach().clone() for name in named if name in own and name not in added}
     hooks = [_hook(plain, bank, shape, k) for shape in bank.shapes]
     try:

@@ -43,7 +43,7 @@ class Optimizer:
 
     def __init__(self, bank: ParamBank, trials: Sequence[Trial], budget: TrainBudget) -> None:
         self.bank, self.budget, self.steps_done = bank, budget, 0
-        self.rates = [segment.spread(_rates(segment, trials, bank.values)) for segment in bank.segments]
+        self.rates = [_rates(segment, trials, bank.values) for segment in bank.segments]
         self.rule = optimizers.of(budget)
         self.state = {name: torch.zeros_like(bank.values) for name in self.rule.state}
 
@@ -69,12 +69,12 @@ class Optimizer:
         self.steps_done += 1
         for segment, rate in zip(self.bank.segments, self.rates, strict=True):
             part = slice(segment.start, segment.stop)
-            self._update(part, rate * factor, None if all_alive else segment.spread(alive_K), decays=segment.decays)
+            self._update(part, rate * factor, None if all_alive else segment.spread(alive_K), segment)
 
-    def _update(self, part: slice, rate: Tensor, alive: Tensor | None, *, decays: bool) -> None:
-        values = self.bank.values[part]
-        change = self.rule.direction(self.bank.grads[part], self._state(part), self.steps_done).mul_(rate)
-        if decays and self.budget.weight_decay:
+    def _update(self, part: slice, rate: Tensor, alive: Tensor | None, segment: Segment) -> None:
+        values, grads = self.bank.values[part], self.bank.grads[part]
+        change = self.rule.direction(grads, self._state(part), self.steps_done, segment.parts).mul_(rate)
+        if segment.decays and self.budget.weight_decay:
             change.add_(values * (rate * self.budget.weight_decay))
         if alive is not None:  # 0 * nan is nan: a dead trial's change is replaced, not multiplied away
             change = torch.where(alive, change, 0)
@@ -85,8 +85,13 @@ class Optimizer:
 
 
 def _rates(segment: Segment, trials: Sequence[Trial], like: Tensor) -> Tensor:
-    """Return each trial's learning rate of this segment's role: [K]."""
+    """Return the learning rate of each of the segment's numbers, by its role and depth; [1] where there is but one."""
     rates = [rate_of(segment.role, trial) for trial in trials]
     if any(rate is None for rate in rates):
         raise ValueError(f"role {segment.role} is trained, so it has a learning rate")
-    return torch.tensor(rates, dtype=torch.float64).to(like)
+    rates_K = torch.tensor(rates, dtype=torch.float64)
+    decay_K = torch.tensor([trial.layer_decay for trial in trials], dtype=torch.float64)
+    if not any(segment.depths) or bool((decay_K == 1).all()):
+        return segment.spread(rates_K.to(like))
+    of_each = zip(segment.widths, segment.depths, strict=True)
+    return torch.cat([(rates_K * decay_K**depth).repeat_interleave(width) for width, depth in of_each]).to(like)

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bench.engine.optimizers import Part
 from bench.methods._base import Role
 
 NEVER_TRAINED = (Role.FROZEN_HEAD, Role.FROZEN)
+HIDDEN = (Role.A, Role.B, Role.M, Role.BASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +28,13 @@ class Slot:
     name: str
     role: Role
     values: Tensor
+    depth: int = 0  # layers above it, itself included; 0: above all layers
+    is_table: bool = False  # of an embedding
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether it is a matrix inside the model: neither a table of embeddings nor the new head."""
+        return self.values.ndim == 3 and self.role in HIDDEN and not self.is_table
 
     @property
     def decays(self) -> bool:
@@ -42,6 +51,8 @@ class Segment:
     start: int
     stop: int
     widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    parts: tuple[Part, ...]  # each parameter by itself, counted from `start`
 
     def spread(self, per_trial_K: Tensor) -> Tensor:
         """Return one number for each of the segment's, given one for each trial: [stop - start], or [1] if K = 1."""
@@ -125,6 +136,17 @@ def _segments(slots: Sequence[Slot]) -> tuple[Segment, ...]:
         members = list(group)
         widths = tuple(math.prod(slot.values.shape[1:]) for slot in members)
         stop = start + sum(slot.values.numel() for slot in members)
-        segments.append(Segment(role=role, decays=decays, start=start, stop=stop, widths=widths))
+        depths, parts = tuple(slot.depth for slot in members), _parts(members)
+        found = Segment(role=role, decays=decays, start=start, stop=stop, widths=widths, depths=depths, parts=parts)
+        segments.append(found)
         start = stop
     return tuple(segments)
+
+
+def _parts(slots: Sequence[Slot]) -> tuple[Part, ...]:
+    found, start = [], 0
+    for slot in slots:
+        stop = start + slot.values.numel()
+        found.append(Part(where=slice(start, stop), shape=tuple(slot.values.shape), is_hidden=slot.is_hidden))
+        start = stop
+    return tuple(found)

@@ -68,7 +68,7 @@ class SkippingOptimizer(Optimizer):
             ok = segment.spread(alive_K)
             grads = torch.where(ok, self.bank.grads[part], 0)
             count = segment.spread(self.updates_K).clamp(min=1).to(rate.dtype)
-            direction = self.rule.masked_direction(grads, self._state(part), count, ok)
+            direction = self.rule.masked_direction(grads, self._state(part), count, ok, segment.parts)
             step = direction * rate * segment.spread(factor_K)
             values = self.bank.values[part]
             if segment.decays and self.budget.weight_decay:

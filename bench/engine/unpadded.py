@@ -172,8 +172,8 @@ def _look_up(table: Any, ids_N: Tensor) -> Tensor:
 
 def _apply(layer: Any, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor | None) -> Tensor:
     """Return the layer's output; the base product is done once for a shared stream."""
-    if isinstance(layer, StackedLinear):
-        return layer(x_SxNxI)
+    if isinstance(layer, StackedLinear):  # the layers below it may be frozen, and their stream shared
+        return layer(x_SxNxI.expand(len(layer.weight_KxOxI), -1, -1))
     base = _base_of(layer)
     return _adapt(layer, linear(x_SxNxI, base.weight, base.bias), x_SxNxI, keys, key_N)
 

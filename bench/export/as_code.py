@@ -30,7 +30,7 @@ def plain_code(trial: Trial) -> str:
     budget = trial.budget
     method = methods.get(trial.method)
     if not method.merges:
-        return f"# {trial.method} cannot be merged and PEFT has no such method: it is kept as a study, not as a model"
+        return f"# {trial.method} cannot be merged and PEFT has no such method: only its study repeats it"
     if not method.trains_base:
         return f"# PEFT has no {trial.method}: bench recommend --save DIR writes the model with its updates merged in"
     head = [] if isinstance(trial.head_policy, str) else [f"# the new head was trained at {trial.head_learning_rate!r}"]

@@ -104,7 +104,7 @@ def adapter_config(
         "task_type": "SEQ_CLS" if loaded.full_names else "CAUSAL_LM",
         "base_model_name_or_path": base_model,
         "inference_mode": True,
-        **method.peft_saved(trial),
+        **method.peft_saved(trial, shapes),
         **({} if kinds == {"layernorm"} else {"fan_in_fan_out": kinds == {"conv1d"}}),
         "target_modules": [shape.path for shape in shapes],
         "modules_to_save": list(modules_to_save(loaded)),

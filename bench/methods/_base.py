@@ -85,7 +85,8 @@ class Method:
     peft_config: ClassVar[str] = "LoraConfig"  # PEFT's class of that type
     timed: ClassVar[tuple[Mapping[str, Any], ...]] = ()  # the settings, beside rank and rates, that `bench speed` times
     trains_base: ClassVar[bool] = False  # pretrained weights are trained, one trial at a time
-    adapts: ClassVar[Literal["targets", "biases"]] = "targets"  # what target_modules names, or every layer with a bias
+    adapts: ClassVar[Literal["targets", "biases", "norms"]] = "targets"  # what target_modules names, or every one such
+    in_place: ClassVar[frozenset[str]] = frozenset()  # the layer's own parameters, whose change is what is trained
     adapts_embeddings: ClassVar[bool] = False
     shared: ClassVar[frozenset[str]] = frozenset()  # parameters that all adapted layers of a trial have in common
     adds: ClassVar[bool] = True  # the layer's output is h + delta(x); else `output` says what it is
@@ -104,6 +105,13 @@ class Method:
         if kind is None:
             return Identity(arm=name, series=name, label=label)
         return Identity(arm=f"{name} type {kind}", series=f"{name}-{kind}", label=f"{label} type {kind}")
+
+    @property
+    def leaves_as(self) -> str:
+        """What a trained model can be saved as, in words."""
+        if self.peft_type is not None:
+            return f"PEFT's {self.peft_config}, merged"
+        return "merged" if self.merges else "nothing"
 
     def flop_per_token(self, trial: Trial, shape: LayerShape) -> int | None:
         """Return the FLOP of the adapter's products for one token forward; a step takes three times as many.
@@ -124,7 +132,7 @@ class Method:
         """Return the lines of Python that do what PEFT has no switch for, to a PEFT model called `model`."""
         return []
 
-    def peft_saved(self, trial: Trial) -> dict[str, Any]:
+    def peft_saved(self, trial: Trial, shapes: Sequence[LayerShape]) -> dict[str, Any]:
         """Return those of the adapter that is saved, where they are others."""
         return self.peft_settings(trial)
 
@@ -164,6 +172,10 @@ class Method:
     def roles(self, shape: LayerShape) -> dict[str, Role]:
         """Return the role of each parameter that the method adds to a layer of this shape, by name."""
         return {}
+
+    def absent(self, trial: Trial) -> frozenset[str]:
+        """Return which of these the trial does without; alike within a pack."""
+        return frozenset()
 
     def init(self, trial: Trial, shape: LayerShape, generator: Generator, weight: Tensor | None) -> dict[str, Tensor]:
         """Return one trial's initial parameters by name, float32, at its own shapes, drawn from `generator`.
@@ -239,6 +251,11 @@ class Method:
     def bias_delta(self, params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> Tensor | None:
         """Return what merging adds to the bias, `delta` of zero: [K, O]; None: nothing, the map is linear."""
         return None
+
+
+def roles_of(method: Method, shape: LayerShape, trial: Trial) -> dict[str, Role]:
+    """Return the roles of the parameters that the trial has at a layer of this shape, by name."""
+    return {name: role for name, role in method.roles(shape).items() if name not in method.absent(trial)}
 
 
 def fixed(

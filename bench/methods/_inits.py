@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bench.core.spec import Trial
-
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
@@ -20,15 +18,15 @@ TAKEN_OFF = ("pissa", "olora", "milora", "nonzero")
 OF_THE_WEIGHT = ("pissa", "olora", "milora")  # computed from the weight that is adapted
 
 
-def problem(trial: Trial, shape: LayerShape) -> str | None:
+def problem(init: str | None, rank: int, shape: LayerShape) -> str | None:
     """Return the rule that the init breaks at a layer of this shape, or None."""
-    if trial.init not in TAKEN_OFF:
+    if init not in TAKEN_OFF:
         return None
     if shape.kind == "embedding":
-        return f"init {trial.init} is of Linears, but got the embedding {shape.path}"
+        return f"init {init} is of Linears, but got the embedding {shape.path}"
     most = min(shape.in_features, shape.out_features)
-    if trial.init in OF_THE_WEIGHT and (trial.rank or 0) > most:
-        return f"init {trial.init} takes a rank of at most {most} for {shape.path}, but got rank={trial.rank}"
+    if init in OF_THE_WEIGHT and rank > most:
+        return f"init {init} takes a rank of at most {most} for {shape.path}, but got rank={rank}"
     return None
 
 

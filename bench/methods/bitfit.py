@@ -24,6 +24,8 @@ class BitFit(Method):
     looks: ClassVar = {None: (5, "X")}
     reads = frozenset()
     adapts = "biases"
+    in_place = frozenset({"bias"})
+    source = "arXiv:2106.10199"
 
     def n_trainable(self, trial: Trial, shape: LayerShape) -> int:
         """One number for each output."""

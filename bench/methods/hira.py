@@ -78,7 +78,7 @@ class HiRA(LoRA):
         """LoRA's init under HiRA's names."""
         return [line.replace("lora_", "hira_") for line in super().peft_code(trial)]
 
-    def peft_saved(self, trial: Trial) -> dict[str, Any]:
+    def peft_saved(self, trial: Trial, shapes: Sequence[LayerShape]) -> dict[str, Any]:
         """The same."""
         return self.peft_settings(trial)
 

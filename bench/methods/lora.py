@@ -35,7 +35,7 @@ class LoRA(Method):
 
     def problem(self, trial: Trial, shape: LayerShape) -> str | None:
         """Any rank fits any layer, as in PEFT: above its smaller side it adds parameters and no freedom."""
-        return _inits.problem(trial, shape)
+        return _inits.problem(self.init_of(trial), rank_of(trial), shape)
 
     def flop_per_token(self, trial: Trial, shape: LayerShape) -> int:
         """2 r (in + out)."""
@@ -43,7 +43,7 @@ class LoRA(Method):
 
     def peft_settings(self, trial: Trial) -> dict[str, Any]:
         """LoraConfig's rank, scaling, dropout and init."""
-        known = {"init_lora_weights": trial.init} if trial.init in ("pissa", "olora") else {}
+        known = {"init_lora_weights": self.init_of(trial)} if self.init_of(trial) in ("pissa", "olora") else {}
         return {
             "r": trial.rank,
             "lora_alpha": trial.lora_alpha,
@@ -54,9 +54,9 @@ class LoRA(Method):
 
     def peft_code(self, trial: Trial) -> list[str]:
         """B random and A zero, the LoRA+ paper's init; what PEFT cannot start from is said."""
-        if trial.init in ("milora", "nonzero"):
-            return [f"# PEFT has no init {trial.init}: bench recommend --save DIR writes the trained adapter"]
-        if trial.init != "zero_A":
+        if self.init_of(trial) in ("milora", "nonzero"):
+            return [f"# PEFT has no init {self.init_of(trial)}: bench recommend --save DIR writes the trained adapter"]
+        if self.init_of(trial) != "zero_A":
             return []
         return [
             "for name, parameter in model.named_parameters():  # init zero_A: PEFT has no switch for it",
@@ -68,7 +68,7 @@ class LoRA(Method):
             "        torch.nn.init.normal_(parameter)",
         ]
 
-    def peft_saved(self, trial: Trial) -> dict[str, Any]:
+    def peft_saved(self, trial: Trial, shapes: Sequence[LayerShape]) -> dict[str, Any]:
         """As trained, but of rank 2 r at the same scaling where the start is taken off."""
         found = self.peft_settings(trial)
         found.pop("init_lora_weights", None)
@@ -114,15 +114,19 @@ class LoRA(Method):
         """See `bench/methods/_inits.py`. What is not zero together is taken off in the map."""
         rank = rank_of(trial)
         if shape.kind == "embedding":
-            A_RxI, B_OxR = _inits.of_embedding(trial.init, rank, shape, generator)
+            A_RxI, B_OxR = _inits.of_embedding(self.init_of(trial), rank, shape, generator)
         else:
             scale = scaling(trial) if self.keeps_start(trial) else 1.0
-            A_RxI, B_OxR = _inits.of_linear(trial.init, rank, scale, shape, generator, weight)
+            A_RxI, B_OxR = _inits.of_linear(self.init_of(trial), rank, scale, shape, generator, weight)
         return {"A": A_RxI, "B": B_OxR}
+
+    def init_of(self, trial: Trial) -> str | None:
+        """Return the init; a method that is an init has its own."""
+        return trial.init
 
     def keeps_start(self, trial: Trial) -> bool:
         """Where the factors' product is not zero at first."""
-        return trial.init in _inits.TAKEN_OFF
+        return self.init_of(trial) in _inits.TAKEN_OFF
 
     def stack(self, per_trial: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Pad every rank to the largest with zeros: A [K, R, I], B [K, O, R]."""

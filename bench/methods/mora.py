@@ -34,6 +34,7 @@ class MoRA(Method):
     label = "MoRA"
     looks: ClassVar = {1: (1, "v"), 2: (4, "<"), 3: (8, ">"), 4: (9, "P"), 6: (2, "^")}
     place = 2
+    source = "arXiv:2405.12130"
     reads = frozenset({"rank", "lora_dropout", "target_modules", "layers_to_transform", "mora_type", "mora_rounding"})
     timed = ({"mora_type": 1}, {"mora_type": 6})
 

@@ -42,7 +42,8 @@ KNOWN = {  # arm: series, label, place in style.COLORS, marker
 WITHOUT_FORMULA = {"bitfit", "subspace"}  # of the FLOP: additions only; one product with a matrix made on the fly
 VALUES: dict[str, Any] = {
     "rank": 2, "lora_alpha": 5.0, "use_rslora": False, "lora_dropout": 0.1, "init": "zero_B",
-    "target_modules": ("query",), "mora_type": 6, "mora_rounding": "floor",
+    "target_modules": ("query",), "mora_type": 6, "mora_rounding": "floor", "adapter_activation": "relu",
+    "adapter_gate": False,
 }  # fmt: skip
 
 

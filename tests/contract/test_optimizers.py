@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -29,8 +30,27 @@ TORCH: dict[str, Callable[[list[dict[str, Any]], TrainBudget], torch.optim.Optim
     "adamw": lambda groups, b: torch.optim.AdamW(
         groups, betas=(b.adam_beta1, b.adam_beta2), eps=b.adam_eps, weight_decay=b.weight_decay
     ),
-    "sgd": lambda groups, b: torch.optim.SGD(groups),
+    "sgd": lambda groups, b: torch.optim.SGD(groups, momentum=b.momentum or 0.0),
+    "muon": lambda groups, b: MuonAndAdamW(groups, b),
 }
+
+
+class MuonAndAdamW:
+    """torch.optim.Muon for matrices, its iteration in float64 instead of bfloat16; AdamW for the rest."""
+
+    def __init__(self, groups: list[dict[str, Any]], b: TrainBudget) -> None:
+        muon = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": b.weight_decay, "momentum": b.momentum or 0.95}
+        self.all = [
+            torch.optim.Muon([g], **muon) if g["params"][0].ndim == 2 else TORCH["adamw"]([g], b) for g in groups
+        ]
+        self.param_groups = [one.param_groups[0] for one in self.all]
+
+    def step(self) -> None:
+        with mock.patch.object(torch.Tensor, "bfloat16", lambda tensor: tensor.clone()):
+            for one in self.all:
+                one.step()
+
+
 SHAPES = {"A": (Role.A, (2, 5)), "B": (Role.B, (4, 2)), "bias": (Role.HEAD_BIAS, (3,))}
 TRIALS = [  # ragged: no two rates are equal
     trial(eta_A=1e-2, eta_B=0.16, method="lora+", loraplus_lr_embedding=1e-6, head_policy=0.07),
@@ -39,12 +59,14 @@ TRIALS = [  # ragged: no two rates are equal
 ]
 ALL = torch.ones(3, dtype=torch.bool)
 KINDS = [Optimizer, SkippingOptimizer]
-every_optimizer = pytest.mark.parametrize("name", optimizers.names())
+every_optimizer = pytest.mark.parametrize("name", [*optimizers.names(), "sgd with momentum"])
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def a_budget(name: str, **changes: Any) -> TrainBudget:
-    decay = 0.1 if name == "adamw" else 0.0  # torch.optim.SGD couples its decay; ours is decoupled for all
+    if name == "sgd with momentum":
+        return a_budget("sgd", momentum=0.9, **changes)
+    decay = 0.1 if name in ("adamw", "muon") else 0.0  # torch.optim.SGD couples its decay; ours is decoupled for all
     hard = {"adam_beta1": 0.8, "adam_beta2": 0.95, "adam_eps": 1e-3, "weight_decay": decay, "warmup_steps": 3}
     return budget(**{"max_steps": 12, "optimizer": name, "max_grad_norm": None, **hard, **changes})
 
@@ -78,7 +100,7 @@ def test_each_trial_is_updated_as_torch_optim_does_alone(name: str, kind: type[O
     alone = [{n: nn.Parameter(value) for n, value in rows(bank, k).items()} for k in range(3)]
     rates = [{n: rate_of(role, member) for n, (role, _) in SHAPES.items()} for member in TRIALS]
     theirs = [
-        TORCH[name]([{"params": [p], **({} if p.ndim > 1 else {"weight_decay": 0.0})} for p in own.values()], b)
+        TORCH[b.optimizer]([{"params": [p], **({} if p.ndim > 1 else {"weight_decay": 0.0})} for p in own.values()], b)
         for own in alone
     ]
     for step in range(b.max_steps):
@@ -183,12 +205,13 @@ def test_names_are_those_of_the_project(name: str) -> None:
     # names of a file that keeps a pack in mid-training (bench/engine/loop.py)
     assert not set(rule.state) & {"values", "alive_K", "died_K", "updates_K", "scale_K", "good_K"}
     assert not any(key.endswith("_SxK") for key in rule.state)
-    assert keys.TRAIN["optimizer"].value(name, "optimizer") == name
-    assert name in TORCH, "say in TORCH what the new optimizer equals"
+    known = a_budget(name).optimizer
+    assert keys.TRAIN["optimizer"].value(known, "optimizer") == known
+    assert known in TORCH, "say in TORCH what the new optimizer equals"
 
 
 def test_an_optimizer_that_is_not_there_is_bad_input() -> None:
-    with pytest.raises(BadInput, match="known: adamw, sgd"):
+    with pytest.raises(BadInput, match="known: adamw, muon, sgd"):
         keys.TRAIN["optimizer"].value("adam", "optimizer")
     with pytest.raises(BadInput, match="did you mean 'adamw'"):
         optimizers.of(budget(optimizer="adam"))
@@ -199,4 +222,4 @@ def test_the_planner_asks_without_torch() -> None:
         "from bench.core.spec import TrainBudget as B; print(sum(planner.training_bytes(B(max_steps=1, " \
         "eval_steps=1, optimizer=n), 4) for n in o.names()), 'torch' in sys.modules)"  # fmt: skip
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["24", "False"]
+    assert found.stdout.split() == ["40", "False"]

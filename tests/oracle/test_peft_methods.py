@@ -45,6 +45,8 @@ MEMBERS: dict[str, tuple[dict[str, Any], ...]] = {
     "lora-fa": ({"rank": 2}, {"rank": 4, "use_rslora": True}, {"rank": 3}),
     "vera": ({"rank": 6}, {"rank": 6}, {"rank": 6}),
     "hira": ({"rank": 2}, {"rank": 4}, {"rank": 3, "init": "zero_A"}),
+    "ia3": ({}, {}, {}),
+    "layernorm": ({}, {}, {}),
 }
 NOT_GIVEN = ("peft_type", "inference_mode", "base_model_name_or_path")
 RATES = (1e-2, 3e-2, 5e-3)
@@ -55,9 +57,8 @@ def members(name: str) -> list[Trial]:
     reads = methods.get(name).reads
     unread = dict.fromkeys({"rank", "lora_alpha", "use_rslora", "lora_dropout", "init", "target_modules"} - reads)
     shared = {**unread, "method": name, "budget": budget(**HARD)}
-    found = (trial(**shared, eta_A=eta, **own) if "target_modules" in unread else
-             trial(**shared, eta_A=eta, target_modules=MODULES, **own)
-             for eta, own in zip(RATES, MEMBERS[name], strict=True))  # fmt: skip
+    modules = {"target_modules": MODULES} if "target_modules" in reads else {}
+    found = [trial(**{**shared, **modules, "eta_A": eta, **own}) for eta, own in zip(RATES, MEMBERS[name], strict=True)]
     return [replace(one, eta_B=one.eta_A) if "eta_B" in reads else one for one in found]
 
 

@@ -11,9 +11,9 @@ from dataclasses import fields
 
 from bench.core import registry
 from bench.core.spec import TrainBudget
-from bench.engine.optimizers._base import UpdateRule
+from bench.engine.optimizers._base import Part, UpdateRule
 
-__all__ = ["UpdateRule", "names", "of"]
+__all__ = ["Part", "UpdateRule", "names", "of"]
 
 
 def names() -> tuple[str, ...]:

@@ -5,11 +5,11 @@ Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2, with the bias correct
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bench.engine.optimizers._base import UpdateRule
+from bench.engine.optimizers._base import Part, UpdateRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,9 @@ class AdamW(UpdateRule):
     adam_beta2: float
     adam_eps: float
 
-    def direction(self, grads: Tensor, state: Mapping[str, Tensor], n_updates: int | Tensor) -> Tensor:
+    def direction(
+        self, grads: Tensor, state: Mapping[str, Tensor], n_updates: int | Tensor, parts: Sequence[Part]
+    ) -> Tensor:
         """Advance both moments in place and return their quotient."""
         mean, square = state["mean"], state["square"]
         mean.lerp_(grads, 1 - self.adam_beta1)
@@ -32,7 +34,9 @@ class AdamW(UpdateRule):
         correction, root = 1 - self.adam_beta1**n_updates, (1 - self.adam_beta2**n_updates) ** 0.5
         return mean.div(correction).div_(square.sqrt().div_(root).add_(self.adam_eps))
 
-    def masked_direction(self, grads: Tensor, state: Mapping[str, Tensor], n_updates: Tensor, ok: Tensor) -> Tensor:
+    def masked_direction(
+        self, grads: Tensor, state: Mapping[str, Tensor], n_updates: Tensor, ok: Tensor, parts: Sequence[Part]
+    ) -> Tensor:
         """As the base class's, but for the order of its products, which the rows in fp16 were trained with."""
         mean, square = state["mean"], state["square"]
         mean.copy_(mean.lerp(grads, 1 - self.adam_beta1).where(ok, mean))

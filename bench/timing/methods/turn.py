@@ -178,7 +178,7 @@ def _evaluate(path: Path, bench: Bench) -> float:
 
 def _merged(bank: Bank, path: Path, bench: Bench) -> tuple[float | None, float | None]:
     """Merge every adapter and evaluate again: seconds of both; None where there is nothing to merge."""
-    if not bank.shapes:
+    if not bank.shapes or not bank.method.merges:
         return None, None
     start = bench.timer.read()
     merge(bank)

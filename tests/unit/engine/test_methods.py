@@ -23,7 +23,7 @@ from bench.engine.bank import Bank, converted
 from bench.engine.batching import Batches
 from bench.engine.run import choose_path
 from bench.methods import LayerShape
-from bench.methods._base import Frozen, Role, fixed
+from bench.methods._base import Frozen, Role, fixed, roles_of
 from bench.methods.mora import r_hat
 from bench.models._base import LoadedModel
 from tests.support.engine_helpers import budget, clone, load_random, random_data, tiny_model, trial
@@ -36,14 +36,18 @@ UNREAD: dict[str, Any] = dict.fromkeys(
 SETTINGS: dict[str, Any] = {  # a value for every field that a method may read
     "rank": 2, "lora_alpha": 5.0, "use_rslora": False, "lora_dropout": 0.0, "init": "zero_B",
     "target_modules": ("query", "value", "dense"), "mora_type": 6, "mora_rounding": "floor",
+    "adapter_activation": "gelu", "adapter_gate": False,
 }  # fmt: skip
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "lora": ({}, *({"init": init} for init in ("zero_A", "nonzero", "pissa", "olora", "milora")), {"use_rslora": True}),
     "dora": ({}, {"init": "pissa"}, {"use_rslora": True}),
     "lora+": ({"eta_B": 8e-3}, {"init": "zero_A", "eta_B": 8e-3}),
+    "adapter": ({}, {"adapter_gate": True}),
+    "parallel-adapter": ({}, {"adapter_gate": True}),
     "mora": tuple({"mora_type": t} for t in (1, 2, 3, 4, 6)),
 }
 CASES = [(name, changes) for name in methods.names() for changes in VARIANTS.get(name, ({},))]
+MERGED = [c for c in CASES if {"rank", "target_modules"} & methods.get(c[0]).reads and methods.get(c[0]).merges]
 LAYERS = [(16, 16), (16, 24), (24, 16), (17, 31), (31, 17), (12, 45), (45, 12)]  # in, out
 
 
@@ -99,7 +103,7 @@ def test_at_initialisation_the_encoder_is_the_base_bit_for_bit(name: str, change
 
 
 @pytest.mark.parametrize(("n_in", "n_out"), LAYERS)
-@pytest.mark.parametrize(("name", "changes"), [c for c in CASES if "rank" in methods.get(c[0]).reads], ids=ids)
+@pytest.mark.parametrize(("name", "changes"), MERGED, ids=ids)
 def test_merging_equals_the_forward_pass(name: str, changes: dict[str, Any], n_in: int, n_out: int) -> None:
     shape = shape_of(n_in, n_out)
     method, members, params, constants = drawn(name, changes, shape)
@@ -142,11 +146,11 @@ def test_counts_and_roles_cover_the_parameters(name: str, changes: dict[str, Any
     params = method.init(one, shape, generator, frozen_of(shape, generator).weight)
     params = {name: value.float() for name, value in params.items()}
     shared = sum(params[name].numel() for name in method.shared)
-    assert sum(p.numel() for p in params.values()) == method.n_added(one, shape) + shared or name == "bitfit"
+    assert sum(p.numel() for p in params.values()) == method.n_added(one, shape) + shared or method.in_place
     trained = [p.numel() for leaf, p in params.items() if method.roles(shape)[leaf] is not Role.FROZEN]
     assert sum(trained) == method.n_trainable(one, shape) + shared
     assert method.n_shared(one) == shared
-    assert set(method.roles(shape)) == set(params)
+    assert set(roles_of(method, shape, one)) == set(params)
     assert all(p.dtype == torch.float32 for p in params.values())
     stacked = method.stack([params, params]) if params else {}
     again = method.unstack(one, {key: value[1] for key, value in stacked.items()})
@@ -165,7 +169,7 @@ def test_bank_counts_are_the_parameters_it_trains(name: str, changes: dict[str, 
     frozen = sum(value.numel() for value in bank.params.frozen.values())
     assert bank.n_trainable(one) == (base if name == "full" else adapters + head - frozen)
     assert bank.n_trainable(one) == bank.params.values.numel()
-    assert bank.n_total(one) == base + (0 if name == "bitfit" else adapters)
+    assert bank.n_total(one) == base + (0 if bank.method.in_place else adapters)
 
 
 @pytest.mark.parametrize("name", methods.names())
