@@ -39,7 +39,11 @@ KNOWN = {  # arm: series, label, place in style.COLORS, marker
     "head": ("head", "head only", 6, "*"),
     "subspace": ("subspace", "random subspace", 10, "h"),
 }
-WITHOUT_FORMULA = {"bitfit", "subspace"}  # of the FLOP: additions only; one product with a matrix made on the fly
+WITHOUT_FORMULA = {
+    "bitfit",
+    "ln-tuning",
+    "subspace",
+}  # of the FLOP: additions only; one product with a matrix made on the fly
 VALUES: dict[str, Any] = {
     "rank": 2, "lora_alpha": 5.0, "use_rslora": False, "lora_dropout": 0.1, "init": "zero_B",
     "target_modules": ("query",), "mora_type": 6, "mora_rounding": "floor", "adapter_activation": "relu",
@@ -131,7 +135,7 @@ def test_the_family_shares_what_is_trained_and_differs_by_rates() -> None:
 WORDS = {
     "bench/core/devices.py": {"full"}, "bench/core/rules.py": {"full"}, "bench/commands/plot.py": {"full"},
     "plots/figures.py": {"full"}, "plots/page.py": {"full"}, "bench/report/page/document.py": {"head"},
-    "bench/engine/guard.py": {"head"},
+    "bench/engine/guard.py": {"head"}, "bench/core/spec.py": {"pissa", "olora", "milora"},
 }  # fmt: skip
 # Where the setting mora_type is declared or listed beside all others: field, rule, column, option, axis of a search.
 DECLARED = {

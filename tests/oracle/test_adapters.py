@@ -60,7 +60,7 @@ def train_wrapped(loaded: LoadedModel, split: Encoded, one: Trial, start: Start)
     model = clone(loaded.model).requires_grad_(False)
     for path, own in start.adapters.items():
         parent, _, leaf = path.rpartition(".")
-        wrapped = Wrapped(model.get_submodule(path), own, behind=one.method == "adapter")
+        wrapped = Wrapped(model.get_submodule(path), own, behind=one.method == "sequential-adapter")
         setattr(model.get_submodule(parent), leaf, wrapped)
     for name, value in start.head.items():
         model.get_parameter(name).data.copy_(value)
@@ -75,7 +75,7 @@ def adamw(rated: list[tuple[nn.Parameter, float]], one: Trial) -> torch.optim.Op
 
 
 @pytest.mark.parametrize("gate", [False, True])
-@pytest.mark.parametrize("name", ["adapter", "parallel-adapter"])
+@pytest.mark.parametrize("name", ["sequential-adapter", "parallel-adapter"])
 def test_a_pack_of_adapters_trains_as_torch_modules_alone(name: str, gate: bool) -> None:
     loaded, data = tiny_model(), random_data()
     trials = [adapter(name, eta, gate=gate) for eta in (1e-2, 3e-2, 5e-3)]
@@ -133,7 +133,7 @@ def test_a_norm_that_is_no_layernorm_is_refused_in_one_line() -> None:
     loaded = tiny_model()
     loaded.model.roberta.encoder.layer[0].output.LayerNorm = nn.RMSNorm(16)
     with pytest.raises(BadInput, match="every norm must be a LayerNorm") as caught:
-        make_bank(loaded, [trial(**{**NONE, "method": "layernorm"})])
+        make_bank(loaded, [trial(**{**NONE, "method": "ln-tuning"})])
     assert "\n" not in str(caught.value)
 
 

@@ -42,7 +42,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "lora": ({}, *({"init": init} for init in ("zero_A", "nonzero", "pissa", "olora", "milora")), {"use_rslora": True}),
     "dora": ({}, {"init": "pissa"}, {"use_rslora": True}),
     "lora+": ({"eta_B": 8e-3}, {"init": "zero_A", "eta_B": 8e-3}),
-    "adapter": ({}, {"adapter_gate": True}),
+    "sequential-adapter": ({}, {"adapter_gate": True}),
     "parallel-adapter": ({}, {"adapter_gate": True}),
     "mora": tuple({"mora_type": t} for t in (1, 2, 3, 4, 6)),
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class SequentialAdapter(Bottleneck):
     """Sees what the frozen layer puts out, before the model's dropout; LayerNorms and biases stay frozen."""
 
-    name = "adapter"
+    name = "sequential-adapter"
     label = "sequential adapter"
     looks: ClassVar = {None: (3, "P")}
     place = 8

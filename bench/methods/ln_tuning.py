@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class LayerNormTuning(Method):
     """h = (w0 + w) * norm(x) + b0 + b; w and b are zero at first, at eta_A, as BitFit's biases are."""
 
-    name = "layernorm"
+    name = "ln-tuning"
     label = "LayerNorm tuning"
     looks: ClassVar = {None: (6, "v")}
     source = "arXiv:2312.11420"
@@ -67,7 +67,7 @@ class LayerNormTuning(Method):
     ) -> dict[str, Tensor]:
         """Weight and bias themselves."""
         frozen = constants["frozen"]
-        return {"weight": frozen.weight + own["weight"], "bias": frozen.bias + own["bias"]}
+        return {f"ln_tuning_layers.{name}": getattr(frozen, name) + value for name, value in own.items()}
 
 
 METHOD = LayerNormTuning()
