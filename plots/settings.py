@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.core import record
 from bench.core.spec import SERIES, TrainBudget, Trial
 from bench.study import varying
 from plots.tidy import CellTable
@@ -31,7 +32,8 @@ _ALWAYS = (
     "lr_scheduler_type",
     "precision",
 )
-_HIDDEN = ("task", "model", "data_hash", "model_hash")  # told in other words, or by none that a reader could use
+# Told in other words, or by none that a reader could use.
+_HIDDEN = ("task", "model", "data_hash", "model_hash", "spec_version")
 
 
 def split(table: CellTable, *, within: Sequence[str] = ()) -> list[Panel]:
@@ -62,16 +64,19 @@ def fixed_text(table: CellTable) -> str:
         values = keys[name].dropna().unique()
         if len(values) > 1:  # it repeats one that varies
             parts.append(f"{name} = {_source(table, name)}")
-        elif len(values) and (name in _ALWAYS or not _usual(name, values[0])):
+        elif len(values) and not _unknown(name, values[0]) and (name in _ALWAYS or not _usual(name, values[0])):
             parts.append(varying.named(name, values[0]))
     return ", ".join(parts)
 
 
 def _usual(name: str, value: Any) -> bool:
-    default = _DEFAULTS.get(name)
-    return bool(value == default) or (
-        isinstance(default, bool) and value == varying.NULL
-    )  # a row older than the setting
+    return bool(value == _DEFAULTS.get(name))
+
+
+def _unknown(name: str, value: Any) -> bool:
+    """Return whether a null is no value of the setting: of a row older than it, or that does not tell it."""
+    unread = isinstance(_DEFAULTS.get(name), bool) or not (name in record.SETTINGS and record.SETTINGS[name].nullable)
+    return bool(value == varying.NULL) and unread
 
 
 def _source(table: CellTable, name: str) -> str:

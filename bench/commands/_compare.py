@@ -6,8 +6,9 @@ import math
 
 from bench.commands import _text
 from bench.comparison.numbers import ArmResult, Comparison, Difference
-from bench.comparison.verdict import collapses, gap, number, shown
+from bench.comparison.verdict import collapses, gap, number, shown, swept
 from bench.methods import label
+from bench.study import varying
 
 CURVE_CELLS = (1, 2, 4, 8)  # and the whole grid: where the tuning curves are printed
 
@@ -16,11 +17,13 @@ def scores(comparison: Comparison) -> str:
     """Return a table of the chosen cells with fresh seeds, and their differences from the baseline."""
     metric = comparison.setup.metric
     by_arm = {d.arm: d for d in comparison.differences}
-    header = ("method", "eta_A", "lambda", metric, "+-", "n", "collapsed", f"minus {label(comparison.baseline)}",
-              f"{comparison.level:.0%} interval", "wins", "p", "p Holm", "claim")  # fmt: skip
+    header = ("method", *comparison.setup.varying, "eta_A", "lambda", metric, "+-", "n", "collapsed",
+              f"minus {label(comparison.baseline)}", f"{comparison.level:.0%} interval", "wins", "p", "p Holm",
+              "claim")  # fmt: skip
     rows = [
         (
             label(arm.name),
+            *("-" if value is None else varying.spelled(name, value) for name, value in swept(arm, comparison)),
             _text.rate(arm.settings["eta_A"]),
             f"{arm.settings['lr_ratio']:g}" if "lr_ratio" in arm.settings else "-",
             shown(arm.mean, metric),

@@ -15,6 +15,7 @@ from bench.comparison.arms import Arm, Row
 from bench.comparison.numbers import Comparison, Setup, Top
 from bench.core.record import Status
 from bench.core.spec import Study, Trial
+from bench.study import varying
 
 if TYPE_CHECKING:
     from bench.commands._options import Selection
@@ -190,6 +191,7 @@ def setup_of(
         fresh_seeds=tuple(seeds),
         seconds_per_step=seconds_per_step,
         top=top,
+        varying=varying.of_trials(resolved.trials),
     )
 
 

@@ -107,7 +107,8 @@ def of_files(readable: Readable, table: pa.Table) -> Material:
         print(line)
     rows = table.to_pandas()
     fresh = rows[rows["seed"].isin(comparison.setup.fresh_seeds)]
-    return Material(rows=table, comparison=comparison, fresh=fresh)
+    tuned = table.filter([trial_id in readable.ids for trial_id in rows["trial_id"]])  # the others are of later stages
+    return Material(rows=tuned, comparison=comparison, fresh=fresh)
 
 
 def page_of(resolved: Readable, selection: Selection, found: Material) -> str:

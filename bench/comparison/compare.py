@@ -40,7 +40,7 @@ from bench.comparison.numbers import (
     Top,
 )
 from bench.comparison.tuning import floor_of, tuning_of
-from bench.core import stats
+from bench.core import record, stats
 from bench.core.cells import right_bits
 from bench.core.spec import Trial
 from bench.core.stats import Interval
@@ -137,7 +137,7 @@ def _arm(
     errors = [row["metric_stderr"] for row in runs if is_ok(row) and row["metric_stderr"] is not None]
     return ArmResult(
         name=arm.name,
-        settings=settings_of(best.trial),
+        settings=settings_of(best.trial, setup.varying),
         scores=tuple(row["metric_value"] if is_ok(row) else None for row in runs),
         n=len(values),
         n_diverged=len(runs) - len(values),
@@ -168,11 +168,13 @@ def tested(runs: Sequence[Row]) -> Tested | None:
     )
 
 
-def settings_of(trial: Trial) -> dict[str, Any]:
+def settings_of(trial: Trial, varied: Sequence[str] = ()) -> dict[str, Any]:
     """Return the settings of a cell that a reader needs to repeat it; what the method does not read is left out."""
     names = ("method", "rank", "mora_type", "eta_A", "lr_ratio", "eta_B", "lora_alpha", "lora_dropout", "init",
              "target_modules", "head_policy", "reinit_head")  # fmt: skip
-    return {name: value for name in names if (value := getattr(trial, name)) is not None}
+    named = {name: value for name in names if (value := getattr(trial, name)) is not None}
+    swept = {name: value for name in varied if (value := record.setting_of(trial, name)) is not None}
+    return {**swept, **named}
 
 
 def _target(tuned: Cell, fresh: Trial) -> Target | None:

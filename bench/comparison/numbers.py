@@ -205,6 +205,7 @@ class Setup:
     fresh_seeds: tuple[int, ...]
     seconds_per_step: Mapping[str, float] | None  # by arm, isolated; None: not measured
     top: Top | None = None
+    varying: tuple[str, ...] = ()  # settings that were swept beside method and rates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

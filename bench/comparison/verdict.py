@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from bench.comparison.numbers import ArmResult, Comparison, Difference, SpeedUp, Target
 from bench.comparison.rule import MIN_RUNS
 from bench.core.stats import Interval
 from bench.methods import label
+from bench.study import varying
 
 AS_POINTS = ("accuracy", "f1", "matthews_correlation", "char_accuracy", "exact_match")  # shown times 100
+Paragraph = tuple[str, ...]  # what it begins with, and the items of its list
 CLAIMED_FACTOR = 2.0  # LoRA+'s own claim: up to twice as fast (Hayou et al. 2024, arXiv:2402.12354, abstract)
 
 
@@ -34,17 +37,16 @@ def headline(comparison: Comparison) -> str:
     return f"Against tuned {base}, {' and '.join(claimed)}{rest}."
 
 
-def short(comparison: Comparison) -> tuple[str, str, str]:
-    """Return three sentences with numbers: differences, speed-ups, and how far this goes."""
+def short(comparison: Comparison) -> tuple[Paragraph, Paragraph, Paragraph]:
+    """Return three paragraphs with numbers: differences, speed-ups, and how far this goes."""
     c = comparison
     base, n_cells, n = label(c.baseline), c.arms[0].tuning.n_cells, len(c.setup.fresh_seeds)
-    parts = "; ".join(_difference(d, c, briefly=True) for d in c.differences)
-    first = f"Against {base}, with {n_cells} tuning cells for each method and {n} fresh seeds, {parts}."
+    parts = (_difference(d, c, briefly=True) for d in c.differences)
+    first = (f"Against {base}, with {n_cells} tuning cells for each method and {n} fresh seeds:", *parts)
     if c.target is None or not c.speed_ups:
-        return first, f"No speed-up can be given, for tuned {base} has no score to reach.", _limits(c)
+        return first, (f"No speed-up can be given, for tuned {base} has no score to reach.",), _limits(c)
     target = f"{c.setup.metric.replace('_', ' ')} of {shown(c.target.value, c.setup.metric)}"
-    speeds = "; ".join(_speed_briefly(s, c) for s in c.speed_ups)
-    return first, f"To reach tuned {base}'s {target}, {speeds}.", _limits(c)
+    return first, (f"To reach tuned {base}'s {target}:", *(_speed_briefly(s, c) for s in c.speed_ups)), _limits(c)
 
 
 def shown(value: float | None, metric: str) -> str:
@@ -68,11 +70,21 @@ def _unit(metric: str) -> str:
     return " points" if metric in AS_POINTS else f" {metric}"
 
 
-def cell(arm: ArmResult) -> str:
-    """Return which cell an arm is: LoRA+ as tuned (eta_A 0.0004, ratio 4). Claims are about cells, not methods."""
+def cell(arm: ArmResult, c: Comparison) -> str:
+    """Return which cell an arm is: LoRA+ as tuned (eta_A 0.0004, ratio 4). Claims are about cells, not methods.
+
+    What else was swept is named, too.
+    """
     ratio = arm.settings.get("lr_ratio")
-    rates = f"eta_A {arm.settings['eta_A']:.3g}" + (f", ratio {ratio:.3g}" if ratio not in (None, 1) else "")
-    return f"{label(arm.name)} as tuned ({rates})"
+    parts = [f"eta_A {arm.settings['eta_A']:.3g}"] + ([f"ratio {ratio:.3g}"] if ratio not in (None, 1) else [])
+    parts += [varying.named(name, value) for name, value in swept(arm, c) if value is not None]
+    return f"{label(arm.name)} as tuned ({', '.join(parts)})"
+
+
+def swept(arm: ArmResult, c: Comparison) -> tuple[tuple[str, Any], ...]:
+    """Return what an arm's cell has of the settings swept beside method and rates; None where it reads none."""
+    found = {**arm.settings, "method": arm.settings.get("method", arm.name)}
+    return tuple((name, varying.value(found, name)) for name in c.setup.varying)
 
 
 def collapses(arm: ArmResult) -> str:
@@ -110,7 +122,7 @@ def _mean(arm: ArmResult, metric: str) -> str:
 def _difference(d: Difference, c: Comparison, *, briefly: bool = False) -> str:
     """Return what is said of one difference: the one place where it is put into words."""
     own, base = _arm(c, d.arm), _arm(c, c.baseline)
-    name, against = (label(d.arm), label(c.baseline)) if briefly else (cell(own), cell(base))
+    name, against = (label(d.arm), label(c.baseline)) if briefly else (cell(own, c), cell(base, c))
     if d.same_cell:
         return f"{label(d.arm)} is no different from {label(c.baseline)} here, for tuning chose the same cell for both"
     if d.mean is None:
@@ -243,17 +255,18 @@ def _ends(interval: Interval) -> str:
     return f"{number(interval.low)} to {number(interval.high)}"
 
 
-def _limits(c: Comparison) -> str:
+def _limits(c: Comparison) -> Paragraph:
     metric = c.setup.metric
     known = [f"{shown(d.detectable, metric)} for {label(d.arm)}" for d in c.differences if d.detectable]
+    known[:1] = [text.replace(" for ", f"{_unit(metric)} for ", 1) for text in known[:1]]
     borders = [label(arm.name) for arm in c.arms if arm.tuning.on_border]
     fallen = [f"{label(arm.name)} {collapses(arm)}" for arm in c.arms if arm.history.every.n_collapsed]
-    gaps = f"a true gap of {', '.join(known)}{_unit(metric)} would have been claimed with 80 % power" if known else ""
+    gaps = f"a true gap of {', '.join(known)} would have been claimed with 80 % power" if known else ""
     fell = f"runs of the chosen cells that collapsed: {', '.join(fallen) or 'none'}"
     edge = f"the best cell of {' and '.join(borders)} lies on its grid's border, so it may not be tuned"
     cells = "claims are about the cells that this tuning chose"
     parts = [part for part in (gaps, fell, edge if borders else "", cells) if part]
-    return f"How far this goes: {'; '.join(parts)}."
+    return ("How far this goes:", *parts)
 
 
 def _cautions(c: Comparison) -> Sequence[str]:

@@ -53,6 +53,11 @@ class Setting:
         """What `kind_of` says of the field's type."""
         return kind_of(self.type)
 
+    @property
+    def nullable(self) -> bool:
+        """Whether None is a value of the field."""
+        return types.NoneType in get_args(self.type)
+
     def value(self, given: Any, where: str) -> Any:
         """Return a value that is not an axis, checked; of a list each item."""
         assert self.check is not None

@@ -143,6 +143,7 @@ class Repeat:
     source_hashes: tuple[str, ...]
     versions: tuple[str, ...]
     devices: tuple[str, ...]
+    held_out: tuple[str, ...]  # how many training examples cells were chosen on, and how these were drawn
     data_hashes: tuple[str, ...]
     model_hashes: tuple[str, ...]
     started: tuple[str, str] | None  # of the first and the last pack

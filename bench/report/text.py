@@ -20,10 +20,10 @@ def headline(report: Report) -> str:
     return "No comparison of methods yet." if c is None else comparing.headline(c)
 
 
-def verdict(report: Report) -> tuple[str, str, str]:
-    """Return three sentences with numbers; a difference is claimed only where a tuned comparison claims it."""
+def verdict(report: Report) -> tuple[comparing.Paragraph, ...]:
+    """Return three paragraphs with numbers; a difference is claimed only where a tuned comparison claims it."""
     if report.comparison is None:
-        return (_state(report), _scores(report), NO_COMPARISON)
+        return ((_state(report),), _scores(report), (NO_COMPARISON,))
     return comparing.short(report.comparison)
 
 
@@ -92,13 +92,13 @@ def _state(report: Report) -> str:
     )
 
 
-def _scores(report: Report) -> str:
+def _scores(report: Report) -> comparing.Paragraph:
     if not report.best:
-        return "No cell has a score yet."
+        return ("No cell has a score yet.",)
     by = {best.chosen_by for best in report.best}
     how = "held-out training examples" if by == {"select_metric"} else "the evaluation split itself, which flatters,"
-    found = "; ".join(_score(best, report) for best in report.best)
-    return f"The cells that {how} chose reached this {unit(report)} on the evaluation split: {found}."
+    found = (_score(best, report) for best in report.best)
+    return (f"The cells that {how} chose reached this {unit(report)} on the evaluation split:", *found)
 
 
 def _score(best: Best, report: Report) -> str:

@@ -24,6 +24,7 @@ import peft
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -96,6 +97,9 @@ def look(architecture: str, head: Head, **changes: Any) -> Found:
             located = _save(tiny_config(architecture, **changes), head, Path(directory))
             dtype, reason = _dtype_of(located, head), ""
         except Exception as error:  # whatever a config or a missing package makes transformers say
+            refused = _refusal_of_what_is_never_built(architecture, head, Path(directory))
+            if refused:
+                return found(outcome="refused", reason=refused)
             return found(outcome="not built", reason=_short(f"{type(error).__name__}: {error}"))
         try:
             loaded = _load(located, head, dtype)
@@ -111,6 +115,36 @@ def look(architecture: str, head: Head, **changes: Any) -> Found:
         except BadInput as error:
             reason = _why(error)
     return found(outcome="refused", reason=reason)
+
+
+def _refusal_of_what_is_never_built(architecture: str, head: Head, directory: Path) -> str:
+    """Return what loading says of an architecture that transformers cannot build at its usual size either, else "".
+
+    It does not say so of a missing package, which a user may install.
+    """
+    config = AutoConfig.for_model(architecture, **DATA["usual"].get(architecture, {}))
+    try:
+        with torch.device("meta"):
+            _auto(head).from_config(config)
+        return ""
+    except ImportError:
+        return ""
+    except Exception:  # a config that no model of this head can be made of
+        config.save_pretrained(directory)
+    save_file({"weight": torch.zeros(1)}, directory / "model.safetensors", metadata={"format": "pt"})
+    digest = "0" * 16
+    located = Located(
+        name=architecture, directory=directory, model_hash=digest, tokenizer_hash=digest, config=config.to_dict()
+    )
+    try:
+        _load(located, head, torch.float32)
+    except BadInput as error:
+        return _why(error)
+    return ""
+
+
+def _auto(head: Head) -> Any:
+    return AutoModelForSequenceClassification if head == "classifier" else AutoModelForCausalLM
 
 
 def _dropout(architecture: str, head: Head, target_modules: Any, path: str, **changes: Any) -> str:
@@ -154,12 +188,15 @@ def _of_attention(loaded: LoadedModel) -> tuple[str, ...]:
 
 def tiny_config(architecture: str, dropout: float = 0.0, **changes: Any) -> PretrainedConfig:
     """Return the architecture's own config with the sizes of architectures.toml and `dropout` everywhere."""
-    usual = AutoConfig.for_model(architecture).to_dict()
+    usual = AutoConfig.for_model(architecture, **DATA["usual"].get(architecture, {})).to_dict()
     own = DATA["own"].get(architecture, {})
     values = {key: value for key, value in _resized(usual, dropout).items() if key != "model_type"}
     for key, value in {**own, **changes}.items():
-        outer, _, inner = key.rpartition(".")
-        (values[outer] if outer else values)[inner] = value
+        *outer, inner = key.split(".")
+        place: Any = values
+        for name in outer:
+            place = place[int(name) if name.isdigit() else name]
+        place[inner] = value
     values = {key: value for key, value in values.items() if value != "default"}
     config = AutoConfig.for_model(architecture, **values)
     config.num_labels = 2
@@ -169,17 +206,26 @@ def tiny_config(architecture: str, dropout: float = 0.0, **changes: Any) -> Pret
 def _resized(values: Mapping[str, Any], dropout: float) -> dict[str, Any]:
     made = {}
     for key, value in values.items():
-        if isinstance(value, dict):
+        if key == "per_layer_config" and value:  # what the layers of the second kind have otherwise
+            made[key] = {1: _resized(next(iter(value.values())), dropout)}
+        elif isinstance(value, dict):
             made[key] = _resized(value, dropout)
         elif isinstance(value, float) and ("drop" in key or key.endswith("_pdrop")):
             made[key] = 0.0 if "layer" in key or "path" in key else dropout  # whole layers are never left out
-        elif isinstance(value, list) and key in ("layer_types", "mlp_layer_types", "attention_types"):
+        elif isinstance(value, list) and key in (
+            "layer_types",
+            "mlp_layer_types",
+            "layers_block_type",
+            "attention_types",
+        ):
             made[key] = value  # cut below, where the number of layers is known
+        elif key in DATA["sizes"] and isinstance(value, list) and value and not key.endswith("token_id"):
+            made[key] = DATA["sizes"][key]  # one for each layer
         elif key in DATA["sizes"] and (value is None or isinstance(value, int)) and not isinstance(value, bool):
             made[key] = DATA["sizes"][key] if value is not None or key.endswith("token_id") else None
         else:
             made[key] = value
-    for key in ("layer_types", "mlp_layer_types"):
+    for key in ("layer_types", "mlp_layer_types", "layers_block_type"):
         if isinstance(made.get(key), list):
             made[key] = _two_of(made[key])
     return made
@@ -193,15 +239,16 @@ def _two_of(kinds: list[Any]) -> list[Any]:
 
 def _save(config: PretrainedConfig, head: Head, directory: Path) -> Located:
     """Save a random model with weights that are felt; its classifier has other labels: it is new when loaded."""
-    auto = AutoModelForSequenceClassification if head == "classifier" else AutoModelForCausalLM
     torch.manual_seed(0)
-    model: PreTrainedModel = auto.from_config(config)
+    model: PreTrainedModel = _auto(head).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1 and parameter.is_floating_point():
                 parameter.mul_(4.0)
     _forward(model)
     model.save_pretrained(directory)
+    if type(model.config) is not type(config) and type(model.config) not in _auto(head)._model_mapping:
+        config.save_pretrained(directory)  # the text part of a model of more: loaded by the config of the whole
     digest, values = "0" * 16, AutoConfig.from_pretrained(directory).to_dict()
     return Located(
         name=config.model_type, directory=directory, model_hash=digest, tokenizer_hash=digest, config=values
@@ -210,8 +257,7 @@ def _save(config: PretrainedConfig, head: Head, directory: Path) -> Located:
 
 def _dtype_of(located: Located, head: Head) -> torch.dtype:
     """Return float64, or float32 where the architecture computes in nothing wider (grouped products of experts)."""
-    auto = AutoModelForSequenceClassification if head == "classifier" else AutoModelForCausalLM
-    model = auto.from_pretrained(located.directory, dtype=torch.float64, ignore_mismatched_sizes=True)
+    model = _auto(head).from_pretrained(located.directory, dtype=torch.float64, ignore_mismatched_sizes=True)
     try:
         finite = bool(_forward(model).isfinite().all())
     except RuntimeError:

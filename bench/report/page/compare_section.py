@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 from bench.comparison.numbers import ArmResult, Comparison, Difference
-from bench.comparison.verdict import collapses, gap, number, sentences
+from bench.comparison.verdict import collapses, gap, number, sentences, swept
 from bench.methods import label
 from bench.report.data import Report
 from bench.report.page import svg
 from bench.report.page.tables import Table, Value, rate, ratio, table, text, whole
 from bench.report.text import listed, score, unit
+from bench.study import varying
 
 
 def view(report: Report) -> dict[str, object] | None:
@@ -36,10 +37,13 @@ def _arms(c: Comparison, report: Report) -> Table:
         ("λ", True), ("collapsed or diverged", True), ("cells tuned", True), ("octaves of η_A within 1 %", True),
         ("median steps to target", True), ("missed", True),
     )  # fmt: skip
+    others = [name for name in c.setup.varying if name != "rank"]
+    columns = (*columns[:7], *((name, False) for name in others), *columns[7:])
+    rows = [_arm(arm, c, report) for arm in c.arms]
     if all(arm.tested is None for arm in c.arms):
-        return table(columns, [_arm(arm, report) for arm in c.arms])
+        return table(columns, rows)
     more = (("on the test split", True), ("± over seeds", True))
-    rows = [[*row[:3], *_tested(arm, report), *row[3:]] for arm in c.arms for row in [_arm(arm, report)]]
+    rows = [[*row[:3], *_tested(arm, report), *row[3:]] for arm, row in zip(c.arms, rows, strict=True)]
     return table((*columns[:3], *more, *columns[3:]), rows)
 
 
@@ -49,13 +53,14 @@ def _tested(arm: ArmResult, report: Report) -> list[Value]:
     return [(score(mean, report, digits=2), mean), (score(stderr, report, digits=2), stderr)]
 
 
-def _arm(arm: ArmResult, report: Report) -> list[Value]:
+def _arm(arm: ArmResult, c: Comparison, report: Report) -> list[Value]:
     s, width = arm.settings, arm.tuning.width
+    others = ["–" if v is None else varying.spelled(name, v) for name, v in swept(arm, c) if name != "rank"]
     octaves = "–" if width is None else f"{'≥ ' if width.open_low or width.open_high else ''}{width.octaves:.1f}"
     return [
         text(label(arm.name)), (score(arm.mean, report, digits=2), arm.mean),
         (score(arm.stderr_seeds, report, digits=2), arm.stderr_seeds), whole(arm.n), whole(s.get("rank")),
-        rate(s["eta_A"]), ratio(s.get("lr_ratio")),
+        rate(s["eta_A"]), ratio(s.get("lr_ratio")), *map(text, others),
         (collapses(arm), arm.history.every.n_collapsed), whole(arm.tuning.n_cells),
         (octaves, None if width is None else width.octaves),
         (number(arm.reach.median_steps), arm.reach.median_steps), whole(arm.reach.n_missed),

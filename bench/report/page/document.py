@@ -22,7 +22,7 @@ from bench.report.data import Best, Report, Trouble
 from bench.report.page import claims_section, compare_section, heat_section, speed_section, svg
 from bench.report.page.tables import Value, decimal, rate, ratio, table, text, whole
 from bench.report.text import counted, headline, listed, score, seeds, unit
-from bench.report.text import verdict as three_sentences
+from bench.report.text import verdict as three_paragraphs
 from plots import style
 
 View = Mapping[str, object]
@@ -117,7 +117,7 @@ def _sections(report: Report) -> list[Section]:
 
 
 def _verdict(report: Report) -> View:
-    return {"headline": headline(report), "sentences": three_sentences(report), "borders": report.borders}
+    return {"headline": headline(report), "paragraphs": three_paragraphs(report), "borders": report.borders}
 
 
 def _best(report: Report) -> View | None:
@@ -133,7 +133,8 @@ def _best(report: Report) -> View | None:
     kinds = sorted({best.cell.stderr_kind for best in report.best if best.cell.stderr_kind})
     by = {best.chosen_by for best in report.best}
     chosen = "held-out training examples" if by == {"select_metric"} else "the evaluation split itself, which flatters"
-    note = f"Each method's best cell, chosen on {chosen}; scores on the evaluation split"
+    held_out = f" ({'; '.join(report.repeat.held_out)})" if by == {"select_metric"} and report.repeat.held_out else ""
+    note = f"Each method's best cell, chosen on {chosen}{held_out}; scores on the evaluation split"
     note += f"; s.e.: standard error over {' or '.join(kinds)}." if kinds else "."
     timing = "" if all(b.timing_mode == "isolated" for b in report.best) else " Train seconds are shares of a pack."
     return {"note": note + timing, "table": table(columns, [_best_row(best, report, others) for best in report.best])}
@@ -170,13 +171,14 @@ def _trouble(report: Report) -> View:
         ("what", False), ("method", False), ("rank", True), ("η_A", True), ("λ", True),
         *((name, False) for name in report.varying), ("seeds", False), ("detail", False),
     )  # fmt: skip
+    shown = slice(None) if any(t.detail for t in report.troubles) else slice(-1)
     n = report.counts
     note = (
         f"{n.n_diverged} trials diverged, {n.n_collapsed} collapsed (they predict one class or end above chance loss), "
         f"{n.n_failed} failed or ran out of memory, {n.n_missing - n.n_failed} were not run."
     )
-    rows = [_trouble_row(t) for t in report.troubles]
-    return {"note": note, "table": table(columns, rows, long=("detail",)) if rows else None}
+    rows = [_trouble_row(t)[shown] for t in report.troubles]
+    return {"note": note, "table": table(columns[shown], rows, long=("detail",)) if rows else None}
 
 
 def _trouble_row(t: Trouble) -> list[Value]:
@@ -191,6 +193,7 @@ def _repeat(report: Report) -> View:
     others = report.counts.n_other_rows
     facts: list[tuple[str, str]] = [
         ("profile", r.profile), ("seeds", listed(r.seeds)), *((name, value) for name, value in r.settings),
+        ("held out", "; ".join(r.held_out) or "–"),
         ("commit", listed(r.commits)), ("source hash", listed(r.source_hashes)),
         ("versions", "; ".join(r.versions) or "–"), ("device", listed(r.devices)),
         ("data hash", listed(r.data_hashes)), ("model hash", listed(r.model_hashes)),

@@ -109,6 +109,8 @@ def test_too_few_fresh_seeds_are_told_and_claim_nothing(tmp_path: Path, capsys: 
 def test_the_report_has_the_verdict_where_the_rows_give_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("report", "--study", "sst2-compare", "--rows", rows(TUNING, FRESH), to=tmp_path) == 0
     text = (tmp_path / "sst2-compare+sst2-compare-fresh" / "report.html").read_text()
+    assert "other rows in the directory" not in text  # the fresh runs are shown, as what they are
+    assert "<dd>1,000 training examples, how they were drawn is not in the rows</dd>" in text
     assert "No method as tuned here can be said to differ from tuned LoRA" in text
     assert run("report", "--rows", TUNING, to=tmp_path) == 0
     assert "no comparison: --rows: must hold fresh runs" in capsys.readouterr().out

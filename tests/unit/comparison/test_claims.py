@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench import study
+from bench.commands import _compare
 from bench.comparison import arms, compare, rule, verdict
 from bench.comparison.arms import Arm, Row
 from bench.comparison.numbers import History, Runs, Top
@@ -152,7 +154,22 @@ def test_a_collapse_that_only_the_further_runs_show_is_told_and_nothing_is_bette
     text = verdict.sentences(found)
     assert "LoRA+'s cell collapsed or diverged in 1 of 20 runs and LoRA's in 0 of 20" in text[1]
     assert "(1 of 20 runs collapsed)" in text[0]
-    assert "runs of the chosen cells that collapsed: LoRA+ 1 of 20" in verdict.short(found)[2]
+    limits = verdict.short(found)[2]
+    assert "runs of the chosen cells that collapsed: LoRA+ 1 of 20" in limits
+    (gaps_told,) = (item for item in limits if "80 %" in item)
+    assert re.fullmatch(r"a true gap of [\d.]+ points for LoRA\+ would have been .*", gaps_told)
+
+
+def test_what_was_swept_beside_method_and_rates_is_in_table_and_sentences() -> None:
+    found = compared(noisy({"lora+": 0.02}), of=setup(varying=("lora_alpha", "target_modules")))
+    header, _, plus, full = _compare.scores(found).splitlines()[:4]
+    assert header.split()[:4] == ["method", "lora_alpha", "target_modules", "eta_A"]
+    alpha = found.arms[1].settings["lora_alpha"]
+    assert re.match(rf"LoRA\+ +{alpha:g} +query, value +", plus)
+    assert re.match(r"full fine-tuning +- +- +", full)
+    plus_told, full_told = (text for text in verdict.sentences(found)[1:3])
+    assert f"lora_alpha {alpha:g}, target_modules query, value) is better than LoRA as tuned (eta_A" in plus_told
+    assert "full fine-tuning as tuned (eta_A 0.00016) against LoRA as tuned (eta_A 0.0016, lora_alpha" in full_told
 
 
 # --- ties, speed-ups, families --------------------------------------------------------------------------------------

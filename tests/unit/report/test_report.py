@@ -215,12 +215,12 @@ def test_the_tuning_curve_waits_for_the_whole_grid() -> None:
 
 
 def test_without_a_comparison_nothing_is_claimed() -> None:
-    state, scores, claim = report_text.verdict(built(*hand_made()))
+    (state,), scores, (claim,) = report_text.verdict(built(*hand_made()))
     assert state == ("On sst2 with minilm, 6 of 6 trials finished, 1 diverged, 1 collapsed (3 seeds, 300 steps each).")
-    assert "LoRA 82.0 ± 1.0 (best of 2 cells); full fine-tuning 50.0 ± 1.0 (the only cell)" in scores
+    assert scores[1:] == ("LoRA 82.0 ± 1.0 (best of 2 cells)", "full fine-tuning 50.0 ± 1.0 (the only cell)")
     assert claim == report_text.NO_COMPARISON
     assert report_text.headline(built(*hand_made())) == "No comparison of methods yet."
-    assert not re.search(r"\b(is|are) (better|worse|faster)\b", state + scores)
+    assert not re.search(r"\b(is|are) (better|worse|faster)\b", state + " ".join(scores))
 
 
 @pytest.mark.parametrize(
@@ -232,17 +232,16 @@ def test_a_claim_is_the_comparisons_own(gap: float, word: str) -> None:
     found = built(rows, trials, comparison=comparison)
     text = report_text.verdict(found)
     assert len(text) == 3
-    assert f"LoRA+ {word}" in text[0]
+    assert text[0][1].startswith(f"LoRA+ {word}")
     first = report_text.headline(found)
     assert ("LoRA+ as tuned is" in first) == (gap != 0)
     assert f"LoRA+ {word}" in first or first == "No method as tuned here can be said to differ from tuned LoRA."
     (plus,) = (d for d in comparison.differences if d.arm == "lora+")
     assert plus.mean is not None
-    assert f"{100 * plus.mean:+.2f} points" in text[0]
-    assert all(sentence.endswith(".") and sentence.count(". ") == 0 for sentence in text)
+    assert f"{100 * plus.mean:+.2f} points" in text[0][1]
     drawn = page.page(found)
     assert "Tuned comparison" in drawn
-    assert escape(text[0]) in drawn
+    assert f"<p>{escape(text[0][0])}</p>\n<ul>\n<li>{escape(text[0][1])}</li>" in drawn
     assert f"<strong>{escape(first)}</strong>" in drawn
 
 
@@ -252,7 +251,7 @@ def test_a_factor_of_speed_is_no_claim_where_its_interval_holds_one() -> None:
     found = compared(noisy({}), curve=ramp(ramps))
     sure, never = found.speed_ups
     unsure = replace(sure, claim="none", p_holm=0.2)  # the interval is far from 1 and claims nothing by itself
-    told = verdict.short(replace(found, speed_ups=(sure, unsure, never)))[1].split("; ")
+    told = verdict.short(replace(found, speed_ups=(sure, unsure, never)))[1][1:]
     numbers = "(95% interval 2 to 2, n = 10, p ="
     assert told[0].endswith(
         f"LoRA+ takes 1/2 of the steps {numbers} 0.0039 after Holm), faster in steps, 2x lies within the interval, its "
@@ -385,6 +384,30 @@ def test_settings_that_vary_are_columns_and_the_others_stand_at_the_top() -> Non
     (chart,) = (one for one in made.charts if one.kind == "curves")
     assert len({line.label for line in chart.lines}) == len({(line.series, line.variant) for line in chart.lines}) == 2
     assert "LoRA, lora_alpha 64, target_modules query, value" in text
+
+
+def test_the_page_says_how_examples_were_held_out_as_the_rows_tell_it() -> None:
+    def made(n_select: int, **told: object) -> str:
+        trials = tuple(replace(t, budget=replace(t.budget, n_select=n_select)) for t in lora_grid(ETAS, (1,), (0,)))
+        return page.page(built(frame(trials).assign(**told), trials))
+
+    text = made(60, select_by="groups of texts", n_left_out=3)
+    words = "60 training examples, drawn by groups of texts, 3 that overlap with them left out"
+    assert f"<dt>held out</dt><dd>{words}</dd>" in text
+    older = made(60, select_by=None, n_left_out=None)
+    assert "<dd>60 training examples, how they were drawn is not in the rows</dd>" in older
+    assert "<dt>held out</dt><dd>none</dd>" in made(0)
+
+
+def test_what_no_row_tells_is_left_out_of_the_settings_that_all_cells_share() -> None:
+    trials = lora_grid(ETAS, (1,), (0,))
+    trials = tuple(replace(t, budget=replace(t.budget, max_grad_norm=None), spec_version=1) for t in trials)
+    rows = frame(trials)
+    as_they_are = StudyInfo(name=STUDY.name, higher_is_better=True)  # older rows alone: no trial says what they lack
+    made = report.build(rows.assign(n_select=None, spec_version=None), NO_ATTEMPTS, STUDY, as_they_are, source=SOURCE)
+    assert "max_grad_norm none" in made.fixed  # not clipped: a null that is a value
+    assert "n_select" not in made.fixed
+    assert "spec_version" not in made.fixed
 
 
 def test_panels_of_one_quantity_share_their_axis() -> None:
