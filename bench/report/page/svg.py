@@ -269,7 +269,7 @@ def forest(
 
     `rows` are (name, mean, low, high, words); x has the unit of the label.
     """
-    width, left, right, high = 440, 24 + 6.4 * max(len(name) for name, *_ in rows), 12, 30
+    width, left, right, high = 440, 24 + round(6.4 * max(len(name) for name, *_ in rows)), 12, 30
     height = high * len(rows) + 52
     ends = [end for _, mean, low, top, _ in rows for end in (mean, low, top)] + [line]
     room = 0.06 * (max(ends) - min(ends)) or 1.0
