@@ -9,7 +9,7 @@ from bench.comparison.verdict import collapses, gap, number, sentences, swept
 from bench.methods import label
 from bench.report.data import Report
 from bench.report.page import svg
-from bench.report.page.tables import Column, Table, Value, rate, ratio, table, text, whole
+from bench.report.page.tables import Table, Value, rate, ratio, table, text, whole
 from bench.report.text import listed, score, unit
 from bench.study import varying
 
@@ -32,7 +32,7 @@ def view(report: Report) -> dict[str, object] | None:
 
 
 def _arms(c: Comparison, report: Report) -> Table:
-    columns: tuple[Column, ...] = (
+    columns: tuple[tuple[str, bool], ...] = (
         ("method", False), (unit(report), True), ("± over seeds", True), ("n", True), ("rank", True), ("η_A", True),
         ("λ", True), ("collapsed or diverged", True), ("cells tuned", True), ("octaves of η_A within 1 %", True),
         ("median steps to target", True), ("missed", True),
