@@ -47,8 +47,8 @@ class Ledger:
 
     @property
     def n_pruned(self) -> int:
-        """How many of the study's trials were left out."""
-        return sum(trial_id in self.pruned for trial_id in self.trials)
+        """How many of the study's trials were left out and have not been finished since."""
+        return sum(trial_id in self.pruned and trial_id not in self.scores for trial_id in self.trials)
 
     def begin(self, trials: Iterable[Trial], n_goal: int) -> None:
         """Take the trials that are known before any runs, in the place of those known until now."""

@@ -1,0 +1,155 @@
+"""Successive halving in a sweep: who is left out, what is kept of it, and what stops, failures and growth change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from bench import searches, store
+from bench.core.errors import BadInput
+from bench.core.spec import Pack, Study, Trial
+from bench.searches import Rungs
+from bench.searches._rungs import going_on
+from bench.sweep import Options, planning
+from tests.support.sweep_helpers import (
+    PROVENANCE,
+    TRIALS,
+    FakeEngine,
+    comparable,
+    grid,
+    ids,
+    interrupt_at,
+    optuna_trials,
+    rows,
+    run,
+    score,
+    study,
+)
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk", "handlers_are_put_back")
+RUNGS = Rungs(shares=(0.25, 0.5), keep=0.5)
+
+
+def halving(**changes: object) -> Study:
+    return study(**{"sampler": "halving", "rungs": RUNGS.shares, "keep": RUNGS.keep, "widen": False, **changes})
+
+
+def pruned(directory: Path) -> list[dict[str, object]]:
+    return comparable(store.load_pruned(directory / "s"))
+
+
+def by_hand(trials: tuple[Trial, ...]) -> set[str]:
+    """Return the trials that finish: the helpers' loss is 1 - score, so the best cells are those of the best scores."""
+    found: set[str] = set()
+    for group in planning.groups_of(trials):
+        cells = list(dict.fromkeys(one.cell for one in group))
+        worth = {c: sum(score(one) for one in group if one.cell == c) for c in cells}
+        diverged = {one.cell for one in group if one.eta_B is not None and one.eta_B >= 0.1}
+        for _ in RUNGS.shares:
+            ranked = sorted(cells, key=lambda c: (c in diverged, -worth[c]))
+            cells = ranked[: RUNGS.n_kept(len(cells))]
+        found |= {one.trial_id for one in group if one.cell in cells or one.cell in diverged}
+    return found
+
+
+def test_the_best_half_of_each_method_goes_on_at_each_rung(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    done = run(tmp_path, TRIALS, engine, of=halving())
+    finished = {str(row["trial_id"]) for row in rows(tmp_path)}
+    assert finished == by_hand(TRIALS)
+    left_out = pruned(tmp_path)
+    assert {str(row["trial_id"]) for row in left_out} == set(ids(TRIALS)) - finished
+    assert (done.n_finished, done.n_pruned) == (len(finished), len(left_out))
+    for row in left_out:
+        assert (row["status"], row["metric_value"]) == ("pruned", None)
+        assert row["steps_done"] in (5, 10)
+        assert f"at step {row['steps_done']}" in str(row["reason"])
+    first = [pack for pack in engine.packs if pack.until == 5]
+    assert sum(pack.size for pack in first) == len(TRIALS)
+    assert store.load_attempts(tmp_path / "s").num_rows == 0
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 5, 7, 8, 9, 10])
+def test_stopped_before_any_pack_it_decides_the_same(tmp_path: Path, n: int) -> None:
+    run(tmp_path / "whole", TRIALS, of=halving())
+    run(tmp_path / "parts", TRIALS, interrupt_at(n), of=halving())
+    run(tmp_path / "parts", TRIALS, of=halving())
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    assert pruned(tmp_path / "parts") == pruned(tmp_path / "whole")
+
+
+def test_a_pack_that_fails_is_an_attempt_and_its_trials_come_again(tmp_path: Path) -> None:
+    """Nothing is decided against a trial that failed; the next run trains it, and no finished row goes."""
+    run(tmp_path / "whole", TRIALS, of=halving())
+    engine = FakeEngine()
+
+    def fail_once(pack: Pack) -> None:
+        if len(engine.packs) == 1 and not failed:
+            failed.append(pack)
+            raise RuntimeError("a broken pack")
+
+    failed: list[Pack] = []
+    engine.before = fail_once
+    first = run(tmp_path / "parts", TRIALS, engine, of=halving())
+    lost = {one.trial_id for one in failed[0].trials}
+    assert first.n_failed == len(lost) > 0
+    assert not lost & {str(row["trial_id"]) for row in pruned(tmp_path / "parts")}
+    before = rows(tmp_path / "parts")
+    last = run(tmp_path / "parts", TRIALS, of=halving())
+    assert last.exit_code == 0
+    assert all(row in rows(tmp_path / "parts") for row in before)
+    assert {str(r["trial_id"]) for r in rows(tmp_path / "whole")} <= {
+        str(r["trial_id"]) for r in rows(tmp_path / "parts")
+    }
+    assert last.n_finished + last.n_pruned == len(TRIALS)
+
+
+def test_a_grid_trains_what_was_left_out_and_counts_it_no_more(tmp_path: Path) -> None:
+    run(tmp_path, TRIALS, of=halving())
+    engine = FakeEngine()
+    done = run(tmp_path, TRIALS, engine, of=study())
+    assert (done.n_finished, done.n_pruned) == (len(TRIALS), 0)
+    assert set(engine.trained) == {str(row["trial_id"]) for row in pruned(tmp_path)}
+    again = FakeEngine()
+    assert run(tmp_path, TRIALS, again, of=halving()).n_pruned == 0
+    assert again.packs == []
+
+
+def test_a_grown_grid_passes_the_rungs_that_the_others_passed(tmp_path: Path) -> None:
+    small, large = grid(etas=(1e-4, 1e-2)), grid()
+    run(tmp_path, small, of=halving())
+    engine = FakeEngine()
+    done = run(tmp_path, large, engine, of=halving())
+    assert {one for one, _ in engine.legs} == set(ids(large)) - set(ids(small))
+    assert done.n_finished + done.n_pruned == len(large)
+    best = {cell.method: cell.trial.eta_A for cell in done.best}
+    assert best["lora+"] == 1e-3
+
+
+def test_optuna_sees_what_was_pruned_and_keeps_it(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time from the rows alone
+        run(tmp_path, TRIALS, of=halving())
+        seen = [t for t in optuna_trials(tmp_path) if t.state is not TrialState.FAIL]
+        states = [t.state for t in seen]
+        mine = [row for row in pruned(tmp_path) if row["method"] == "lora+"]
+        assert states.count(TrialState.PRUNED) == len(mine) > 0
+        assert len({t.user_attrs["trial_id"] for t in seen}) == len(seen)
+
+
+def test_rows_of_other_code_are_not_run_again_at_rungs(tmp_path: Path) -> None:
+    options = Options(source_hash=PROVENANCE.source_hash, rerun_stale=True)
+    with pytest.raises(BadInput, match="rerun-stale"):
+        run(tmp_path, TRIALS, of=halving(), options=options)
+
+
+def test_the_rule_by_hand() -> None:
+    assert Rungs().steps(80) == (10, 40)
+    assert Rungs(shares=(0.1, 0.1, 0.99)).steps(10) == (1,), "a rung at the last step is none"
+    assert [Rungs(keep=0.25).n_kept(n) for n in (1, 4, 5, 8, 40)] == [1, 1, 2, 2, 10]
+    assert Rungs().expected_steps(80, 14) == [(0, 10, 14), (10, 40, 4), (40, 80, 1)]
+    inf = float("inf")
+    assert going_on({"a": [1.0, 3.0], "b": [1.5, 1.5], "c": [0.1, inf], "d": [2.0, 2.0]}, 3) == {"b", "a", "d"}
+    assert searches.rungs_of(study()) is None
+    assert searches.rungs_of(halving()) == RUNGS
