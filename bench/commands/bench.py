@@ -20,7 +20,16 @@ SECONDS_AROUND_A_BLOCK = 1.0  # building a contender and taking it down; a ceili
 
 
 @some_options(
-    "task", "model", "max_steps", "batch_size", "rank", "lora_dropout", "target_modules", "max_length", "device"
+    "task",
+    "model",
+    "max_steps",
+    "batch_size",
+    "rank",
+    "lora_dropout",
+    "target_modules",
+    "max_length",
+    "precision",
+    "device",
 )
 def command(
     selection: Selection,
@@ -80,7 +89,7 @@ def _rows(work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozens
     def tell(line: str) -> None:
         print(f"  {line}", flush=True)
 
-    planned = jobs.plan(work, setup.precisions(chosen.device), parts, contenders)
+    planned = jobs.plan(work, setup.precisions(chosen.device, chosen.precision), parts, contenders)
     for name in {job.contender for job in planned if job.contender != jobs.MATMUL}:
         _peer.require(registered.get(name).packages)
     timer = setup.timer_of(work.device, chosen.clock)

@@ -53,6 +53,7 @@ class Chosen:
     device: str = "auto"
     random_weights: bool = False
     clock: str = "wall"
+    precision: Precision | None = None  # None: fp32, and bf16 where the device computes in it
     data_dir: Path | None = None
 
 
@@ -107,8 +108,10 @@ def build(chosen: Chosen) -> Work:
     )  # fmt: skip
 
 
-def precisions(device: str) -> tuple[Precision, ...]:
-    """Return fp32, and bf16 where the device computes in it."""
+def precisions(device: str, wanted: Precision | None = None) -> tuple[Precision, ...]:
+    """Return what is wanted; else fp32, and bf16 where the device computes in it."""
+    if wanted is not None:
+        return (wanted,)
     try:
         runtime.check_precision("bf16", device)
     except BadInput:

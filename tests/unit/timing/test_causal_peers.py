@@ -160,7 +160,7 @@ def test_the_command_prints_a_table_of_a_causal_task(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ceiling, "LEAST_SECONDS", 1e-3)
-    monkeypatch.setattr(setup, "precisions", lambda device: ("fp32",))
+    monkeypatch.setattr(setup, "precisions", lambda device, wanted: ("fp32",))
     options = [
         "--task",
         "uuid-8",

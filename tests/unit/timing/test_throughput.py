@@ -532,7 +532,7 @@ def test_the_command_measures_prints_and_stores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ceiling, "LEAST_SECONDS", 1e-3)
-    monkeypatch.setattr(setup, "precisions", lambda device: ("fp32",))
+    monkeypatch.setattr(setup, "precisions", lambda device, wanted: ("fp32",))
     options = ["--steps", "2", "--batch", "2", "--repeats", "2", "--only", "rank,ours", "--device", "cpu"]
     assert cli.main(["bench", *options, "--results-dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
