@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from bench.commands._resolve import Resolved
 from bench.executors import AbstractExecutor
+from bench.schedule import planner
+from bench.schedule.planner import Limits
 from bench.sweep import Event, Options, SweepSummary
 from bench.sweep.events import STATE
 
@@ -35,7 +37,8 @@ def sweep_shown(
     from bench.sweep import live
 
     study, directory = resolved.study, results_dir / resolved.study.name
-    remote = None if on_ray is None else _remote(resolved, directory, on_ray)
+    limits = planner.limits_for(study, options.limits)
+    remote = None if on_ray is None else _remote(resolved, directory, on_ray, limits)
     slots = 1 if remote is None else remote.slots
     preview = sweep.preview(study, resolved.trials, results_dir=results_dir, options=options, slots=slots)
     print(_show.heading(resolved, directory, options.place.device))
@@ -60,6 +63,7 @@ def sweep_shown(
             log_dir=directory / runtime.LOGS,
             state_dir=directory / STATE,
             on_steps=on_steps,
+            limits=limits,
         )
         done = sweep.run(
             study, resolved.trials, results_dir=results_dir, executor=executor, options=options, on_event=on_event
@@ -68,7 +72,7 @@ def sweep_shown(
     return done
 
 
-def _remote(resolved: Resolved, directory: Path, on_ray: OnRay) -> AbstractExecutor:
+def _remote(resolved: Resolved, directory: Path, on_ray: OnRay, limits: Limits) -> AbstractExecutor:
     from bench.core import devices
     from bench.executors import cluster, runtime
 
@@ -80,6 +84,7 @@ def _remote(resolved: Resolved, directory: Path, on_ray: OnRay) -> AbstractExecu
         device=devices.resolve(resolved.study.device),
         log_dir=directory / runtime.LOGS,
         time_limit_seconds=on_ray.time_limit_seconds,
+        limits=limits,
     )
 
 

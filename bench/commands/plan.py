@@ -65,7 +65,7 @@ def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
     from bench.core.errors import BadInput
     from bench.data.splits import TextData
     from bench.executors import runtime
-    from bench.schedule import calibrate, estimate, workloads
+    from bench.schedule import calibrate, estimate, planner, workloads
 
     study, workload = resolved.study, options.workload
     assert workload is not None  # as sweep_options gives it
@@ -73,6 +73,7 @@ def _calibrate(resolved: Resolved, options: Options, results_dir: Path) -> None:
     executor = runtime.local_executor(
         task=resolved.task, data=data, located=resolved.located, device=study.device,
         log_dir=results_dir / study.name / runtime.LOGS,
+        limits=planner.limits_for(study, options.limits),
     )  # fmt: skip
     try:
         packs = _packs(resolved, options, results_dir, executor)

@@ -345,6 +345,12 @@ class Study:
         check=rules.whole(1), flags=("--pack-size",), help="trials trained together at most",
         default_words="measured ([packs](../concepts/packs.md))",
     )] = None  # fmt: skip
+    # None: the planner decides
+    gradient_checkpointing: Annotated[bool | None, Setting(
+        check=rules.flag, flags=("--gradient-checkpointing",),
+        help="true or false: layers compute again in backward, which saves memory",
+        default_words="where a pack would be smaller than 4",
+    )] = None  # fmt: skip
     # figures in the paper's form: cells worse than this metric share one colour
     clip: Annotated[float | None, Setting(
         check=rules.number(0), help="lower end of a figure's colours; scores stay as they are",

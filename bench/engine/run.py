@@ -26,6 +26,8 @@ from bench.engine import guard, legs, packed, state, unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens, Written
+from bench.engine.checkpointing import checkpoint_layers
+from bench.engine.chunking import n_chunks
 from bench.engine.loop import Loop, Training
 from bench.engine.memory import Meter
 from bench.engine.objective import Classification, Objective, Regression, Scored
@@ -35,10 +37,6 @@ from bench.models._base import LoadedModel
 DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and optimizer are at least float32
     "fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 }  # fmt: skip
-CHUNK_ROWS, CHUNK_WIDTH = 1024, 384  # tokens of all trials in a chunk at this hidden size: a CPU's caches still hold it
-HALF_CHUNK_ROWS = 1536  # in 16 bits, whose numbers are half as large
-GPU_CHUNK_ROWS = 16384  # by reckoning, not measured: products of fewer rows are over before the next one is launched
-MOST_CHUNKS = 8
 KERNELS = 8192
 
 
@@ -49,6 +47,7 @@ class EngineOptions:
     device: torch.device
     path: Literal["auto", "bank", "unpadded", "packed"] = "auto"
     n_chunks: int | None = None  # None: chosen by the number of tokens
+    gradient_checkpointing: bool = False  # layers keep their inputs alone, and compute again in backward
     isolated: bool = False  # the device does nothing else: times may be compared
 
 
@@ -90,6 +89,8 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
     )
     guard.require(loaded, trial, bank.shapes, kind, path.name, writes=writes)
     ragged = writes and guard.ragged_problem(loaded, trial, bank.shapes, path.name) is None
+    if options.gradient_checkpointing and path.name != "unpadded":  # whose texts are short
+        checkpoint_layers(bank)
     train = Batches(data.train, device=device)
     settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
     width = int(loaded.model.config.get_text_config().hidden_size)  # transformers maps n_embd, d_model and dim to it
@@ -194,18 +195,15 @@ def choose_path(bank: Bank, wanted: str, problem: Callable[[str], str | None] = 
 
 
 def default_chunks(data: EncodedData, pack: Pack, path: str, device: torch.device, *, hidden_size: int) -> int:
-    """Return into how many chunks a batch is cut: as many tokens of all trials in each as suit the device.
+    """Return into how many chunks a batch is cut (chunking.py).
 
-    A model narrower than CHUNK_WIDTH gets more tokens in each: its steps are mostly calls, not numbers. Two chunks at
-    least, which spare padding, where padding goes through the whole model or calls cost little.
+    Two at least, which spare padding, where padding goes through the whole model or calls cost little.
     """
     budget = pack.trials[0].budget
     tokens = data.train.lengths.mean() * budget.batch_size * pack.size
     is_half, on_cpu = budget.precision in ("bf16", "fp16"), device.type == "cpu"
-    usual = GPU_CHUNK_ROWS if not on_cpu else HALF_CHUNK_ROWS if is_half else CHUNK_ROWS
-    rows = usual * max(1.0, CHUNK_WIDTH / hidden_size)
-    least = 1 if path == "unpadded" and (is_half or not on_cpu) else 2
-    return int(min(MOST_CHUNKS, max(least, round(tokens / rows))))
+    least = 1 if path == "packed" or (path == "unpadded" and (is_half or not on_cpu)) else 2
+    return n_chunks(tokens, hidden_size=hidden_size, is_half=is_half, on_cpu=on_cpu, least=least)
 
 
 @dataclass(frozen=True, kw_only=True)

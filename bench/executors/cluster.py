@@ -15,6 +15,7 @@ from bench.core.errors import BadInput
 from bench.core.record import Provenance
 from bench.models import Located
 from bench.models._locate import TOKENIZER_FILES, weight_files
+from bench.schedule.planner import Limits
 from bench.tasks import Task
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Shipment:
     files: dict[str, bytes]
     device: str  # cpu or cuda: Ray shows each worker its own GPU alone
     origin: Provenance  # of the driver's code, which the worker runs
+    limits: Limits | None = None  # with which packs are planned
 
     def unpack(self, log_dir: Path) -> LocalExecutor[Any]:
         """Return the executor that runs in the worker's process."""
@@ -122,8 +124,9 @@ class Shipment:
         if self.files and not _same_files(located, self.files):
             located = replace(located, directory=_unpacked(located, self.files))
         one = runtime.local_executor(
-            task=self.task, data=self.data, located=located, device=self.device, log_dir=log_dir
-        )
+            task=self.task, data=self.data, located=located, device=self.device, log_dir=log_dir,
+            limits=self.limits,
+        )  # fmt: skip
         # the code is the driver's, and comes without its history
         commit, dirty = self.origin.git_commit, self.origin.git_dirty
         one.provenance = replace(one.provenance, git_commit=commit, git_dirty=dirty)
@@ -131,7 +134,14 @@ class Shipment:
 
 
 def executor(
-    *, task: Task, data: Any, located: Located, device: str, log_dir: Path, time_limit_seconds: float
+    *,
+    task: Task,
+    data: Any,
+    located: Located,
+    device: str,
+    log_dir: Path,
+    time_limit_seconds: float,
+    limits: Limits | None = None,
 ) -> RayExecutor:
     """Return an executor of the connected cluster: a CPU, or a CPU and a GPU, for each worker.
 
@@ -142,7 +152,7 @@ def executor(
     kind = check_device(device)
     origin = provenance.collect(f"ray, {kind}")
     shipment = Shipment(
-        task=task, data=data, located=located, files=_read(located.directory), device=kind, origin=origin
+        task=task, data=data, located=located, files=_read(located.directory), device=kind, origin=origin, limits=limits
     )
     return RayExecutor(
         make=functools.partial(Shipment.unpack, shipment),

@@ -17,7 +17,8 @@ from bench.data.splits import TextData
 from bench.data.toy import ToyData
 from bench.executors.local import LocalExecutor
 from bench.models import Located
-from bench.schedule import workloads
+from bench.schedule import planner, workloads
+from bench.schedule.planner import Limits
 from bench.tasks import Task
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ def local_executor(
     log_dir: Path,
     state_dir: Path | None = None,
     on_steps: Callable[[int], None] = lambda n: None,
+    limits: Limits | None = None,
 ) -> LocalExecutor[Any]:
     """Return an executor of this machine's device; tokens and model are loaded once, when the first pack runs.
 
-    Packs that last for minutes keep their state below `state_dir`.
+    Packs that last for minutes keep their state below `state_dir`. By `limits`, with which packs are planned,
+    the layers of some compute again in backward.
     """
     chosen = devices.resolve(device)
     load: Callable[[Trial], Any]
@@ -53,8 +56,11 @@ def local_executor(
         load, train = (lambda _: data), functools.partial(_train_toy, device=chosen, on_steps=on_steps)
     else:
         load = functools.partial(_load, task=task, data=data, located=located)
-        train = functools.partial(_train, device=chosen, on_steps=on_steps, state_dir=state_dir)
-        probe = functools.partial(_probe, device=chosen)
+        checkpoints = functools.partial(planner.checkpoints, limits=limits or Limits())
+        train = functools.partial(
+            _train, device=chosen, on_steps=on_steps, state_dir=state_dir, checkpoints=checkpoints
+        )
+        probe = functools.partial(_probe, device=chosen, checkpoints=checkpoints)
     return LocalExecutor(
         load=load,
         train=train,
@@ -136,7 +142,7 @@ def _check_ids(data: EncodedData, located: Located) -> None:
 
 def _train(
     pack: Pack, loaded: tuple[EncodedData, LoadedModel], *, device: str, on_steps: Callable[[int], None],
-    state_dir: Path | None = None,
+    state_dir: Path | None = None, checkpoints: Callable[[Trial], bool] = lambda trial: False,
 ) -> Sequence[Outcome]:  # fmt: skip
     import torch
 
@@ -147,11 +153,14 @@ def _train(
     chosen = torch.device(device)
     clock = Clock(synchronize=_waiting_for(chosen))
     data, model = loaded
-    options, meter = EngineOptions(device=chosen), meter_of(chosen)
+    options = EngineOptions(device=chosen, gradient_checkpointing=checkpoints(pack.trials[0]))
+    meter = meter_of(chosen)
     return run_pack(pack, data, model, options, clock=clock, on_steps=on_steps, meter=meter, state_dir=state_dir)
 
 
-def _probe(pack: Pack, loaded: tuple[EncodedData, LoadedModel], *, device: str) -> float:
+def _probe(
+    pack: Pack, loaded: tuple[EncodedData, LoadedModel], *, device: str, checkpoints: Callable[[Trial], bool]
+) -> float:
     import torch
 
     from bench.core.clock import Clock
@@ -160,7 +169,8 @@ def _probe(pack: Pack, loaded: tuple[EncodedData, LoadedModel], *, device: str) 
 
     chosen, (data, model) = torch.device(device), loaded
     clock = Clock(synchronize=_waiting_for(chosen))
-    return seconds_per_trial_step(pack, data, model, EngineOptions(device=chosen), clock=clock)
+    options = EngineOptions(device=chosen, gradient_checkpointing=checkpoints(pack.trials[0]))
+    return seconds_per_trial_step(pack, data, model, options, clock=clock)
 
 
 def train_once(

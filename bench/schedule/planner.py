@@ -15,11 +15,15 @@ from dataclasses import dataclass, field, replace
 from bench import methods
 from bench.core.spec import Pack, Study, TrainBudget, Trial
 from bench.engine import optimizers
+from bench.engine.chunking import n_chunks
 
 # A cap, not a tuning: beyond it a pack only makes Ctrl-C and a crash lose more. CPUs gain nothing after about 16.
 MAX_PACK_SIZE = {"cpu": 16, "cuda": 64}
 BYTES_OF = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 VALUES_KEPT = 13  # values kept for backward by token, layer and hidden unit, attention scores aside; frozen base
+DECODER_KEPT = 10  # of a decoder, those of the hidden size: both norms in three stages, both sums, what attention gives
+LOGITS_BYTES = 3 * 28 * 2**20  # of a decoder, whatever the pack: see bench.engine.cross_entropy
+LEAST_PACK = 4  # before a pack gets smaller, layers compute again in backward
 SPREAD = 3  # packs that each device still gets, at the least, while packs can be cut
 MEMORY_SHARE = 0.6  # of the free memory; the rest is the base model, evaluation, the allocator's slack
 
@@ -32,6 +36,15 @@ class Shape:
     hidden_size: int
     train_tokens: float  # mean tokens of a training example, specials included
     n_weights: int = 0  # of a base whose copies can be trained side by side; 0: it cannot
+    inner_size: int = 0  # of a decoder's MLP, gate and up together where it has both; 0: the model is no decoder
+    qkv_size: int = 0  # of a decoder's queries, keys and values together
+
+    @property
+    def values_kept(self) -> float:
+        """Return the values kept for backward of a token in a layer."""
+        if not self.inner_size:
+            return VALUES_KEPT * self.hidden_size
+        return DECODER_KEPT * self.hidden_size + 2 * self.inner_size + 3 * self.qkv_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +55,7 @@ class Limits:
     device_kind: str = "cpu"
     memory_bytes: int | None = None  # free on the device; None: not bounded by memory
     shape: Shape | None = None
+    gradient_checkpointing: bool | None = None  # None: where a pack would be smaller than LEAST_PACK
     measured: Mapping[str, int] = field(
         default_factory=dict
     )  # by kind: the size found fastest (see bench.schedule.pack_sizes)
@@ -49,6 +63,7 @@ class Limits:
 
 def limits_for(study: Study, limits: Limits) -> Limits:
     """Return the limits with the study's own pack size, where it sets one."""
+    limits = replace(limits, gradient_checkpointing=study.gradient_checkpointing)
     return limits if study.pack_size is None else replace(limits, max_pack_size=study.pack_size)
 
 
@@ -145,9 +160,49 @@ def pack_limit(trial: Trial, limits: Limits) -> int:
     cap = limits.max_pack_size or MAX_PACK_SIZE.get(limits.device_kind, MAX_PACK_SIZE["cpu"])
     if limits.measured:
         cap = min(cap, limits.measured.get(kind_of(trial), cap))
+    return min(cap, _fitting(trial, limits, checkpointed=checkpoints(trial, limits)))
+
+
+def checkpoints(trial: Trial, limits: Limits) -> bool:
+    """Return whether the layers of this trial's pack compute again in backward: as the study says.
+
+    Where it does not say, before memory makes a pack of decoders smaller than LEAST_PACK.
+    """
+    if limits.gradient_checkpointing is not None or limits.shape is None or not limits.shape.inner_size:
+        return bool(limits.gradient_checkpointing)
+    return _fitting(trial, limits, checkpointed=False) < min(LEAST_PACK, limits.max_pack_size or LEAST_PACK)
+
+
+def _fitting(trial: Trial, limits: Limits, *, checkpointed: bool) -> int:
+    """Return how many trials fit into the memory, at least one."""
     if limits.memory_bytes is None or limits.shape is None:
-        return cap
-    return max(1, min(cap, int(MEMORY_SHARE * limits.memory_bytes / bytes_of(trial, limits.shape))))
+        return max(MAX_PACK_SIZE.values())
+    room, shape, sizes = MEMORY_SHARE * limits.memory_bytes, limits.shape, range(1, max(MAX_PACK_SIZE.values()) + 1)
+    if not shape.inner_size:
+        return max(1, int(room / bytes_of(trial, shape)))
+    on_cpu = limits.device_kind == "cpu"
+    fit = (k for k in sizes if decoder_bytes(trial, shape, k, on_cpu=on_cpu, checkpointed=checkpointed) <= room)
+    return max(fit, default=1)
+
+
+def decoder_bytes(trial: Trial, shape: Shape, n_trials: int, *, on_cpu: bool, checkpointed: bool = False) -> float:
+    """Return the memory that training a pack of decoders takes beside the base model: the peak of a step.
+
+    Values kept for one chunk's backward; logits; adapters as if all products of a layer had one, with their gradients
+    and the optimizer's state.
+    """
+    budget, value_bytes = trial.budget, BYTES_OF[trial.budget.precision]
+    tokens = n_trials * budget.batch_size * min(shape.train_tokens, budget.max_length)
+    is_half = budget.precision in ("bf16", "fp16")
+    cut = n_chunks(tokens, hidden_size=shape.hidden_size, is_half=is_half, on_cpu=on_cpu, least=1)
+    kept = shape.values_kept * shape.n_layers
+    if checkpointed:  # the layers' inputs, and one layer's values
+        kept = shape.hidden_size * shape.n_layers + shape.values_kept
+    sides = 7 * shape.hidden_size + 2 * shape.inner_size + shape.qkv_size
+    trained = (trial.rank or 0) * sides * shape.n_layers
+    if methods.get(trial.method).trains_base:
+        trained = shape.n_weights
+    return tokens / cut * kept * value_bytes + LOGITS_BYTES + n_trials * trained * training_bytes(budget, 4)
 
 
 def bytes_of(trial: Trial, shape: Shape) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
         hidden_size=hidden,
         train_tokens=train_tokens,
         n_weights=_stackable(located, hidden),
+        **_of_decoder(located.config, hidden),
     )
     return Limits(
         max_pack_size=TOY_PACK if located.model_type == TOY else None,
@@ -66,6 +68,30 @@ def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
         memory_bytes=devices.memory_bytes(chosen),
         shape=shape if shape.n_layers and shape.hidden_size else None,
     )
+
+
+def _of_decoder(config: Mapping[str, object], hidden: int) -> dict[str, int]:
+    """Return the sizes of a decoder's MLP, with its gate, and of queries, keys and values; none of another model.
+
+    What tells a decoder is that a checkpoint of its kind writes texts.
+    """
+
+    def number(*names: str) -> int:
+        return next((int(str(config[name])) for name in names if config.get(name)), 0)
+
+    if not any("CausalLM" in str(name) or "LMHead" in str(name) for name in _listed(config.get("architectures"))):
+        return {}
+    heads = number("num_attention_heads", "n_head", "n_heads") or 1
+    width = number("head_dim") or hidden // heads
+    inner = number("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden
+    activation = str(config.get("hidden_act") or config.get("hidden_activation") or "")
+    is_gated = activation in ("silu", "gelu_pytorch_tanh")
+    shared = number("num_key_value_heads") or heads
+    return {"inner_size": inner * (2 if is_gated else 1), "qkv_size": width * (heads + 2 * shared)}
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _stackable(located: Located, hidden: int) -> int:

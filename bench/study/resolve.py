@@ -185,6 +185,7 @@ def _build(merged: Layer, file: StudyFile, *, profile: str, device: str, data_di
         max_extra=settings.get("max_extra", 0.3),
         n_trials=settings.get("n_trials"),
         pack_size=settings.get("pack_size"),
+        gradient_checkpointing=settings.get("gradient_checkpointing"),
         figure=file.figure,
         rows_from=settings.get("rows_from"),
         clip=settings.get("clip"),

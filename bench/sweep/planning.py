@@ -64,6 +64,8 @@ def plan(
     packs = planner.plan(trials, limits=limits, family=family)
     if settled is not None:
         lines = pack_sizes.lines(packs, settled.measured, options.place)
+    if any(planner.checkpoints(pack.trials[0], limits) for pack in packs):
+        lines = (*lines, "gradient_checkpointing: layers compute again in backward, which saves memory")
     left = planner.spread(planner.pending(packs, finished, limits=limits, family=family), slots)
     return Plan(packs=packs, left=left, limits=limits, packing=lines, measured=anew)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.core.spec import Trial
 from bench.engine import cross_entropy
 from bench.engine.batching import Batches
+from bench.engine.checkpointing import checkpoint_layers
 from bench.engine.paths import settle_masks
 from bench.engine.run import choose_path
 from bench.models._base import LoadedModel
@@ -86,8 +89,21 @@ def test_in_float32_a_pack_trains_as_peft_alone() -> None:
         np.testing.assert_allclose(packed.losses_SxK[:, k], run.losses_S, rtol=0, atol=1e-5)
 
 
+@contextmanager
+def kept_numbers() -> Iterator[list[int]]:
+    """Collect how many numbers each tensor has that autograd keeps for backward while inside."""
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
 def losses_and_gradients(
-    loaded: LoadedModel, trials: list[Trial], path: str, *, parts: int = 1
+    loaded: LoadedModel, trials: list[Trial], path: str, *, parts: int = 1, checkpointed: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What one batch gives with every dropout on, in chunks, at weights that make every adapter count."""
     bank, split = make_bank(loaded, trials), Batches(causal_data(n_train=20).train, device=CPU)
@@ -96,6 +112,8 @@ def losses_and_gradients(
         values = bank.params.trained(name)
         values.data.add_(0.1 * torch.randn(values.shape, generator=generator, dtype=values.dtype))
     way = choose_path(bank, path)
+    if checkpointed:
+        checkpoint_layers(bank)
     settle_masks(bank, way, split.chunk(np.arange(2)))
     assert not bank.only_keyed_masks
     found = []
@@ -193,3 +211,19 @@ def test_nothing_is_padded_and_what_all_trials_share_is_computed_once() -> None:
     assert set(seen.rows) - set(in_body) <= {n_trials * len(at), n_trials}, (
         "the head's, and the pass that sees its width"
     )
+
+
+@pytest.mark.parametrize("path", ["packed", "bank"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "opt"])
+def test_gradient_checkpointing_is_exact_with_every_dropout_on(model_type: str, path: str) -> None:
+    loaded = language_model(model_type, dropout=0.2)
+    trials = [trial(target_modules=ALL_LINEAR, lora_dropout=0.3, **member) for member in MEMBERS]
+    losses, grads = losses_and_gradients(loaded, trials, path, parts=2)
+    with kept_numbers() as kept:
+        same, my_grads = losses_and_gradients(loaded, trials, path, parts=2, checkpointed=True)
+    with kept_numbers() as usual:
+        losses_and_gradients(loaded, trials, path, parts=2)
+    torch.testing.assert_close(same, losses, rtol=0, atol=0)
+    for name, grad in grads.items():
+        torch.testing.assert_close(my_grads[name], grad, rtol=1e-12, atol=1e-14, msg=name)
+    assert sum(kept) < sum(usual) / 2

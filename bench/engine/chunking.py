@@ -1,0 +1,18 @@
+"""Into how many chunks a batch is cut: also what a pack's memory follows from, so without torch."""
+
+from __future__ import annotations
+
+CHUNK_ROWS, CHUNK_WIDTH = 1024, 384  # tokens of all trials in a chunk at this hidden size: a CPU's caches still hold it
+HALF_CHUNK_ROWS = 1536  # in 16 bits, whose numbers are half as large
+GPU_CHUNK_ROWS = 16384  # by reckoning, not measured: products of fewer rows are over before the next one is launched
+MOST_CHUNKS = 8
+
+
+def n_chunks(tokens: float, *, hidden_size: int, is_half: bool, on_cpu: bool, least: int) -> int:
+    """Return into how many chunks these tokens of all trials are cut: as many tokens in each as suit the device.
+
+    A model narrower than CHUNK_WIDTH gets more tokens in each: its steps are mostly calls, not numbers.
+    """
+    usual = GPU_CHUNK_ROWS if not on_cpu else HALF_CHUNK_ROWS if is_half else CHUNK_ROWS
+    rows = usual * max(1.0, CHUNK_WIDTH / hidden_size)
+    return int(min(MOST_CHUNKS, max(least, round(tokens / rows))))
