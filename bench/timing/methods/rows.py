@@ -47,7 +47,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(name="eval_seconds", type=_F, meaning="one evaluation, adapters beside the weights", unit="s"),
     Column(name="merged_eval_seconds", type=_F, meaning="one evaluation, adapters in the weights", unit="s"),
     Column(name="n_eval", type=_I, meaning="examples of an evaluation"),
-    Column(name="engine_path", type=_S, meaning="way through the model: bank or unpadded"),
+    Column(name="engine_path", type=_S, meaning="way through the model: bank, unpadded or packed"),
     *SETTING_COLUMNS,
     Column(name="batch_size", type=_I, meaning="examples in a step"),
     Column(name="max_length", type=_I, meaning="longer texts are cut", unit="tokens"),
