@@ -229,12 +229,11 @@ def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, st
 
     from bench.data.toy import ToyData
 
-    if isinstance(resolved.data, ToyData):
-        raise BadInput("--save", "must be a text task: the toy's model has no files", way_out="leave --save out")
-    method = methods.get(trial.method)
-    if method.leaves_as == "nothing":
+    if methods.get(trial.method).leaves_as == "nothing":
         rule = "must be of a method that PEFT has or that can be merged"
         raise BadInput("--save", rule, got=trial.method, way_out="leave --save out, or recommend --methods lora")
+    if isinstance(resolved.data, ToyData):
+        raise BadInput("--save", "must be a text task: the toy's model has no files", way_out="leave --save out")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".writing-"))
