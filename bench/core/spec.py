@@ -56,9 +56,8 @@ class TrainBudget:
         swept=True, check=rules.choice(*registry.names_in("engine/optimizers")),
         meaning="adamw (torch.optim.AdamW's update), sgd, or muon: for hidden matrices, with adamw for the rest",
     )] = "adamw"  # fmt: skip
-    momentum: Annotated[float | None, Setting(
-        check=rules.number(0, 1), meaning="of sgd and muon; null: the optimizer's own, 0 and 0.95",
-    )] = None  # fmt: skip
+    momentum: Annotated[float, Setting(check=rules.number(0, 1), meaning="of sgd; null: an older row, 0")] = 0.0
+    muon_momentum: Annotated[float, Setting(check=rules.number(0, 1), meaning="of muon; null: an older row")] = 0.95
     adam_beta1: Annotated[float, Setting(check=rules.number(0, 1), meaning="AdamW beta 1")] = 0.9
     adam_beta2: Annotated[float, Setting(check=rules.number(0, 1), meaning="AdamW beta 2", swept=True)] = 0.999
     adam_eps: Annotated[float, Setting(check=rules.number(0), meaning="AdamW epsilon")] = 1e-8
@@ -199,7 +198,7 @@ class Trial:
         usual=False, meaning="adapters: a learnt factor, 0 at first, in place of a zero up-projection",
     )] = None  # fmt: skip
     layer_decay: Annotated[float, Setting(
-        check=rules.number(0, 1, open_low=True), flags=("--layer-decay",), help="rates fall by this factor per layer",
+        check=rules.number(0, open_low=True), flags=("--layer-decay",), help="rates fall by this factor per layer",
         usual=1.0, every_method=True, meaning="each rate is multiplied by it once for each layer from the top one down",
         axis="varied",
     )] = 1.0  # fmt: skip

@@ -30,7 +30,7 @@ TORCH: dict[str, Callable[[list[dict[str, Any]], TrainBudget], torch.optim.Optim
     "adamw": lambda groups, b: torch.optim.AdamW(
         groups, betas=(b.adam_beta1, b.adam_beta2), eps=b.adam_eps, weight_decay=b.weight_decay
     ),
-    "sgd": lambda groups, b: torch.optim.SGD(groups, momentum=b.momentum or 0.0),
+    "sgd": lambda groups, b: torch.optim.SGD(groups, momentum=b.momentum),
     "muon": lambda groups, b: MuonAndAdamW(groups, b),
 }
 
@@ -39,7 +39,7 @@ class MuonAndAdamW:
     """torch.optim.Muon for matrices, its iteration in float64 instead of bfloat16; AdamW for the rest."""
 
     def __init__(self, groups: list[dict[str, Any]], b: TrainBudget) -> None:
-        muon = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": b.weight_decay, "momentum": b.momentum or 0.95}
+        muon = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": b.weight_decay, "momentum": b.muon_momentum}
         self.all = [
             torch.optim.Muon([g], **muon) if g["params"][0].ndim == 2 else TORCH["adamw"]([g], b) for g in groups
         ]

@@ -18,7 +18,6 @@ from bench.engine.optimizers.adamw import AdamW
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOMENTUM = 0.95
 COEFFICIENTS, STEPS, EPS = (3.4445, -4.7750, 2.0315), 5, 1e-7  # torch.optim.Muon's defaults
 
 
@@ -30,7 +29,7 @@ class Muon(AdamW):
     """
 
     state: ClassVar[tuple[str, ...]] = ("mean", "square")
-    momentum: float | None
+    muon_momentum: float
 
     def direction(
         self, grads: Tensor, state: Mapping[str, Tensor], n_updates: int | Tensor, parts: Sequence[Part]
@@ -52,9 +51,8 @@ class Muon(AdamW):
 
     def _orthogonal(self, grad_KxRxC: Tensor, momentum_KxRxC: Tensor) -> Tensor:
         """Advance the momentum; return the direction of K matrices, [K, R, C], Nesterov's as in torch."""
-        momentum = MOMENTUM if self.momentum is None else self.momentum
-        momentum_KxRxC.lerp_(grad_KxRxC, 1 - momentum)
-        found = newton_schulz(grad_KxRxC.lerp(momentum_KxRxC, momentum))
+        momentum_KxRxC.lerp_(grad_KxRxC, 1 - self.muon_momentum)
+        found = newton_schulz(grad_KxRxC.lerp(momentum_KxRxC, self.muon_momentum))
         return found.mul_(0.2 * math.sqrt(max(found.shape[1:])))
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class SGD(UpdateRule):
     """The direction is the gradient, or with momentum m the sum of all so far, each m times less a step."""
 
-    momentum: float | None
+    momentum: float
 
     @property
     def state(self) -> tuple[str, ...]:  # type: ignore[override]
