@@ -234,6 +234,9 @@ def _save(trial: Trial, resolved: Resolved, directory: Path, texts: dict[str, st
         raise BadInput("--save", rule, got=trial.method, way_out="leave --save out, or recommend --methods lora")
     if isinstance(resolved.data, ToyData):
         raise BadInput("--save", "must be a text task: the toy's model has no files", way_out="leave --save out")
+    if trial.budget.base_precision == "nf4" and methods.get(trial.method).leaves_as == "merged":
+        rule, way_out = "updates are not merged into a base in 4 bits", "leave --base-precision out"
+        raise BadInput("--save", rule, got=f"method {trial.method}", way_out=way_out)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".writing-"))
@@ -317,6 +320,7 @@ def _card(trial: Trial, resolved: Resolved, outcome: Any, title: str, *, score: 
         title=title, base_model=name if is_hub_id else resolved.located.name, is_hub_id=is_hub_id,
         is_adapter=methods.get(trial.method).peft_type is not None, is_causal=resolved.task.causal is not None,
         task=resolved.task.name, labels=resolved.task.labels, cell=_show.place_of(trial), score=score, code=code,
+        data_hash=trial.data_hash, four_bits=trial.budget.base_precision == "nf4",
         trained=f"seed {trial.seed}, {outcome.metric_name} {outcome.metric_value:.4f} on the evaluation split",
     ))  # fmt: skip
 

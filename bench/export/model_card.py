@@ -22,6 +22,8 @@ class Card:
     score: str  # of the cell: metric, mean, spread, number of seeds
     trained: str  # of this very model: seed and score
     code: str  # the cell as Python
+    data_hash: str = ""
+    four_bits: bool = False  # trained on a base in 4 bits: it belongs onto that one
 
 
 def write(card: Card) -> str:
@@ -37,13 +39,15 @@ def write(card: Card) -> str:
     kind = "PEFT adapter" if card.is_adapter else "whole model, updates merged in"
     facts = [
         f"- base model: {card.base_model}",
-        f"- task: {card.task}",
+        f"- task: {card.task}{f', data {card.data_hash}' if card.data_hash else ''}",
         *([f"- labels: {', '.join(f'{i} {name}' for i, name in enumerate(card.labels))}"] if card.labels else []),
         f"- kind: {kind}",
         f"- cell: {card.cell}",
         f"- score of the cell: {card.score}",
         f"- this model: {card.trained}",
+        *(["- trained on the base in 4 bits (NF4, double quantisation): load it as below"] if card.four_bits else []),
         "- made with: lorasweep; all settings in `lorasweep.json`, the cell as a study in `study.toml`",
+        "- again: `python -m bench sweep --study study.toml`",
     ]
     loading = f"```python\n{_loading(card)}\n```"
     return "\n".join([
@@ -59,7 +63,14 @@ def _loading(card: Card) -> str:
     imports = [f"from {package} import {name}", "from transformers import AutoTokenizer"]
     if not card.is_adapter:
         imports = [f"from transformers import {name}, AutoTokenizer"]
-    lines = ['directory = "."  # where this file lies', f"model = {name}.from_pretrained(directory)"]
+    given = ""
+    if card.four_bits:
+        imports = ["import torch", *imports[:1], "from transformers import AutoTokenizer, BitsAndBytesConfig"]
+        given = ", quantization_config=four_bits, dtype=torch.float32"
+    lines = ['directory = "."  # where this file lies', f"model = {name}.from_pretrained(directory{given})"]
+    if card.four_bits:
+        settings = 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True'
+        lines.insert(1, f"four_bits = BitsAndBytesConfig({settings})")
     lines += ["tokenizer = AutoTokenizer.from_pretrained(directory)"]
     if card.is_adapter and not card.is_causal:
         lines.append("# moved elsewhere: set base_model_name_or_path in adapter_config.json to its directory `base`")

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer, BitsAndBytesConfig
 
-from bench import cli, models
+from bench import cli, models, tasks
+from bench.data import causal, chat
+from bench.data.splits import TextData
 from bench.store.rows import load
+from tests.support.causal_helpers import batch_of
 from tests.support.chat_helpers import CHATML, MARKED, messages, save_chatty, tokenizer, write_jsonl
 
 
@@ -102,3 +111,45 @@ def test_the_template_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
     loaded = models.load_tokenizer(located)
     assert models.chat_template(located) == loaded.get_chat_template() == CHATML
     assert tokenizer().chat_template is None
+
+
+@pytest.mark.parametrize("base_precision", ["same"])
+def test_the_saved_adapter_gives_plain_peft_the_loss_that_was_reported(tmp_path: Path, base_precision: str) -> None:
+    """Loaded by PEFT alone, on the plain base or on that in 4 bits, with the tokenizer and chat template beside it."""
+    if base_precision == "nf4" and find_spec("bitsandbytes") is None:
+        pytest.skip("the extra nf4 is not installed")
+    save_chatty(tmp_path / "chatty")
+    chats(tmp_path / "mine.jsonl")
+    options = ("--task", "mine.jsonl", "--max-length", "200", "--base-precision", base_precision)
+    assert sweep(*options) == 0
+    rates = ("--methods", "lora", "--eta-A", "1e-3,1e-2", "--rank", "2", "--steps", "4", "--eval-steps", "2")
+    again = ["recommend", "--model", "chatty", "--batch", "4", *rates, *options, "--save", "saved"]
+    assert cli.main(again) == 0
+    config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text("utf-8"))
+    assert (config["task_type"], config["base_model_name_or_path"]) == ("CAUSAL_LM", str(tmp_path / "chatty"))
+    own = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert own.chat_template == CHATML
+    card = (tmp_path / "saved" / "README.md").read_text("utf-8")
+    assert ("BitsAndBytesConfig" in card) == (base_precision == "nf4")
+    facts = json.loads((tmp_path / "saved" / "lorasweep.json").read_text("utf-8"))
+    assert f"data {facts['trial']['data_hash']}" in card
+    given: dict[str, Any] = {}
+    if base_precision == "nf4":
+        given = {"quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)}  # fmt: skip
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32, **given)
+    model.train()  # nothing drops; in eval mode bitsandbytes has a CPU kernel for wider layers only
+    data, layout = tasks.load(tasks.get("mine.jsonl")), causal.Layout(chat=chat.Format())
+    assert isinstance(data, TextData)
+    scored = causal.encode(
+        data, models.locate("chatty"), layout, metric="eval_loss", max_length=200, n_select=0
+    ).eval  # fmt: skip
+    batch = batch_of(scored, np.arange(len(scored)))
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        logits = model(**batch).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    assert float(loss) == pytest.approx(facts["metric_value"], abs=1e-5)
+    with torch.no_grad(), model.disable_adapter():
+        plain = model(**batch).logits[:, :-1]
+    assert float((plain - logits).abs().max()) > 1e-4, "the adapter does something"
