@@ -55,8 +55,15 @@ def command(
     return _save(chosen, resolved.with_test(), save, {STUDY_FILE: text}, score=comment, code=code)
 
 
+# What PEFT trains in full of any classifier: peft/peft_model.py, PeftModelForSequenceClassification
+_HEADS = ("classifier", "score")
+_NAMES = (
+    "# modules_to_save as PEFT has it for any classifier; without --rows the model is read and its new modules named"
+)
+
+
 def _of_files(selection: Selection, given: list[str]) -> int:
-    """Print the winner among the rows of files; without the base model PEFT's code is told only where it needs none."""
+    """Print the winner among the rows of files; PEFT's code as far as it can be told without the base model."""
     from bench import methods
     from bench.commands import _stored
     from bench.comparison.arms import is_fresh_seed
@@ -69,11 +76,13 @@ def _of_files(selection: Selection, given: list[str]) -> int:
     trial = winner.cell.trial
     if methods.get(trial.method).peft_type is None:
         code = as_code.plain_code(trial)
-    elif readable.task.causal is not None and trial.layers_to_transform is None:
+    elif trial.layers_to_transform is not None:
+        name = readable.model_name
+        code = f"# PEFT's code names layers of {name}: recommend without --rows reads the model and prints it"
+    elif readable.task.causal is not None:
         code = as_code.peft_code(trial, modules_to_save=())
     else:
-        name = readable.model_name
-        code = f"# PEFT's code names modules of {name}: recommend without --rows reads the model and prints it"
+        code = f"{_NAMES}\n{as_code.peft_code(trial, modules_to_save=_HEADS)}"
     _printed(winner, readable, words(winner, readable), code)
     return 0
 

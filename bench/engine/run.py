@@ -93,7 +93,8 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
         checkpoint_layers(bank)
     train = Batches(data.train, device=device)
     settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
-    width = int(loaded.model.config.get_text_config().hidden_size)  # transformers maps n_embd, d_model and dim to it
+    # transformers maps n_embd, d_model and dim to it; a config of several parts may have none of its own
+    width = int(getattr(loaded.model.config.get_text_config(), "hidden_size", None) or CHUNK_WIDTH)
     return Ready(
         bank=bank, path=path, objective=objective_of(data, bank, ragged=ragged), train=train,
         n_chunks=options.n_chunks or default_chunks(data, pack, path.name, device, hidden_size=width),

@@ -73,7 +73,8 @@ def study_toml(trial: Trial, seeds: Sequence[int], *, task: str, model: str, com
     """Return a study file of this harness with the one cell; `task` and `model` as a study gives them."""
     lines = [f"# {' '.join(comment.split())}", f"task = {toml_value(task)}", f"model = {toml_value(model)}"]
     lines += [f"seeds = {toml_value(list(seeds))}", "", "[train]"]
-    lines += [f"{f.name} = {toml_value(_budget_value(f.name, trial.budget))}" for f in fields(TrainBudget)]
+    budget = {f.name: _budget_value(f.name, trial.budget) for f in fields(TrainBudget)}
+    lines += [f"{name} = {toml_value(value)}" for name, value in budget.items() if value is not None]
     lines += ["", f"[grid.{toml_value(trial.method)}]"]
     own = [key for key in layer.grid_keys(trial.method, "method") if key != "lr_ratio" and key not in keys.SWEPT]
     values = {key: getattr(trial, key) for key in own}

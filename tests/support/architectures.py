@@ -331,7 +331,8 @@ def _peft_losses(loaded: LoadedModel, split: Encoded, member: Trial, ready: Read
     betas = (BUDGET.adam_beta1, BUDGET.adam_beta2)
     optimizer = torch.optim.AdamW(_groups(model, member), betas=betas, eps=BUDGET.adam_eps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / STEPS))
-    model.eval()  # no dropout anywhere: the modes differ in nothing else, or the trials would not agree
+    # No dropout anywhere: the modes differ in nothing else, or the trials would not agree; but where the toml says so.
+    model.train(model.config.model_type in DATA["other_in_training"])
     batches, losses = Batches(split, device=CPU), []
     for places in batches.order(seed=member.seed, batch_size=BATCH, max_steps=STEPS):
         inputs, labels = _batch(split, places, model.config, head)

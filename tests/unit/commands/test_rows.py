@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -141,7 +142,11 @@ def test_the_winner_is_quoted_by_its_fresh_runs(tmp_path: Path, capsys: pytest.C
     assert "full, eta_A 1.1e-04: accuracy 0.8595 +- 0.0023" in printed
     assert "n = 8 fresh seeds; 0.8578 over 1 when tuned" in printed
     assert run("recommend", "--rows", TUNING, "--study", "sst2-compare", "--methods", "lora", to=tmp_path) == 0
-    assert "# PEFT's code names modules of minilm: recommend without --rows" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "# modules_to_save as PEFT has it for any classifier; without --rows the model" in out
+    assert "modules_to_save=['classifier', 'score']" in out
+    study_file = out[out.index("\n# ", out.index("get_scheduler('")) :]
+    assert tomllib.loads(study_file[study_file.index("task = ") :])["grid"]  # the study is one, nulls left out
 
 
 def test_a_named_study_draws_its_own_rows_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
