@@ -27,7 +27,7 @@ from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens, Written
 from bench.engine.checkpointing import checkpoint_layers
-from bench.engine.chunking import n_chunks
+from bench.engine.chunking import CHUNK_WIDTH, n_chunks
 from bench.engine.loop import Loop, Training
 from bench.engine.memory import Meter
 from bench.engine.objective import Classification, Objective, Regression, Scored
