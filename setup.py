@@ -8,6 +8,6 @@ from setuptools import find_packages, setup
 STUDIES = ".".join(("bench", "studies"))
 
 setup(
-    packages=[*find_packages(include=["bench*", "plots*"]), STUDIES, "lorasweep"],
-    package_dir={STUDIES: "studies", "lorasweep": "bench/api/lorasweep"},
+    packages=[*find_packages(include=["bench*", "plots*"]), STUDIES, f"{STUDIES}.claims", "lorasweep"],
+    package_dir={STUDIES: "studies", f"{STUDIES}.claims": "studies/claims", "lorasweep": "bench/api/lorasweep"},
 )

@@ -16,6 +16,7 @@ from bench.claims.claim import Check, Claim
 from bench.claims.verdict import Verdict, decide
 
 REFERENCE = "reference"  # below the results directory: rows that are kept
+MEASURED = "measured"  # below that: what is no row of a trial
 
 
 def verdicts(results_dir: Path, names: tuple[str, ...] | None = None) -> tuple[Verdict, ...]:
@@ -66,7 +67,10 @@ def rows_of(check: Check, results_dir: Path) -> pd.DataFrame:
 def _tables(name: str, results_dir: Path) -> list[pa.Table]:
     study, _, kind = name.partition(":")
     if kind:
-        files = [results_dir / study / f"{kind}.parquet", results_dir / REFERENCE / f"{study}-{kind}.parquet"]
+        files = [
+            results_dir / study / f"{kind}.parquet",
+            results_dir / REFERENCE / MEASURED / f"{study}-{kind}.parquet",
+        ]
         return [pq.read_table(path) for path in files if path.is_file()][:1]
-    own, kept = store.load(results_dir / study), results_dir / REFERENCE / f"{study}.parquet"
-    return [*([own] if own.num_rows else []), *([store.load_files([kept])] if kept.is_file() else [])]
+    own, rows = store.load(results_dir / study), results_dir / REFERENCE / f"{study}.parquet"
+    return [*([own] if own.num_rows else []), *([store.load_files([rows])] if rows.is_file() else [])]

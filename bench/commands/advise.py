@@ -36,7 +36,7 @@ def command(
     lines, grids = [], dict[str, dict[str, tuple[float, ...]]]()
     for method, kind, rank in _wanted(study):
         name = method if kind is None else f"{method} type {kind}"
-        found = advise.advise(known, task=task, model=model, method=method, mora_type=kind, rank=rank)
+        found = advise.advise(known, task=task, model=model, method=method, kind=kind, rank=rank)
         shown = "-" if rank is None else str(rank)
         if found is None:
             lines.append((name, shown, "nothing is known", "", "", ""))
@@ -72,12 +72,13 @@ def _wanted(study: Study) -> list[tuple[str, int | None, int | None]]:
     """Return method, type and rank of each grid of a study."""
     from bench import methods
     from bench.core import keys
+    from bench.core.spec import SERIES
 
     found = []
     for grid in study.grids:
         reads = methods.get(grid.method).reads
         kinds, ranks = (
-            (grid.axis(name) or (keys.DEFAULTS[name],)) if name in reads else (None,) for name in ("mora_type", "rank")
+            (grid.axis(name) or (keys.DEFAULTS[name],)) if name in reads else (None,) for name in (SERIES[1], "rank")
         )
         found += [(grid.method, kind, rank) for kind in kinds for rank in ranks]
     return found

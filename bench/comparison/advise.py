@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+from bench import methods
 from bench.core import cells, metrics
 from bench.core.cells import Score
 from bench.core.rules import round_rate
+from bench.core.spec import SERIES
 from bench.study import varying
 
 MIN_RATES = 3  # of eta_A in a grid, for its best one to say something
@@ -22,7 +24,8 @@ STEP = 4.0  # between the rates of the narrow grid
 COLUMNS = tuple(dict.fromkeys(
     ("study", *varying.SETTINGS, "lr_ratio", "seed", "metric_name", *cells.SCORE_COLUMNS)
 ))  # fmt: skip
-_UNIT = ("study", "task", "model", "method", "mora_type", "rank")
+_UNIT = ("study", "task", "model", *SERIES, "rank")  # of a row
+_FIELDS = ("study", "task", "model", "method", "kind", "rank")  # of Known
 Row = Mapping[str, Any]
 Rates = tuple[float, float | None]  # eta_A, lambda
 
@@ -35,7 +38,7 @@ class Known:
     task: str
     model: str
     method: str
-    mora_type: int | None
+    kind: int | None
     rank: int | None
     higher_is_better: bool
     values: Mapping[Rates, float]
@@ -97,15 +100,15 @@ def known_of(rows: Iterable[Row]) -> tuple[Known, ...]:
             rates: fmean(cells.objective(Score.of_row(row), higher_is_better=higher) for row in members)
             for rates, members in by_rates.items()
         }
-        made.append(Known(**dict(zip(_UNIT, key, strict=True)), higher_is_better=higher, values=values))
+        made.append(Known(**dict(zip(_FIELDS, key, strict=True)), higher_is_better=higher, values=values))
     return tuple(made)
 
 
 def advise(
-    known: Sequence[Known], *, task: str, model: str, method: str, mora_type: int | None, rank: int | None
+    known: Sequence[Known], *, task: str, model: str, method: str, kind: int | None, rank: int | None
 ) -> Advice | None:
     """Return first rates for a method, None where no stored study has it."""
-    same = [one for one in known if (one.method, one.mora_type) == (method, mora_type)]
+    same = [one for one in known if (one.method, one.kind) == (method, kind)]
     tiers = (
         ("task and model", [one for one in same if (one.task, one.model) == (task, model)]),
         ("model", [one for one in same if one.model == model]),
@@ -122,7 +125,7 @@ def advise(
     ratios = [ratio for _, ratio in rates if ratio is not None]
     return Advice(
         eta_A=_middle([eta_A for eta_A, _ in rates]),
-        lr_ratio=_middle(ratios) if ratios and method != "lora" else None,
+        lr_ratio=_middle(ratios) if ratios and method != methods.BASELINE else None,
         sources=tuple(dict.fromkeys(one.study for one in chosen)),
         alike=alike,
         spread=max(eta_A for eta_A, _ in rates) / min(eta_A for eta_A, _ in rates),
@@ -134,9 +137,7 @@ def leave_one_out(known: Sequence[Known]) -> tuple[LeftOut, ...]:
     found = []
     for one in known:
         others = [other for other in known if other.study != one.study]
-        advice = advise(
-            others, task=one.task, model=one.model, method=one.method, mora_type=one.mora_type, rank=one.rank
-        )
+        advice = advise(others, task=one.task, model=one.model, method=one.method, kind=one.kind, rank=one.rank)
         if advice is None:
             continue
         wish = (advice.eta_A, advice.lr_ratio)

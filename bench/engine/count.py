@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench import methods
 from bench.core.errors import BadInput, one_line
 from bench.core.spec import Trial
-from bench.methods._base import require_fit
+from bench.methods._base import Role, require_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,7 +178,7 @@ def _rows(
         if key not in sizes:
             sizes[key] = _adapter(method, trial, shape, frozen_weight(model.get_submodule(path), shape))
         yield from (
-            Row(name=f"{path}.{leaf}", shape=size, trainable=True)
+            Row(name=f"{path}.{leaf}", shape=size, trainable=method.roles(shape)[leaf] is not Role.FROZEN)
             for leaf, size in sizes[key]
             if leaf not in method.shared
         )

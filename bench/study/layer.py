@@ -85,7 +85,7 @@ def read(raw: Mapping[str, Any], source: Source) -> Layer:
     _check_names(raw, (*TABLES, *keys.TOP, DROP), source.before().rstrip(". "), "key")
     top = {key: value for key, value in raw.items() if key not in (*TABLES, DROP)}
     train, adapter, grids = (raw.get(table, {}) for table in TABLES)
-    lists = {key: v for key, v in _table(train, source.before("train")).items() if _is_axis(key, v)}
+    lists = {key: v for key, v in _table(train, source.before("train").rstrip(". ")).items() if _is_axis(key, v)}
     layer = Layer(
         settings=_values(top, keys.TOP, source.before()),
         train=_values({k: v for k, v in train.items() if k not in lists}, keys.TRAIN, source.before("train")),

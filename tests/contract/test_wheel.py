@@ -64,14 +64,14 @@ def test_every_file_of_the_package_is_in_the_wheel(installed: Path) -> None:
         assert there == files(ROOT / name)
     assert files(installed / "bench" / "studies") == files(ROOT / "studies")
     assert {path.name for path in installed.iterdir() if path.is_dir() and "-" not in path.name} <= {
-        "bench", "plots", "bin"
+        "bench", "lorasweep", "plots", "bin"
     }  # fmt: skip
 
 
 def test_an_installed_package_lists_its_studies_in_an_empty_directory(installed: Path, tmp_path: Path) -> None:
     listed = run(installed, tmp_path, "studies")
     assert {line.split()[0] for line in listed.splitlines() if line} >= {
-        p.stem for p in (ROOT / "studies").glob("[!_]*")
+        p.stem for p in (ROOT / "studies").glob("[!_]*.toml")
     }
 
 

@@ -45,6 +45,11 @@ def _layer(base: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
         n, width = weight.shape
         table = nn.Embedding(n, width, padding_idx=base.padding_idx, _weight=weight)
         return table.requires_grad_(False)
+    if isinstance(base, nn.LayerNorm):
+        norm = nn.LayerNorm(base.normalized_shape, eps=base.eps, device="meta")
+        norm.weight = nn.Parameter(weight, requires_grad=False)
+        norm.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        return norm
     n_in, n_out = weight.shape if isinstance(base, Conv1D) else weight.shape[::-1]
     with torch.device("meta"):  # no memory, no random numbers: the weights come right after
         layer: Any = Conv1D(n_out, n_in) if isinstance(base, Conv1D) else nn.Linear(n_in, n_out)

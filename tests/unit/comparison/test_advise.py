@@ -27,7 +27,7 @@ def line(study: str, best: float, **changes: Any) -> list[dict[str, Any]]:
 
 def test_the_middle_of_those_that_are_alike_by_hand() -> None:
     known = advise.known_of([*line("a", 1e-3), *line("b", 4e-3), *line("c", 1e-1, task="cola")])
-    found = advise.advise(known, task="sst2", model="minilm", method="lora", mora_type=None, rank=8)
+    found = advise.advise(known, task="sst2", model="minilm", method="lora", kind=None, rank=8)
     assert found is not None
     assert found.eta_A == pytest.approx(2e-3)
     assert (found.sources, found.alike) == (("a", "b"), "task and model, rank 8")
@@ -55,7 +55,7 @@ def test_what_is_less_alike_counts_where_nothing_more_is_known(asked: dict[str, 
 def test_where_nothing_is_known_it_says_so() -> None:
     known = advise.known_of(line("a", 1e-3))
     for method, kind in (("full", None), ("mora", 6)):
-        assert advise.advise(known, task="sst2", model="minilm", method=method, mora_type=kind, rank=8) is None
+        assert advise.advise(known, task="sst2", model="minilm", method=method, kind=kind, rank=8) is None
     assert advise.known_of(line("a", 1e-3)[:2]) == (), "two rates have no best one in between"
 
 

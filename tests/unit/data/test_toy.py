@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import cli, methods, models, store, study, tasks
+from bench import cli, models, store, study, tasks
 from bench.core.clock import Clock
 from bench.core.errors import BadInput
 from bench.core.record import Outcome, Status
@@ -189,4 +189,3 @@ def test_a_sweep_from_the_command_line_to_figures(tmp_path: Path, capsys: pytest
 
 def test_nothing_else_knows_the_toy_s_architecture() -> None:
     assert toy.MODEL_TYPE not in targets.DEFAULT_TARGETS
-    assert methods.get("lora").problem(small()[0], methods._base.LayerShape(path="x", in_features=9, out_features=9))

@@ -59,7 +59,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "_KNOWN", {})
 
 
-def built(name: str, target_modules: Any = "all-linear") -> None:
+def built(name: str, target_modules: Any = "all-linear", path: Any = "auto") -> None:
     """Prepare a pack of two trials of a tiny random model, which is what a sweep does before it trains."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(CONFIGS[name]()).eval()
@@ -68,7 +68,7 @@ def built(name: str, target_modules: Any = "all-linear") -> None:
     head = tuple(n for n, p in model.named_parameters() if id(p) not in inside)
     single = trial(target_modules=target_modules, budget=budget(precision="fp32"))
     pack = Pack(trials=(single, single))
-    options = EngineOptions(device=torch.device("cpu"))
+    options = EngineOptions(device=torch.device("cpu"), path=path)
     prepare(pack, random_data(), LoadedModel(model=model, head_names=head), options)
 
 
@@ -183,7 +183,7 @@ def test_an_argument_that_is_dropped_is_found(name: str, dropped: str, put_back:
 
     ALL_ATTENTION_FUNCTIONS.register(attention.ATTENTION, forgetful)
     with pytest.raises(BadInput, match="must compute what transformers computes, but got logits that differ by"):
-        built(name)
+        built(name, path="bank")
 
 
 def test_a_mask_that_the_model_does_not_read_so_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def test_every_method_moves(tmp_path: Path, name: str) -> None:
     reads = method.reads
     given: dict[str, Any] = {"rank": 4, "lora_alpha": 8.0, "use_rslora": False, "lora_dropout": 0.0, "init": "zero_B",
                              "target_modules": ("query", "value"), "mora_type": 6,
-                             "mora_rounding": "floor"}  # fmt: skip
+                             "mora_rounding": "floor", "adapter_activation": "gelu", "adapter_gate": False}  # fmt: skip
     settings = {key: value if key in reads else None for key, value in given.items()}
     if method.at_equal_rates is not None:
         settings["eta_B"] = 4e-3

@@ -232,6 +232,8 @@ def test_trials_with_targets_that_the_model_lacks_are_refused_before_it_is_built
         method="lora",
         seed=0,
         eta_A=1e-3,
+        rank=2,
+        init="zero_B",
         target_modules=("query",),
         budget=TrainBudget(max_steps=1, eval_steps=1),
     )

@@ -197,4 +197,5 @@ def test_rows_that_mean_different_things_are_not_drawn_in_one_figure(
         parts.write_part(Path(paths[-1]), to_table(records([replace(one, meaning=replace(NOW, metric_name=name))])))
     assert cli.main(["plot", *paths, "--results-dir", str(tmp_path)]) == 2
     assert "demo on tiny: metric_name accuracy in 1, f1 in 1; draw the files apart" in capsys.readouterr().err
-    assert cells.mixtures(store.load_files(sorted(REFERENCE.glob("*.parquet")))) == ()
+    for path in REFERENCE.glob("*.parquet"):
+        assert cells.mixtures(store.load_files([path])) == ()

@@ -21,7 +21,8 @@ OTHER = {  # another value than plot_rows' trials have, of every setting that on
     "layers_to_transform": (0, 2), "head_policy": 1e-3, "max_steps": 10, "batch_size": 8, "max_length": 16,
     "optimizer": "sgd", "adam_beta1": 0.8, "adam_beta2": 0.99, "adam_eps": 1e-6, "weight_decay": 0.1,
     "lr_scheduler_type": "cosine", "warmup_steps": 5, "max_grad_norm": None, "precision": "bf16", "n_select": 7,
-    "reinit_head": True,
+    "reinit_head": True, "momentum": 0.9, "train_share": 0.5, "layer_decay": 0.9, "muon_momentum": 0.5,
+    "base_precision": "nf4", "adapter_gate": True, "adapter_activation": "relu",
 }  # fmt: skip
 
 
