@@ -46,7 +46,7 @@ def test_the_middle_of_those_that_are_alike_by_hand() -> None:
 )
 def test_what_is_less_alike_counts_where_nothing_more_is_known(asked: dict[str, Any], alike: str) -> None:
     known = advise.known_of(line("a", 1e-3))
-    wish: dict[str, Any] = {"task": "sst2", "model": "minilm", "method": "lora", "mora_type": None, **asked}
+    wish: dict[str, Any] = {"task": "sst2", "model": "minilm", "method": "lora", "kind": None, **asked}
     found = advise.advise(known, **wish)
     assert found is not None
     assert (found.eta_A, found.alike) == (pytest.approx(1e-3), alike)
