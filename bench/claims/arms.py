@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from bench.core import stats
 from bench.core.cells import WORST_LOSS, WORST_SCORE
 from bench.core.metrics import higher_is_better
 from bench.core.record import Status
+from bench.core.stats import Interval
 from bench.study.varying import SETTINGS
 
 Floats = npt.NDArray[np.float64]
@@ -124,3 +126,10 @@ def mean_of(values: Floats, *, unit: str, details: str = "", scale: float = 1.0)
     return Estimate(
         value=float(scaled.mean()), interval=interval, n=len(values), unit=unit, over="seeds", details=details
     )
+
+
+def ratio_of(logs: Floats, *, details: str = "") -> Estimate:
+    """Return the geometric mean over seeds of ratios whose logarithms to base 2 are `logs`, as `mean_of` does it."""
+    found = mean_of(logs, unit="times", details=details)
+    interval = found.interval and Interval(low=2.0**found.interval.low, high=2.0**found.interval.high)
+    return replace(found, value=2.0**found.value, interval=interval)

@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from bench.claims.arms import Arm, mean_of, paired
+from bench.claims.arms import Arm, paired, ratio_of
 from bench.claims.claim import Check
 from bench.claims.verdict import Estimate
-from bench.core.stats import Interval
 
 
 def measure(check: Check, rows: pd.DataFrame) -> Estimate:
@@ -25,12 +24,7 @@ def measure(check: Check, rows: pd.DataFrame) -> Estimate:
         details = " ".join(filter(None, (details, _border(second, axis))))
     else:
         values = np.array(list(logs.values()))
-    found = mean_of(values, unit="times", details=details)
-    interval = found.interval
-    return Estimate(
-        value=2.0**found.value, n=found.n, unit=found.unit, over=found.over, details=found.details,
-        interval=None if interval is None else Interval(low=2.0**interval.low, high=2.0**interval.high),
-    )  # fmt: skip
+    return ratio_of(values, details=details)
 
 
 def _border(arm: Arm, axis: str) -> str:

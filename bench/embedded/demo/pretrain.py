@@ -25,6 +25,7 @@ from bench.embedded.demo import corpus, grammar, words
 from bench.embedded.pretraining import Schedule, updater
 
 VOCAB_SIZE = 1_650
+HIDDEN_SIZE = 96
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True))  # " <mask>" is one token
 POOL_BATCHES = 50  # batches are cut from this many batches' documents sorted by length
 PROBE_SEED, N_PROBE = 99, 1_000
@@ -78,7 +79,7 @@ def train_tokenizer(documents: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> RobertaForMaskedLM:
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, hidden_size: int = HIDDEN_SIZE) -> RobertaForMaskedLM:
     """Return the untrained model.
 
     Embeddings are not tied to the output layer and start at standard deviation 0.07: tied ones, or RoBERTa's 0.02, stay
@@ -87,10 +88,10 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> RobertaForMasked
     torch.manual_seed(seed)
     config = RobertaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=96,
+        hidden_size=hidden_size,
         num_hidden_layers=3,
         num_attention_heads=4,
-        intermediate_size=192,
+        intermediate_size=2 * hidden_size,
         max_position_embeddings=130,  # 128 tokens; RoBERTa's positions begin at 2
         type_vocab_size=1,
         hidden_dropout_prob=0.0,
@@ -209,6 +210,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--steps", type=int, default=Pretraining().steps)
+    parser.add_argument(
+        "--hidden-size", type=int, default=HIDDEN_SIZE, help="features; the inner layers have twice as many"
+    )
     parser.add_argument("--report-every", type=int, default=500, help="steps between printed lines")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -216,7 +220,7 @@ def main() -> None:
     started = time.perf_counter()
     documents = corpus.documents(n=settings.n_documents, exclude=task_texts())
     tokenizer = train_tokenizer(documents)
-    model = new_model(tokenizer, settings.seed)
+    model = new_model(tokenizer, settings.seed, options.hidden_size)
     reviews = probe_reviews(documents)
     print(f"{len(documents)} documents, {len(tokenizer)} tokens, {model.num_parameters()} parameters", flush=True)
     for step, loss in train(model, tokenizer, documents, settings):

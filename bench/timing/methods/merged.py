@@ -45,15 +45,18 @@ def _layer(base: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
         n, width = weight.shape
         table = nn.Embedding(n, width, padding_idx=base.padding_idx, _weight=weight)
         return table.requires_grad_(False)
-    if isinstance(base, nn.LayerNorm):
-        norm = nn.LayerNorm(base.normalized_shape, eps=base.eps, device="meta")
-        norm.weight = nn.Parameter(weight, requires_grad=False)
-        norm.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        return norm
-    n_in, n_out = weight.shape if isinstance(base, Conv1D) else weight.shape[::-1]
     with torch.device("meta"):  # no memory, no random numbers: the weights come right after
-        layer: Any = Conv1D(n_out, n_in) if isinstance(base, Conv1D) else nn.Linear(n_in, n_out)
+        layer: Any = _empty(base, weight)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     layer.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
     merged: nn.Module = layer
     return merged
+
+
+def _empty(base: Any, weight: Tensor) -> Any:
+    """Return an untrained layer of the same kind as `base` for a weight of this shape."""
+    if isinstance(base, nn.LayerNorm):
+        return nn.LayerNorm(base.normalized_shape, eps=base.eps)
+    if isinstance(base, Conv1D):
+        return Conv1D(weight.shape[1], weight.shape[0])
+    return nn.Linear(weight.shape[1], weight.shape[0])

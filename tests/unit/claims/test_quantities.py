@@ -98,6 +98,23 @@ def test_a_slope_is_that_of_the_best_rate() -> None:
     assert found.value == pytest.approx(-0.5)
 
 
+def test_a_ratio_of_dimensions_is_that_of_the_smallest_that_reach_90_percent() -> None:
+    """Full fine-tuning has 0.9, so the target is 0.81: model a reaches it at d = 4, b at 16, in odd seeds at none."""
+
+    def rows(model: str, enough: Callable[[int], int]) -> list[pd.DataFrame]:
+        full = rows_of(lambda *_: 0.9, method="full", rates=(1e-4,), model=model)
+        return [full] + [
+            rows_of(lambda seed, _, d=d: 0.82 if d >= enough(seed) else 0.8, method="subspace", rates=(1e-3, 1e-2),
+                    model=model).assign(rank=d)
+            for d in (4, 16, 64)
+        ]  # fmt: skip
+
+    both = pd.concat([*rows("a", lambda _: 4), *rows("b", lambda seed: 16 if seed % 2 == 0 else 65)])
+    found = measured("dimension", both, first={"model": "b"}, second={"model": "a"})
+    assert found.value == pytest.approx((4 * 16) ** 0.5)  # 64, the largest, where none reaches it
+    assert found.details == "median d90 40, not reached in 4 of 8 seeds; median d90 4"
+
+
 def test_a_speed_up_counts_steps_to_the_other_s_last_score() -> None:
     def curve(steps: int) -> list[dict[str, float]]:
         return [{"step": s, "metric_value": min(1.0, s / steps)} for s in range(10, 101, 10)]
