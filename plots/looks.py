@@ -21,7 +21,13 @@ PALETTE = (
     "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9",
 )  # fmt: skip
 
-COLORS = (*PALETTE, INK)  # what the look of a method counts in: the palette has ten, the methods are eleven
+# The palette has ten, the methods are more. Each of these is as far as it can be from those before it and from white,
+# as everybody and as the colour-blind see it (chosen greedily of 360; tests/unit/plots/test_plots.py).
+_MORE = (
+    "#6600cc", "#663300", "#4d0066", "#b266ff", "#0f4557", "#cc0033", "#1a1aff",
+    "#000099", "#4d6732", "#00cc33", "#ad1f8a",
+)  # fmt: skip
+COLORS = (*PALETTE, INK, *_MORE)  # what the look of a method counts in
 
 _MARKERS = (*"os^vD<>PX*hd",)  # so that colour is never the only difference
 _SHADES = (0.0, -0.38, 0.42, -0.62, 0.62)  # towards black (negative) or white

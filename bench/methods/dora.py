@@ -22,7 +22,7 @@ class DoRA(LoRA):
 
     name = "dora"
     label = "DoRA"
-    looks: ClassVar = {None: (1, "s")}
+    looks: ClassVar = {None: (11, "s")}
     place = 4
     source = "arXiv:2402.09353"
     adds = False

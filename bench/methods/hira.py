@@ -23,7 +23,7 @@ class HiRA(LoRA):
 
     name = "hira"
     label = "HiRA"
-    looks: ClassVar = {None: (4, "o")}
+    looks: ClassVar = {None: (13, "h")}
     place = 7
     source = "openreview TwJrTz9cRS"
     reads = frozenset({"rank", "lora_dropout", "init", "target_modules", "layers_to_transform"})

@@ -21,7 +21,7 @@ class IA3(Method):
 
     name = "ia3"
     label = "(IA)^3"
-    looks: ClassVar = {None: (5, "d")}
+    looks: ClassVar = {None: (20, "d")}
     source = "arXiv:2205.05638"
     reads = frozenset({"target_modules", "layers_to_transform"})
     adds = False

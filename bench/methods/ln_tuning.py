@@ -17,7 +17,7 @@ class LayerNormTuning(Method):
 
     name = "ln-tuning"
     label = "LayerNorm tuning"
-    looks: ClassVar = {None: (6, "v")}
+    looks: ClassVar = {None: (21, "v")}
     source = "arXiv:2312.11420"
     reads = frozenset()
     adapts = "norms"

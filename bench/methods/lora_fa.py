@@ -18,7 +18,7 @@ class LoRAFA(LoRA):
 
     name = "lora-fa"
     label = "LoRA-FA"
-    looks: ClassVar = {None: (9, "o")}
+    looks: ClassVar = {None: (12, "o")}
     place = 5
     source = "arXiv:2308.03303"
     reads = LoRA.reads - {"eta_B"}

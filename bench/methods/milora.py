@@ -14,7 +14,7 @@ class MiLoRA(LoRA):
 
     name = "milora"
     label = "MiLoRA"
-    looks: ClassVar = {None: (9, "<")}
+    looks: ClassVar = {None: (15, "<")}
     place = 7
     source = "arXiv:2406.09044"
     reads = LoRA.reads - {"init"}

@@ -14,7 +14,7 @@ class OLoRA(LoRA):
 
     name = "olora"
     label = "OLoRA"
-    looks: ClassVar = {None: (7, "^")}
+    looks: ClassVar = {None: (14, "^")}
     place = 7
     source = "arXiv:2406.01775"
     reads = LoRA.reads - {"init"}

@@ -17,7 +17,7 @@ class ParallelAdapter(Bottleneck):
 
     name = "parallel-adapter"
     label = "parallel adapter"
-    looks: ClassVar = {None: (0, "P")}
+    looks: ClassVar = {None: (18, "P")}
     place = 8
     source = "arXiv:2110.04366"
 

@@ -14,7 +14,7 @@ class PiSSA(LoRA):
 
     name = "pissa"
     label = "PiSSA"
-    looks: ClassVar = {None: (2, "D")}
+    looks: ClassVar = {None: (16, "D")}
     place = 7
     source = "arXiv:2404.02948"
     reads = LoRA.reads - {"init"}

@@ -20,7 +20,7 @@ class SequentialAdapter(Bottleneck):
 
     name = "sequential-adapter"
     label = "sequential adapter"
-    looks: ClassVar = {None: (3, "P")}
+    looks: ClassVar = {None: (19, "X")}
     place = 8
     source = "arXiv:1902.00751"
     adds = False

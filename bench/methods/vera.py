@@ -27,7 +27,7 @@ class VeRA(Method):
 
     name = "vera"
     label = "VeRA"
-    looks: ClassVar = {None: (2, "s")}
+    looks: ClassVar = {None: (17, "s")}
     place = 6
     source = "arXiv:2310.11454"
     reads = frozenset({"rank", "lora_dropout", "target_modules", "layers_to_transform"})

@@ -43,7 +43,7 @@ WITHOUT_FORMULA = {
     "bitfit",
     "ln-tuning",
     "subspace",
-}  # of the FLOP: additions only; one product with a matrix made on the fly
+}  # of the FLOP: additions only; a product with a matrix made on the fly
 VALUES: dict[str, Any] = {
     "rank": 2, "lora_alpha": 5.0, "use_rslora": False, "lora_dropout": 0.1, "init": "zero_B",
     "target_modules": ("query",), "mora_type": 6, "mora_rounding": "floor", "adapter_activation": "relu",

@@ -17,7 +17,9 @@ import pandas as pd
 from bench.claims.arms import Arm, NoRows, paired, ratio_of
 from bench.claims.claim import Check
 from bench.claims.verdict import Estimate
+from bench.methods import full, subspace
 
+SUBSPACE, FULL = (module.METHOD.name for module in (subspace, full))
 SHARE = 0.9
 
 
@@ -30,13 +32,13 @@ def measure(check: Check, rows: pd.DataFrame) -> Estimate:
 
 def _d90(rows: pd.DataFrame, where: Mapping[str, Any]) -> tuple[dict[int, float], str]:
     """Return d90 by seed, and in words its median and the seeds without one."""
-    own = Arm(rows, {**where, "method": "subspace"})
-    full = Arm(rows, {**where, "method": "full"})
-    if full.sign < 0:
-        raise NoRows(f"90 % of {full.metric} is no target")
-    target = SHARE * float(np.mean(list(full.score().values())))
+    own = Arm(rows, {**where, "method": SUBSPACE})
+    tuned = Arm(rows, {**where, "method": FULL})
+    if tuned.sign < 0:
+        raise NoRows(f"90 % of {tuned.metric} is no target")
+    target = SHARE * float(np.mean(list(tuned.score().values())))
     ranks = sorted({int(d) for d in own.rows["rank"]})
-    scores = {d: Arm(rows, {**where, "method": "subspace", "rank": d}).score() for d in ranks}
+    scores = {d: Arm(rows, {**where, "method": SUBSPACE, "rank": d}).score() for d in ranks}
     seeds = sorted(set.intersection(*(set(one) for one in scores.values())))
     reached = {seed: [d for d in ranks if scores[d][seed] >= target] for seed in seeds}
     found = {seed: float(min(reached[seed], default=ranks[-1])) for seed in seeds}

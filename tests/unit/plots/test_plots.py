@@ -22,6 +22,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 import plots
+from bench import methods
 from plots import figures, heatmap, page, style
 from plots.figures import rank
 from plots.tidy import CellTable, StudyInfo
@@ -140,9 +141,7 @@ def test_formats_and_looks() -> None:
     assert style.look("of-another-version").label == "of-another-version"
 
 
-# Those with a look of their own; no 24 colours are told apart by the colour-blind.
-NAMED = ("bitfit", "full", "head", "lora", "lora+", "subspace")
-SERIES = [*NAMED, *(f"mora-{kind}" for kind in (1, 2, 3, 4, 6))]
+SERIES = sorted(method.identity(kind).series for method in map(methods.get, methods.names()) for kind in method.looks)
 
 
 def test_no_two_lines_look_alike_however_many_there_are() -> None:
@@ -155,7 +154,7 @@ def test_no_two_lines_look_alike_however_many_there_are() -> None:
 
 def test_every_method_has_a_colour_and_a_marker_of_its_own() -> None:
     known = [style.look(s) for s in SERIES]
-    assert len({look.color for look in known}) == len({look.marker for look in known}) == len(SERIES)
+    assert len({look.color for look in known}) == len({(look.color, look.marker) for look in known}) == len(SERIES)
 
 
 # What the colour-blind see of linear RGB (Machado, Oliveira and Fernandes 2009, table 1, severity 1.0).
