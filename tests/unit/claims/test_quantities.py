@@ -110,7 +110,8 @@ def test_a_ratio_of_dimensions_is_that_of_the_smallest_that_reach_90_percent() -
         ]  # fmt: skip
 
     both = pd.concat([*rows("a", lambda _: 4), *rows("b", lambda seed: 16 if seed % 2 == 0 else 65)])
-    found = measured("dimension", both, first={"model": "b"}, second={"model": "a"})
+    of = {"reduced": {"method": "subspace"}, "whole": {"method": "full"}}
+    found = measured("dimension", both, first={"model": "b"}, second={"model": "a"}, **of)
     assert found.value == pytest.approx((4 * 16) ** 0.5)  # 64, the largest, where none reaches it
     assert found.details == "median d90 40, not reached in 4 of 8 seeds; median d90 4"
 
