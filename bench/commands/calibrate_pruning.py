@@ -15,6 +15,7 @@ REFERENCE = Path("results/reference")
 def command(
     rows_of: RowsOption = None,
     draws: Annotated[int, typer.Option(help="draws of seeds of each grid that has several", min=1)] = 20,
+    seeds: Annotated[int | None, typer.Option(help="different seeds of a draw, the same for all cells", min=1)] = None,
 ) -> int:
     """Tell for settings of rungs how often the best cell survives and what is saved, from stored rows."""
     import numpy as np
@@ -31,7 +32,7 @@ def command(
     print(f"{_text.count(len(found), 'grid')}: {', '.join(f'{g.name} ({len(g.members)})' for g in found)}\n")
     lines = []
     for rungs in pruning.SETTINGS:
-        one = pruning.replay(found, rungs, np.random.default_rng(0), n_draws=draws)
+        one = pruning.replay(found, rungs, np.random.default_rng(0), n_draws=draws, n_seeds=seeds)
         if one is not None:
             lines.append(_line(one))
     header = (

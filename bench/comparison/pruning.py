@@ -6,7 +6,7 @@ A rung is judged by the training loss of the last stored points at or before it,
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -82,10 +82,13 @@ def _arm(method: str, kind: int | None) -> str:
     return method if kind is None else f"{method} type {kind}"
 
 
-def replay(found: Sequence[Grid], rungs: Rungs, rng: np.random.Generator, *, n_draws: int) -> Replay | None:
+def replay(
+    found: Sequence[Grid], rungs: Rungs, rng: np.random.Generator, *, n_draws: int, n_seeds: int | None = None
+) -> Replay | None:
     """Return what `rungs` does to the grids whose curves have points early enough; None where there is none.
 
-    A draw takes as many seeds of each cell as it has, with replacement; a grid of one seed is drawn once.
+    A draw is a sweep of `n_seeds` different seeds, the same for all cells; with None, or where a grid has no more, it
+    takes as many seeds of each cell as it has, with replacement. A grid of one seed is drawn once.
     """
     usable = [grid for grid in found if all(_reads(grid, step) for step in rungs.steps(grid.max_steps))]
     n_all = n_best = n_near = 0
@@ -94,10 +97,7 @@ def replay(found: Sequence[Grid], rungs: Rungs, rng: np.random.Generator, *, n_d
         legs = rungs.expected_steps(grid.max_steps, len(grid.members))
         full += grid.max_steps * len(grid.members)
         spent += sum((end - start) * n for start, end, n in legs)
-        for _ in range(n_draws if max(map(len, grid.members)) > 1 else 1):
-            drawn = [[rows[i] for i in rng.integers(0, len(rows), len(rows))] for rows in grid.members]
-            if max(map(len, grid.members)) == 1:
-                drawn = [list(rows) for rows in grid.members]
+        for drawn in _draws(grid, rng, n_draws, n_seeds):
             lost, error, kept = _cost(drawn, rungs, grid.max_steps)
             n_all, n_best, n_near = n_all + 1, n_best + kept, n_near + (lost <= error)
             worst = max(worst, lost)
@@ -106,6 +106,22 @@ def replay(found: Sequence[Grid], rungs: Rungs, rng: np.random.Generator, *, n_d
     return Replay(
         rungs=rungs, n_grids=len(usable), n_draws=n_all, n_best=n_best, n_near=n_near, worst=worst, steps=spent / full
     )
+
+
+def _draws(
+    grid: Grid, rng: np.random.Generator, n_draws: int, n_seeds: int | None
+) -> Iterator[Sequence[Sequence[Row]]]:
+    by_seed = [{row["seed"]: row for row in rows} for rows in grid.members]
+    shared = sorted(set.intersection(*map(set, by_seed)))
+    if max(map(len, grid.members)) == 1:
+        yield grid.members
+        return
+    for _ in range(n_draws):
+        if n_seeds is not None and n_seeds < len(shared):
+            chosen = rng.choice(shared, n_seeds, replace=False)
+            yield [[rows[seed] for seed in chosen] for rows in by_seed]
+        else:
+            yield [[rows[i] for i in rng.integers(0, len(rows), len(rows))] for rows in grid.members]
 
 
 def _cost(drawn: Sequence[Sequence[Row]], rungs: Rungs, max_steps: int) -> tuple[float, float, bool]:

@@ -57,6 +57,18 @@ def test_a_diverged_cell_is_left_out_and_seeds_are_drawn_anew() -> None:
     assert (found.n_draws, found.n_best) == (5, 5)
 
 
+def test_a_draw_of_some_seeds_takes_the_same_ones_in_every_cell() -> None:
+    """Seed by seed the same cell is best and has the lowest loss; between seeds all that differs is a shift."""
+    rows = [
+        row(i, 0.5 + 0.01 * i + 0.1 * seed, (1.0, 2.0 + seed - 0.1 * i, 0.1, 0.1)) | {"seed": seed}
+        for i in range(4)
+        for seed in range(6)
+    ]
+    found = pruning.replay(pruning.grids(rows), RUNGS, np.random.default_rng(0), n_draws=20, n_seeds=2)
+    assert found is not None
+    assert (found.n_draws, found.n_best) == (20, 20)  # cells with seeds of their own would lose some
+
+
 def test_a_grid_whose_curves_begin_too_late_is_not_replayed() -> None:
     rows = [row(i, 0.5, (1.0, 1.0, 0.1, 0.1)) for i in range(4)]
     early = Rungs(shares=(0.125,), keep=0.5)
