@@ -15,6 +15,7 @@ from bench.data.splits import Encoded
 from bench.models._base import LoadedModel
 from tests.support.engine_helpers import budget, clone, random_data, tiny_model, trial
 from tests.support.oracle import (
+    HARD,
     Alone,
     Start,
     assert_hard,
@@ -25,10 +26,6 @@ from tests.support.oracle import (
     train_pack,
 )
 
-HARD: dict[str, Any] = {
-    "max_steps": 20, "batch_size": 8, "max_grad_norm": 0.3, "warmup_steps": 3, "weight_decay": 0.1,
-    "adam_beta2": 0.99, "adam_eps": 1e-6, "eval_steps": 20,
-}  # fmt: skip
 NONE = dict.fromkeys(("rank", "lora_alpha", "use_rslora", "lora_dropout", "init", "target_modules"))
 
 

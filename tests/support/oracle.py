@@ -34,6 +34,12 @@ from tests.support.engine_helpers import clone
 CPU = torch.device("cpu")
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 
+# A budget in which everything is on that could hide an error; 8 does not divide the 50 examples.
+HARD: dict[str, Any] = {
+    "max_steps": 20, "batch_size": 8, "max_grad_norm": 0.3, "warmup_steps": 3, "weight_decay": 0.1,
+    "adam_beta2": 0.99, "adam_eps": 1e-6, "eval_steps": 20,
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start:

@@ -22,6 +22,7 @@ from bench.models._base import LoadedModel
 from tests.support.engine_helpers import budget, clone, load_random, random_data, tiny_model, trial
 from tests.support.oracle import (
     CPU,
+    HARD,
     Alone,
     Start,
     assert_hard,
@@ -34,9 +35,6 @@ from tests.support.oracle import (
 )
 
 BITFIT = methods.get("bitfit")
-HARD: dict[str, Any] = {
-    "max_steps": 12, "batch_size": 8, "max_grad_norm": 0.3, "warmup_steps": 3, "weight_decay": 0.1, "eval_steps": 12,
-}  # fmt: skip
 UNREAD = dict.fromkeys(("rank", "lora_alpha", "use_rslora", "lora_dropout", "init", "target_modules"))
 MEMBERS: list[dict[str, Any]] = [{"eta_A": 2e-3}, {"eta_A": 1e-2, "head_policy": 3e-3}, {"eta_A": 3e-2}]
 GPT2 = GPT2Config(

@@ -22,6 +22,7 @@ from plots.figures import dimension
 from plots.tidy import StudyInfo
 from tests.support.engine_helpers import budget, clone, load_random, random_data, tiny_model, trial
 from tests.support.oracle import (
+    HARD,
     Alone,
     Start,
     assert_hard,
@@ -37,9 +38,6 @@ from tests.support.plot_rows import trial as row_trial
 
 SUBSPACE = methods.get("subspace")
 UNREAD = dict.fromkeys(("lora_alpha", "use_rslora", "lora_dropout", "init"))
-HARD: dict[str, Any] = {
-    "max_steps": 12, "batch_size": 8, "max_grad_norm": 0.3, "warmup_steps": 3, "weight_decay": 0.1, "eval_steps": 12,
-}  # fmt: skip
 MEMBERS: list[dict[str, Any]] = [{"eta_A": 2e-3}, {"eta_A": 1e-2, "head_policy": 3e-3}, {"eta_A": 3e-2}]
 
 
