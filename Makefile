@@ -25,6 +25,7 @@ help:
 	@echo 'make doctor | plan | status [WATCH=1]                                             before and during a sweep'
 	@echo 'make compare [TASK=sst2] [FRESH_SEEDS=10]                                         which differences are real'
 	@echo 'make report | plots [FORM=column] | recommend [SAVE=dir] | export TO=rows.csv     what to do with the rows'
+	@echo 'make deploy ADAPTERS=a,b,c [TASK=...]                                             many saved adapters on one base'
 	@echo 'make verify [STUDY=...] [CALIBRATE=1]                                             check results by rule'
 	@echo 'make plots | report | compare | verify | recommend ROWS=a.parquet,b.parquet       from stored rows alone; trains nothing'
 	@echo 'make study STUDY=sst2 [PROFILE=full]                                              a study in full, with the origin of each value'
@@ -51,8 +52,8 @@ sweep doctor: $(if $(filter postgresql%,$(LORASWEEP_STORAGE)),$(VENV)/.postgresq
 
 dashboard: $(VENV)/.dashboard
 
-# The peers that bench compares with are development dependencies.
-bench: $(VENV)/.dev
+# The peers that bench and deploy measure are development dependencies.
+bench deploy: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n auto

@@ -38,7 +38,7 @@ def methods(df: pd.DataFrame, lines: Sequence[Line]) -> Figure:
             legend=[Patch(color=color, label=label) for _, label, color in PARTS], far_right=names, per_row=4,
             margins=page.Margins(left=0.2, right=0.25, bottom=0.6),
         )  # fmt: skip
-        _shift(figure, axes, names)
+        shift(figure, axes, names)
         _parts(axes[0], lines)
         _ratio(axes[1], lines)
         _bytes(axes[2], lines, "peak_memory_bytes", "peak memory, MiB", 2**-20)
@@ -94,7 +94,7 @@ def _whisker(ax: Axes, line: Line, column: str, place: int, scale: float) -> Non
         ax.plot([scale * ends.low, scale * ends.high], [place, place], color=style.INK, linewidth=1.2)
 
 
-def _shift(figure: Figure, axes: Sequence[Axes], inches: float) -> None:
+def shift(figure: Figure, axes: Sequence[Axes], inches: float) -> None:
     """Move all panels to the right, for the names of the cases."""
     width = figure.get_size_inches()[0]
     for ax in axes:

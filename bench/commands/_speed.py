@@ -38,11 +38,11 @@ def time_cells(line: Line) -> list[str]:
     flop = line.fixed["adapter_flop_per_token"]
     return [
         line.case,
-        _with_interval(line.values.get("seconds_per_step"), 1e3),
-        _with_interval(line.ratios.get("seconds_per_step")),
+        with_interval(line.values.get("seconds_per_step"), 1e3),
+        with_interval(line.ratios.get("seconds_per_step")),
         _plain(line.values.get("examples_per_second")),
         _parts(line),
-        "-" if flop is None else _number(flop / 1e6),
+        "-" if flop is None else number(flop / 1e6),
         _plain(line.values.get("merge_seconds"), 1e3),
         _plain(line.values.get("eval_seconds")),
         _plain(line.values.get("merged_eval_seconds")),
@@ -59,8 +59,8 @@ def memory_cells(line: Line) -> list[str]:
         _plain(line.values.get("kept_bytes"), 1e-3 / (fixed["kept_tokens"] or 1)),
         _plain(line.ratios.get("kept_bytes")),
         f"{fixed['n_trainable']:,}",
-        _number((fixed["train_state_bytes"] or 0) / 2**20),
-        _number((fixed["stored_bytes"] or 0) / 2**20),
+        number((fixed["train_state_bytes"] or 0) / 2**20),
+        number((fixed["stored_bytes"] or 0) / 2**20),
     ]
 
 
@@ -83,17 +83,17 @@ def _parts(line: Line) -> str:
     return "/".join(f"{100 * part / whole:.0f}" for part in parts[:3]) if whole > 0 else "-"
 
 
-def _with_interval(value: Value | None, scale: float = 1.0) -> str:
+def with_interval(value: Value | None, scale: float = 1.0) -> str:
     if value is None or value.interval is None:
         return _plain(value, scale)
     ends = value.interval
-    return f"{_plain(value, scale)} [{_number(ends.low * scale)} {_number(ends.high * scale)}]"
+    return f"{_plain(value, scale)} [{number(ends.low * scale)} {number(ends.high * scale)}]"
 
 
 def _plain(value: Value | None, scale: float = 1.0) -> str:
-    return "-" if value is None else _number(value.median * scale)
+    return "-" if value is None else number(value.median * scale)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Return three significant digits, and no decimals from 100 on."""
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"

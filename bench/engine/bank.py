@@ -42,7 +42,7 @@ class Bank:
         self.keyed_calls = False  # set where the model drops by function calls: they are keyed too
         self.only_keyed_masks = False  # set where the model draws masks that are not keyed: they are left out
         self.device, self.dtype = device, dtype
-        self.model = _copy(loaded.model, share=not method.trains_base).to(device)
+        self.model = copied(loaded.model, share=not method.trains_base).to(device)
         self.n_base = n_parameters(self.model)
         self.shapes = () if method.trains_base else adapted_layers(self.model, method, trials[0], loaded.full_names)
         _check(trials, method, self.shapes)
@@ -377,7 +377,7 @@ def _check(trials: Sequence[Trial], method: Method, shapes: Sequence[LayerShape]
         require_fit(method, trial, shapes)
 
 
-def _copy(model: PreTrainedModel, *, share: bool) -> PreTrainedModel:
+def copied(model: PreTrainedModel, *, share: bool) -> PreTrainedModel:
     """Return a copy of the modules; with `share`, the weights are the same tensors as in the original."""
     memo: dict[int, Any] = {}
     if share:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from bench.engine import kept
 from bench.engine.bank import Bank
@@ -56,7 +56,7 @@ class Ragged:
         self.stopped_R = np.zeros(0, dtype=np.bool_)
         self.made: list[list[list[int]]] = [[[] for _ in range(split.n)] for _ in range(bank.n_trials)]
         self.cache, self.next_R, self.length_R = kept.fresh(), *(self._on(np.zeros(0, dtype=np.int64)),) * 2
-        self.takes = frozenset(inspect.signature(type(bank.model).forward).parameters)
+        self.takes = takes_of(bank.model)
         self.steps = self.row_steps = 0  # forward passes after the prompts, and rows in them
 
     @torch.no_grad()
@@ -131,16 +131,8 @@ class Ragged:
 
     def _logits(self, ids_RxT: Tensor, length_R: Tensor, cache: Cache) -> Tensor:
         """Return the logits behind the last token, [R, V], of rows of these lengths, the new tokens included."""
-        width = cache.get_seq_length() + ids_RxT.shape[1]
-        place_RxL = torch.arange(width, device=ids_RxT.device) - (width - length_R)[:, None]
-        more: dict[str, Any] = {"position_ids": place_RxL[:, -ids_RxT.shape[1] :].clamp(min=0), "logits_to_keep": 1}
-        inputs = {name: value for name, value in more.items() if name in self.takes}
         with self.bank.precision():
-            logits_RxTxV: Tensor = self.bank.model(
-                input_ids=ids_RxT, attention_mask=(place_RxL >= 0).long(), past_key_values=cache, use_cache=True,
-                **inputs,
-            ).logits  # fmt: skip
-        return logits_RxTxV[:, -1]
+            return behind_last(self.bank.model, ids_RxT, length_R, takes=self.takes, cache=cache)
 
     def _note(self, rows: Ints) -> None:
         """Write down the new tokens of these rows, and which of them stop."""
@@ -156,6 +148,29 @@ class Ragged:
 
     def _on(self, numbers: Ints) -> Tensor:
         return torch.from_numpy(numbers).to(self.split.device)
+
+
+def takes_of(model: PreTrainedModel) -> frozenset[str]:
+    """Return what a model's forward pass may be given, by name."""
+    return frozenset(inspect.signature(type(model).forward).parameters)
+
+
+def behind_last(
+    model: Any, ids_RxT: Tensor, length_R: Tensor, *, takes: frozenset[str], cache: Cache | None = None
+) -> Tensor:
+    """Return a model's logits behind the last token, [R, V], of rows that end in one column (`Batches.prompts`).
+
+    `length_R` counts each row's tokens, those in `cache` included; `takes` is `takes_of` the model.
+    """
+    width = (0 if cache is None else cache.get_seq_length()) + ids_RxT.shape[1]
+    place_RxL = torch.arange(width, device=ids_RxT.device) - (width - length_R)[:, None]
+    more: dict[str, Any] = {"position_ids": place_RxL[:, -ids_RxT.shape[1] :].clamp(min=0), "logits_to_keep": 1}
+    kept = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
+    logits_RxTxV: Tensor = model(
+        input_ids=ids_RxT, attention_mask=(place_RxL >= 0).long(), **kept,
+        **{name: value for name, value in more.items() if name in takes},
+    ).logits  # fmt: skip
+    return logits_RxTxV[:, -1]
 
 
 def _groups(lengths: Ints, least: int) -> Iterator[slice]:

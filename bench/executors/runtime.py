@@ -55,7 +55,7 @@ def local_executor(
     if isinstance(data, ToyData):
         load, train = (lambda _: data), functools.partial(_train_toy, device=chosen, on_steps=on_steps)
     else:
-        load = functools.partial(_load, task=task, data=data, located=located)
+        load = functools.partial(load_for, task=task, data=data, located=located)
         checkpoints = functools.partial(planner.checkpoints, limits=limits or Limits())
         train = functools.partial(
             _train, device=chosen, on_steps=on_steps, state_dir=state_dir, checkpoints=checkpoints
@@ -103,7 +103,8 @@ def check_base(trials: Sequence[Trial], *, is_causal: bool) -> None:
     models.require_nf4()
 
 
-def _load(trial: Trial, *, task: Task, data: TextData, located: Located) -> tuple[EncodedData, LoadedModel]:
+def load_for(trial: Trial, *, task: Task, data: TextData, located: Located) -> tuple[EncodedData, LoadedModel]:
+    """Return the tokens and the base model of trials like this one, on the CPU."""
     from bench import methods, models
     from bench.data import text
     from bench.engine.run import DTYPES, settle_cpu
@@ -184,7 +185,7 @@ def train_once(
     from bench.engine.run import EngineOptions, run_pack
 
     chosen = torch.device(devices.resolve(device))
-    encoded, loaded = _load(trial, task=task, data=data, located=located)
+    encoded, loaded = load_for(trial, task=task, data=data, located=located)
     banks: list[Bank] = []
     (outcome,) = run_pack(
         Pack(trials=(trial,)), encoded, loaded, EngineOptions(device=chosen),

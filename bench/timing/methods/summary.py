@@ -92,13 +92,14 @@ def _line(case: str, rows: Sequence[Mapping[str, Any]], baseline: Sequence[Mappi
     return Line(
         case=case, method=first["method"], rank=first["rank"],
         lora_dropout=first["lora_dropout"], n=len(rows),
-        values={name: _value([float(row[name]) for row in rows]) for name in names},
+        values={name: value_of([float(row[name]) for row in rows]) for name in names},
         ratios={name: ratio for name in RATED if (ratio := _ratio(name, rows, baseline)) is not None},
         fixed={name: first[name] for name in FIXED},
     )  # fmt: skip
 
 
-def _value(values: Sequence[float]) -> Value:
+def value_of(values: Sequence[float]) -> Value:
+    """Return the median of some values, with its interval."""
     found = stats.median_interval(values)
     interval, coverage = (None, None) if found is None else found
     return Value(median=median(values), interval=interval, coverage=coverage)
@@ -109,7 +110,7 @@ def _ratio(name: str, rows: Sequence[Mapping[str, Any]], baseline: Sequence[Mapp
     other = {row["repeat"]: row[name] for row in baseline}
     pairs = [(row[name], other.get(row["repeat"])) for row in rows]
     ratios = [own / base for own, base in pairs if own is not None and base]
-    return _value(ratios) if ratios else None
+    return value_of(ratios) if ratios else None
 
 
 def _baseline(row: Mapping[str, Any], groups: Mapping[str, Sequence[dict[str, Any]]]) -> Sequence[dict[str, Any]]:

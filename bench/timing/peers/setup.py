@@ -65,10 +65,7 @@ def read(
     Raises:
         BadInput: for a value that its key cannot hold, and for several where one is needed.
     """
-    if clock not in CLOCKS:
-        raise BadInput(
-            "--clock", "must be wall or cpu", got=repr(clock), way_out="cpu on a machine that others use, too"
-        )
+    clock_of(clock)
     line = overrides.read(texts)
     given: dict[str, Any] = {**line.settings, "device": line.device}
     given |= {"steps" if key == "max_steps" else key: value for key, value in line.train.items()}
@@ -80,6 +77,18 @@ def read(
     if line.task is not None:
         given["task"] = line.task
     return Chosen(**given, random_weights=random_weights, data_dir=data_dir, clock=clock)
+
+
+def clock_of(name: str) -> Callable[[], float]:
+    """Return what reads the seconds of this clock.
+
+    Raises:
+        BadInput: for a name that is none.
+    """
+    if name not in CLOCKS:
+        way_out = "cpu on a machine that others use, too"
+        raise BadInput("--clock", "must be wall or cpu", got=repr(name), way_out=way_out)
+    return CLOCKS[name]
 
 
 def build(chosen: Chosen) -> Work:

@@ -292,7 +292,7 @@ def epoch_clock(timer: Timer) -> Any:
     return Clock()
 
 
-def require(packages: Sequence[str] = Peer.packages) -> None:
+def require(packages: Sequence[str] = Peer.packages, *, command: str = "bench") -> None:
     """Refuse to go on without the peers' packages.
 
     Raises:
@@ -302,8 +302,8 @@ def require(packages: Sequence[str] = Peer.packages) -> None:
 
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            way_out = "run make bench, which installs it, or pip install -r requirements-dev.txt"
-            raise BadInput("bench", "the peers must be installed", got=f"no package {package}", way_out=way_out)
+            way_out = f"run make {command}, which installs it, or pip install -r requirements-dev.txt"
+            raise BadInput(command, "the peers must be installed", got=f"no package {package}", way_out=way_out)
 
 
 def row_of(split: Encoded, place: int) -> dict[str, Any]:
