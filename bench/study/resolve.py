@@ -226,19 +226,20 @@ def _grid(name: str, merged: Layer, shown: str) -> MethodGrid:
     warmup = merged.train.get("warmup_steps")
     if isinstance(warmup, float) and "max_steps" in full:
         full = {"warmup_steps": (warmup,), **full}  # a share of each trial's own steps
-    _check_warmup(full, merged.train, where)
+    _check_warmup(full, name, merged)
     if "lr_ratio" in full:
         _check_rates(full, merged.where(f"grid.{name}.lr_ratio"))
     return MethodGrid(method=name, axes=tuple((key, full[key]) for key in keys.AXES if key in full))
 
 
-def _check_warmup(axes: Mapping[str, tuple[Any, ...]], train: Mapping[str, Any], where: str) -> None:
+def _check_warmup(axes: Mapping[str, tuple[Any, ...]], method: str, merged: Layer) -> None:
     """Refuse a warm-up that is longer than the shortest training of a grid."""
-    steps = min(axes.get("max_steps", (train.get("max_steps", math.inf),)))
-    longest = max(axes.get("warmup_steps", (train.get("warmup_steps", 0),)))
+    steps = min(axes.get("max_steps", (merged.train.get("max_steps", math.inf),)))
+    longest = max(axes.get("warmup_steps", (merged.train.get("warmup_steps", 0),)))
     if longest > steps:
+        where = merged.axis_origin(method, "warmup_steps").where
         way_out = "shorten it, or give a share of the steps, such as 0.1"
-        raise BadInput(f"{where}.warmup_steps", f"must be <= max_steps ({steps})", got=longest, way_out=way_out)
+        raise BadInput(where, f"must be <= max_steps ({steps})", got=longest, way_out=way_out)
 
 
 def _check_rates(axes: Mapping[str, tuple[Any, ...]], where: str) -> None:
