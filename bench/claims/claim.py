@@ -90,6 +90,16 @@ class Claim:
     paper_study: str | None = None  # at the size of the source, for whoever has the device
     note: str = ""
 
+    @property
+    def document(self) -> str:
+        """Who says it: the source without the place in it."""
+        return self.source.partition("), ")[0] + ")" * ("), " in self.source)
+
+    @property
+    def place(self) -> str:
+        """Where in the document, empty where the source does not say."""
+        return self.source.partition("), ")[2]
+
 
 def names() -> tuple[str, ...]:
     """Return the names of all claims, sorted."""

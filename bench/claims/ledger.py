@@ -20,13 +20,17 @@ MEASURED = "measured"  # below that: what is no row of a trial
 
 
 def verdicts(results_dir: Path, names: tuple[str, ...] | None = None) -> tuple[Verdict, ...]:
-    """Return the verdict of every claim at every size, in the order of their names.
+    """Return the verdict of every claim at every size, by document and name.
 
     Raises:
         BadInput: for a claim file that breaks a rule.
     """
     found = (claims.load(name) for name in (claims.names() if names is None else names))
-    return tuple(verdict(one, check, results_dir) for one in found for check in one.checks)
+    return tuple(
+        verdict(one, check, results_dir)
+        for one in sorted(found, key=lambda claim: (claim.document, claim.name))
+        for check in one.checks
+    )
 
 
 def of_study(study: str, results_dir: Path) -> tuple[Verdict, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 
 from bench.claims.verdict import MIN_SEEDS, Verdict, sentence
 
@@ -32,9 +33,11 @@ def page(verdicts: Sequence[Verdict]) -> str:
     counts = Counter(one.answer for one in verdicts)
     told = ", ".join(f"{n} {answer}" for answer, n in sorted(counts.items(), key=lambda item: -item[1]))
     lines = [HEAD.format(n=len(verdicts), counts=f"Of {len(verdicts)} verdicts: {told}.")]
-    lines += ["| claim | source, and the size it was made at | checked at | verdict |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(map(_cell, _row(one)))} |" for one in verdicts]
-    lines += ["", "## How each is measured", ""]
+    for document, some in groupby(verdicts, key=lambda one: one.claim.document):
+        lines += [f"## {_cell(document[0].upper() + document[1:])}", ""]
+        lines += ["| claim | made at | checked at | verdict |", "|---|---|---|---|"]
+        lines += [*(f"| {' | '.join(map(_cell, _row(one)))} |" for one in some), ""]
+    lines += ["## How each is measured", ""]
     for one in {verdict.claim.name: verdict.claim for verdict in verdicts}.values():
         paper = f" At the source's size: `make plan STUDY={one.paper_study}`." if one.paper_study else ""
         note = f" {one.note}" if one.note else ""
@@ -51,7 +54,7 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
     answer, _, rest = sentence(verdict).partition(":")
     return (
         claim.statement,
-        f"{claim.source}; {claim.made_at}",
+        "; ".join(filter(None, (claim.made_at, claim.place))),
         f"{verdict.check.size}; rows: {rows}",
         f"**{answer}**:{rest}{details}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -30,11 +31,16 @@ def command(
     for name in names or ():
         rules.choice(*claim.names())(name, "--only")
     found = ledger.verdicts(results_dir, names)
-    for one in found:
-        print(f"{one.claim.name} [{one.check.size}]\n  {one.claim.statement}\n  {sentence(one)}")
+    for source, of_source in groupby(found, key=lambda one: one.claim.document):
+        print(source)
+        for statement, some in groupby(of_source, key=lambda one: one.claim.statement):
+            print(f"\n  {statement}")
+            for one in some:
+                print(f"    {one.check.size}\n      {sentence(one)}")
+        print()
     if names is None and DOCS.is_dir():
         (DOCS / "claims.md").write_text(page.page(found), encoding="utf-8")
-        print(f"\n{DOCS / 'claims.md'}")
+        print(DOCS / "claims.md")
     target, text = results_dir / REPORT, document.claims_page(found)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import groupby
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -62,11 +63,16 @@ def claims_page(verdicts: Sequence[Verdict]) -> str:
     """Return a page of claims alone, a figure of each."""
     counts = Counter(one.answer for one in verdicts)
     note = ", ".join(f"{n} {answer}" for answer, n in counts.most_common())
-    return render("Claims", [note], [_claims("Verdicts", verdicts)])
+    by_document = groupby(verdicts, key=lambda one: one.claim.document)
+    sections = [_claims(title, tuple(some), n) for n, (title, some) in enumerate(by_document, 1)]
+    return render("Claims", [note], sections)
 
 
-def _claims(title: str, verdicts: Sequence[Verdict]) -> Section:
-    return Section(name="claims", title=title, template="claims.html", view=claims_section.view(verdicts))
+def _claims(title: str, verdicts: Sequence[Verdict], number: int | None = None) -> Section:
+    name = "claims" if number is None else f"claims-{number}"
+    return Section(
+        name=name, title=title[0].upper() + title[1:], template="claims.html", view=claims_section.view(verdicts)
+    )
 
 
 def render(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
