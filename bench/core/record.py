@@ -83,6 +83,10 @@ class Outcome:
     test_hash: Annotated[str | None, "hash of the test split's texts and labels"] = None
     train_loss: Annotated[float | None, "mean training loss since the curve point before the last step"] = None
     eval_loss: Annotated[float | None, "mean loss on the evaluation split"] = None
+    forgetting_before: Annotated[float | None, "loss per token on a fixed text before the first step"] = None
+    forgetting_after: Annotated[float | None, "loss per token on that text after the last step"] = None
+    forgetting_tokens: Annotated[int | None, "tokens of that text"] = None
+    forgetting_hash: Annotated[str | None, "hash of that text's tokens"] = None
     steps_done: Annotated[int, "updates done", "steps"]
     diverged_step: Annotated[int | None, "the step whose loss or gradient was not finite, from 1"] = None
     mora_r_hat: Annotated[int | None, "side of MoRA's square matrix, of the first adapted module"] = None
@@ -163,7 +167,8 @@ _ORDER: tuple[Column | str | None, ...] = (
     "metric_name", "tokenizer_hash", "encoding_version", "template", "n_select", "select_by", "n_left_out",
     "metric_value", "metric_stderr", "accuracy", "select_metric", "best_metric", "other_metrics",
     "other_metrics_stderr", "n_eval", "eval_correct", "eval_predictions", "eval_predictions_type", "test_metric",
-    "test_metric_stderr", "n_test", "test_hash", "train_loss", "eval_loss", "steps_done", "diverged_step",
+    "test_metric_stderr", "n_test", "test_hash", "forgetting_before", "forgetting_after",
+    "forgetting_tokens", "forgetting_hash", "train_loss", "eval_loss", "steps_done", "diverged_step",
     "n_trainable", "n_total", "setup_seconds", "compile_seconds", "train_seconds", "eval_seconds", "timing_mode",
     "pack_id", "pack_size", "engine_path", "examples_per_second", "tokens_per_second", "peak_memory_bytes",
     Column(

@@ -89,6 +89,7 @@ class EncodedData:
     classes: tuple[str, ...] = ()  # their names, in index order
     test: Encoded | None = None
     test_hash: str | None = None  # of the texts and labels of test
+    text: Encoded | None = None  # a fixed text whose loss tells what is forgotten (forgetting.py)
     notes: tuple[str, ...] = ()  # what was cut or left out on the way, in words
 
 

@@ -44,11 +44,16 @@ class NextTokens:
 
     def evaluate(self, path: Path, split: Batches, *, n_trials: int) -> Written:
         """Return losses and, where the metric asks for it, generated texts of all trials on the whole split."""
+        found = self.read(path, split, n_trials=n_trials)
+        return self.with_texts(found, split) if self.metric in causal.GENERATED else found
+
+    def read(self, path: Path, split: Batches, *, n_trials: int) -> Written:
+        """Return losses of all trials on the whole split."""
         return Written(
             losses_KxN=self._losses(path, split, n_trials),
             counts_N=_target_lengths(split),
             bytes_N=split.target_bytes,
-            texts=self._texts(split) if self.metric in causal.GENERATED else None,
+            texts=None,
             answer=self.reading.answer,
             numeric=self.reading.numeric,
         )

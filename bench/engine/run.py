@@ -20,7 +20,7 @@ from bench.core import metrics, provenance
 from bench.core.clock import Clock, Phase
 from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Precision
-from bench.data import causal, predictions
+from bench.data import causal, forgetting, predictions
 from bench.data.splits import Encoded, EncodedData
 from bench.engine import guard, legs, packed, state, unpadded
 from bench.engine.bank import Bank
@@ -126,6 +126,10 @@ def run_pack(
         bank, path, objective, train = ready.bank, ready.path, ready.objective, ready.train
         dev = Batches(data.eval, device=device)
     latest: list[Scored] = []
+    # a pack that pauses reads the text when it goes on to the end: its trials then start from their first weights, too
+    before = (
+        _text_loss(ready, pack, data, clock) if pack.until is None or pack.until >= trial.budget.max_steps else None
+    )
 
     def measure() -> np.ndarray:
         with clock.phase("eval"):
@@ -149,9 +153,11 @@ def run_pack(
         with clock.phase("eval"):
             latest[0] = objective.with_texts(latest[0], dev)
     chosen, tested = (_scored(split, ready, pack, options, clock) for split in (data.select, data.test))
+    after = None if before is None else _text_loss(ready, pack, data, clock)
     shared = _Shared(data=data, bank=bank, path=path, objective=objective, training=training, clock=clock,
                      started_at=started_at, peak_memory_bytes=None if meter is None else meter.peak(),
                      isolated=options.isolated and pack.size == 1, dev=latest[0], select=chosen, test=tested,
+                     text=None if before is None or after is None else (before, after),
                      others=latest[0].several(data.other_metrics, data.classes))  # fmt: skip
     on_trained(bank)
     return [_outcome(k, shared) for k in range(pack.size)]
@@ -163,6 +169,15 @@ def _scored(split: Encoded | None, ready: Ready, pack: Pack, options: EngineOpti
         return None
     with clock.phase("eval"):
         return ready.objective.evaluate(ready.path, Batches(split, device=options.device), n_trials=pack.size)
+
+
+def _text_loss(ready: Ready, pack: Pack, data: EncodedData, clock: Clock) -> np.ndarray | None:
+    """Return each trial's loss per token on the fixed text, [K]; None where there is no text."""
+    if data.text is None or not isinstance(ready.objective, NextTokens):
+        return None
+    with clock.phase("eval"):
+        split = Batches(data.text, device=ready.bank.device)
+        return ready.objective.read(ready.path, split, n_trials=pack.size).loss_K
 
 
 def objective_of(data: EncodedData, bank: Bank, *, ragged: bool = False) -> Objective:
@@ -223,6 +238,7 @@ class _Shared:
     dev: Scored
     select: Scored | None
     test: Scored | None
+    text: tuple[np.ndarray, np.ndarray] | None  # loss on the fixed text before and after, [K] each
     others: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -285,6 +301,7 @@ def _scores(k: int, pack: _Shared) -> dict[str, object]:
         "train_loss": train_loss,
         "eval_loss": float(pack.dev.loss_K[k]),
         **_tested(k, pack),
+        **_forgotten(k, pack),
     }
 
 
@@ -296,6 +313,15 @@ def _tested(k: int, pack: _Shared) -> dict[str, object]:
     n_test = None if pack.data.test is None else len(pack.data.test)
     found = {"test_metric": _known(value), "test_metric_stderr": _known(stderr)}
     return {**found, "n_test": n_test, "test_hash": pack.data.test_hash}
+
+
+def _forgotten(k: int, pack: _Shared) -> dict[str, object]:
+    """Return the columns of the fixed text, where there is one."""
+    if pack.text is None or pack.data.text is None:
+        return {}
+    before, after = (_known(loss_K[k]) for loss_K in pack.text)
+    told = {"forgetting_tokens": len(pack.data.text.ids), "forgetting_hash": forgetting.hash_of(pack.data.text)}
+    return {"forgetting_before": before, "forgetting_after": after, **told}
 
 
 def _known(value: float) -> float | None:

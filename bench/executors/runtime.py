@@ -24,7 +24,7 @@ from bench.tasks import Task
 if TYPE_CHECKING:
     import torch
 
-    from bench.data.splits import EncodedData
+    from bench.data.splits import Encoded, EncodedData
     from bench.engine.bank import Bank
     from bench.models import LoadedModel
 
@@ -118,9 +118,8 @@ def load_for(trial: Trial, *, task: Task, data: TextData, located: Located) -> t
             data, located, task.causal, metric=task.metric, max_length=budget.max_length, n_select=budget.n_select
         )
         _check_ids(tokens, located)
-        return replace(tokens, other_metrics=task.other_metrics), models.load_causal_lm(
-            located, DTYPES[precision], budget.base_precision
-        )
+        tokens = replace(tokens, other_metrics=task.other_metrics, text=_fixed_text(trial, tokens, task, located))
+        return tokens, models.load_causal_lm(located, DTYPES[precision], budget.base_precision)
     encoded = text.encode(
         data,
         located,
@@ -132,6 +131,19 @@ def load_for(trial: Trial, *, task: Task, data: TextData, located: Located) -> t
     encoded = replace(encoded, other_metrics=task.other_metrics, classes=task.labels)
     _check_ids(encoded, located)
     return encoded, models.load_model(located, task.n_labels, DTYPES[precision], task.labels)
+
+
+def _fixed_text(trial: Trial, tokens: EncodedData, task: Task, located: Located) -> Encoded | None:
+    """Return as much of the task's fixed text as the trial's training may be charged for."""
+    from bench import models
+    from bench.data import forgetting
+
+    if task.fixed_text is None:
+        return None
+    budget = trial.budget
+    most = forgetting.most_tokens(budget.max_steps * budget.batch_size * float(tokens.train.lengths.mean()))
+    tokenizer = models.load_tokenizer(located)
+    return forgetting.encode(task.fixed_text, tokenizer, most=most, max_length=budget.max_length)
 
 
 def _check_ids(data: EncodedData, located: Located) -> None:

@@ -58,6 +58,7 @@ class Task:
     directories: tuple[str, ...] = ()  # names looked for under the data directory, after `name`
     causal: Layout | None = None  # of causal language models only
     read: Callable[[Path | None], TextData | ToyData] | None = None  # reads the data itself: embedded and custom tasks
+    fixed_text: str | None = None  # whose loss before and after training tells what a language model forgets
     default_study: str = "_default"  # the file in studies/ that a task without one of its own is swept by
     assumed: str = ""  # what was taken for granted where a file of data alone was given
 

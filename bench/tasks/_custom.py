@@ -12,8 +12,9 @@ from typing import Any
 
 from bench.core import metrics
 from bench.core.errors import BadInput, one_of
-from bench.data import causal, chat
+from bench.data import causal, chat, forgetting
 from bench.data.splits import TextData
+from bench.embedded import prose
 from bench.tasks import _chat, _load
 from bench.tasks._base import CHAT, Task, TsvLayout
 from bench.tasks._keys import CLASSES, METRICS, NUMBERS, TEXTS, WRITTEN, Reader
@@ -39,6 +40,7 @@ def read_task(path: Path, *, where: str = "task") -> Task:
         other_metrics=_other_metrics(keys, metric, own),
         default_model=keys.of("default_model") or {TEXTS: "gpt2", CHAT: "smollm2"}.get(keys.kind, "roberta-base"),
         default_study="_chat" if keys.kind == CHAT else "_default",
+        fixed_text=_fixed_text(keys) if keys.kind in WRITTEN else None,
         empty_texts=keys.of("empty_texts"),
         **own,
     )
@@ -58,7 +60,7 @@ def of_conversations(path: Path, *, where: str = "task") -> Task:
     task = Task(
         name=str(_checked_stem(stem, path)), kind=causal.KIND, metric="eval_loss",
         other_metrics=("perplexity", "bits_per_byte"), default_model="smollm2", default_study="_chat",
-        causal=causal.Layout(chat=chat.Format()),
+        causal=causal.Layout(chat=chat.Format()), fixed_text=prose.text(),
         assumed=f"{path.name} alone is taken for conversations: loss on every assistant turn, scored by eval_loss on a "
         "tenth held out by content; a task TOML changes that",
     )  # fmt: skip
@@ -108,6 +110,23 @@ def _chats(keys: Reader) -> dict[str, Any]:
         **{name: keys.of(name) for name in ("answer", "max_new_tokens", "numeric")},
     )
     return {"causal": layout}
+
+
+def _fixed_text(keys: Reader) -> str | None:
+    """Return the text by whose loss forgetting is told."""
+    given = keys.of("forgetting") or (forgetting.SHIPPED if keys.kind == CHAT else "none")
+    if given == forgetting.SHIPPED:
+        return prose.text()
+    if given == "none":
+        return None
+    path = _file(keys.path, "forgetting", given, table="")
+    try:
+        found = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(str(path), "must be a text in UTF-8", got=str(error), way_out="convert the file") from None
+    if not found.strip():
+        raise BadInput(str(path), "must hold a text", got="an empty file", way_out="give another file")
+    return found
 
 
 def _metric(keys: Reader, own: Mapping[str, Any]) -> str:

@@ -221,6 +221,14 @@ KEYS: tuple[Key, ...] = (
         example='"template.jinja"',
     ),
     Key(
+        name="forgetting",
+        value=Kind(words="path of a text file, relative to the TOML; shipped, or none", check=word),
+        kinds=WRITTEN,
+        default_words=f"{CHAT}: shipped; {TEXTS}: none",
+        meaning="a fixed text whose loss before and after training is kept in the rows, at 3 % of the cost at most",
+        example='"letters.txt"',
+    ),
+    Key(
         name="text",
         table="columns",
         value=Kind(words="text, or list of one or two", check=_columns),

@@ -7,6 +7,7 @@ from pathlib import Path
 from bench.data import causal, chat
 from bench.data.causal import Layout
 from bench.data.splits import TextData
+from bench.embedded import prose
 from bench.embedded.chats import questions
 from bench.tasks._base import Task
 from bench.tasks._chat import split_of
@@ -24,4 +25,5 @@ def _read(data_dir: Path | None) -> TextData:
 TASK = Task(
     name="chat-demo", kind=causal.KIND, metric=METRIC, other_metrics=("exact_match", "perplexity", "bits_per_byte"),
     default_model="smollm2", default_study="_chat", causal=LAYOUT, read=_read,
+    fixed_text=prose.text(),
 )  # fmt: skip

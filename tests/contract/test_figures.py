@@ -69,13 +69,21 @@ def of_subspaces() -> Rows:
     return Rows(df=frame(trials, surface=lambda t: 0.9 if t.method == "full" else 0.85), study=info(trials))
 
 
+def of_a_text() -> Rows:
+    trials = mixed((0, 1))
+    df = frame(trials)
+    rise = 0.1 * df["eta_A"].rank() / len(df)
+    told = {"forgetting_before": 3.0, "forgetting_after": 3.0 + rise, "forgetting_hash": "t"}
+    return Rows(df=df.assign(**told), study=info(trials))
+
+
 def of_one_trial() -> Rows:
     trials = (trial("lora", 1e-3),)
     return Rows(df=frame(trials), study=info(trials, (0,)))
 
 
 # A new figure that none of these gives needs rows of its own here: else nothing has ever drawn it.
-SAMPLES = (of_every_method, of_a_search, of_a_fine_grid, of_subspaces, of_one_trial)
+SAMPLES = (of_every_method, of_a_search, of_a_fine_grid, of_subspaces, of_a_text, of_one_trial)
 
 
 @cache

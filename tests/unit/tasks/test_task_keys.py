@@ -56,8 +56,8 @@ def toml_of(kind: str, keys: dict[tuple[str, str], str]) -> str:
 
 def read(directory: Path, toml: str) -> Any:
     (directory / "a.csv").write_text("text,label\nx,a\n")
-    for name in ("train.csv", "dev.csv", "test.csv", "train.jsonl", "dev.jsonl", "template.jinja"):
-        (directory / name).write_text("")
+    for name in ("train.csv", "dev.csv", "test.csv", "train.jsonl", "dev.jsonl", "template.jinja", "letters.txt"):
+        (directory / name).write_text("a letter" if name == "letters.txt" else "")
     (directory / "own.toml").write_text(toml)
     return tasks.get(str(directory / "own.toml"))
 
