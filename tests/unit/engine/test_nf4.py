@@ -19,8 +19,8 @@ from bench.core.errors import BadInput
 from bench.core.spec import Pack, Trial
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
-from bench.engine.paths import BankPath, settle_masks
-from bench.engine.run import EngineOptions, objective_of, run_pack
+from bench.engine.paths import settle_masks
+from bench.engine.run import EngineOptions, choose_path, objective_of, run_pack
 from bench.executors import runtime
 from bench.models import _nf4
 from bench.models._base import Located
@@ -79,7 +79,8 @@ def test_layers_and_weights_are_those_of_transformers_with_bitsandbytes(director
     assert _nf4.n_parameters(mine) == sum(p.numel() for p in plain.parameters())
 
 
-def test_a_pack_trains_as_peft_on_bitsandbytes_for_50_steps(directory: Path) -> None:
+@pytest.mark.parametrize("path", ["bank", "packed"])
+def test_a_pack_trains_as_peft_on_bitsandbytes_for_50_steps(directory: Path, path: str) -> None:
     trials, data = members(50, precision="fp32"), causal_data()
     loaded = models.load_causal_lm(located(directory), torch.float32, "nf4")
     starts = start_values(loaded, trials)
@@ -91,27 +92,28 @@ def test_a_pack_trains_as_peft_on_bitsandbytes_for_50_steps(directory: Path) -> 
         )  # fmt: skip
         model = get_peft_model(theirs(directory, torch.float32), config)
         own = dict(model.named_parameters())
-        for path, weights in starts[k].adapters.items():
+        for layer, weights in starts[k].adapters.items():
             for leaf, value in weights.items():
-                own[f"base_model.model.{path}.lora_{leaf}.default.weight"].data.copy_(value)
+                own[f"base_model.model.{layer}.lora_{leaf}.default.weight"].data.copy_(value)
         model.train()
         alone[k] = train_alone(loaded, data.train, member, model)
-    packed = train_pack(loaded, data, trials)
+    packed = train_pack(loaded, data, trials, path=path)
     assert_hard(packed, PACK["max_grad_norm"])
     for k, run in alone.items():
         np.testing.assert_allclose(packed.losses_SxK[:, k], run.losses_S, rtol=0, atol=1e-3, err_msg=f"trial {k}")
 
 
-def test_it_is_the_run_on_the_dequantised_weights_in_float64() -> None:
+@pytest.mark.parametrize("path", ["bank", "packed"])
+def test_it_is_the_run_on_the_dequantised_weights_in_float64(path: str) -> None:
     quantised, data = language_model("llama"), causal_data()
     _nf4.quantise(quantised.model)
     plain = language_model("llama")
     with torch.no_grad():
-        for path, module in quantised.model.named_modules():
+        for layer, module in quantised.model.named_modules():
             if isinstance(module, NF4Linear):
-                plain.model.get_submodule(path).weight.copy_(module.weight)
+                plain.model.get_submodule(layer).weight.copy_(module.weight)
     trials = members()
-    packed, wanted = train_pack(quantised, data, trials), train_pack(plain, data, trials)
+    packed, wanted = (train_pack(one, data, trials, path=path) for one in (quantised, plain))
     assert_hard(packed, PACK["max_grad_norm"])
     np.testing.assert_allclose(packed.losses_SxK, wanted.losses_SxK, rtol=0, atol=1e-8)
     np.testing.assert_allclose(packed.norms_SxK, wanted.norms_SxK, rtol=1e-8)
@@ -121,9 +123,10 @@ def test_it_is_the_run_on_the_dequantised_weights_in_float64() -> None:
     assert np.abs(again.losses_SxK - packed.losses_SxK).max() > 1e-3, "4 bits are not the checkpoint's weights"
 
 
+@pytest.mark.parametrize("path", ["bank", "packed"])
 @pytest.mark.parametrize("n_trials", [1, 3])
 def test_a_weight_is_dequantised_once_each_way_for_a_chunk_whatever_the_trials(
-    n_trials: int, monkeypatch: pytest.MonkeyPatch
+    n_trials: int, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, data = language_model("llama"), causal_data()
     _nf4.quantise(loaded.model)
@@ -137,7 +140,7 @@ def test_a_weight_is_dequantised_once_each_way_for_a_chunk_whatever_the_trials(
     trials = members(2)[:n_trials]
     bank = make_bank(loaded, trials)
     monkeypatch.setattr(_nf4, "dequantise", counted)
-    split, way = Batches(data.train, device=CPU), BankPath(bank)
+    split, way = Batches(data.train, device=CPU), choose_path(bank, path)  # type: ignore[arg-type]
     settle_masks(bank, way, split.chunk(np.arange(2)))
     made.clear()
     chunks = split.chunks(np.arange(12), 3)

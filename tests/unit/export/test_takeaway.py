@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,16 @@ def test_a_language_model_leaves_with_its_output_layer_adapted(tmp_path: Path, t
     assert abs(np.exp(loss_of(before, out)) - facts["metric_value"]) > 1e-2 * facts["metric_value"]
     if method == "mora":
         assert torch.equal(found.get_input_embeddings().weight, before.get_input_embeddings().weight)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="the extra nf4 is not installed")
+def test_nothing_is_merged_into_a_base_in_4_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--task", str(sums(tmp_path)), "--model", str(decoder(tmp_path / "m", tied=False)), "--methods", "mora",
+               *OPTIONS, "--base-precision", "nf4", "--results-dir", str(tmp_path / "results")]  # fmt: skip
+    assert cli.main(["sweep", *options]) == 0
+    assert cli.main(["recommend", *options, "--save", str(tmp_path / "out")]) == cli.BAD_INPUT
+    assert "updates are not merged into a base in 4 bits, but got method mora" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def loss_of(model: Any, directory: Path) -> float:

@@ -113,7 +113,7 @@ def test_the_template_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
     assert tokenizer().chat_template is None
 
 
-@pytest.mark.parametrize("base_precision", ["same"])
+@pytest.mark.parametrize("base_precision", ["same", "nf4"])
 def test_the_saved_adapter_gives_plain_peft_the_loss_that_was_reported(tmp_path: Path, base_precision: str) -> None:
     """Loaded by PEFT alone, on the plain base or on that in 4 bits, with the tokenizer and chat template beside it."""
     if base_precision == "nf4" and find_spec("bitsandbytes") is None:
