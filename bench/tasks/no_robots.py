@@ -23,7 +23,8 @@ def _read(data_dir: Path | None) -> TextData:
     directory = _load.directory((NAME,), data_dir)
     if directory is None:
         return _chat.data_of(TASK, "train", "test", None, column="messages")
-    return _chat.data_of(TASK, *(_load.find_file(directory, name) for name in ("train", "eval")), None, column=None)
+    train, evaluation = (_load.find_file(directory, name) for name in ("train", "eval"))
+    return _chat.data_of(TASK, train, evaluation, None, column=None)
 
 
 TASK = Task(
