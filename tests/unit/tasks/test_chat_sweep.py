@@ -153,3 +153,22 @@ def test_the_saved_adapter_gives_plain_peft_the_loss_that_was_reported(tmp_path:
     with torch.no_grad(), model.disable_adapter():
         plain = model(**batch).logits[:, :-1]
     assert float((plain - logits).abs().max()) > 1e-4, "the adapter does something"
+
+
+def test_no_robots_is_read_from_files_and_trained_on_the_last_turn(tmp_path: Path) -> None:
+    (tmp_path / "no-robots").mkdir()
+    said = messages("hello", "fine", "how are you", "thanks")
+    for name, n in (("train", 3), ("eval", 2)):
+        write_jsonl(tmp_path / "no-robots" / f"{name}.jsonl", *[{"messages": said}] * n)
+    task = tasks.get("no-robots")
+    data = tasks.load(task, tmp_path)
+    assert isinstance(data, TextData)
+    assert (len(data.train), len(data.eval)) == (3, 2)
+    assert task.causal is not None
+    save_chatty(tmp_path / "chatty")
+    found = causal.encode(
+        data, models.locate(str(tmp_path / "chatty")), task.causal, metric="eval_loss", max_length=200, n_select=0
+    )  # fmt: skip
+    targets = found.eval.ids[found.eval.is_target()]
+    own = tokenizer()
+    assert own.decode(targets[: len(targets) // 2]) == "thanks<|im_end|>"
