@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,8 @@ def command(
     from bench.timing.peers.contenders import _peer
     from bench.timing.peers.setup import clock_of
 
+    # PEFT's business with transformers, said again for every model
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.* is deprecated", FutureWarning)
     clock_of(clock)
     found = saved.read(_directories(adapters))
     _peer.require(("peft",), command="deploy")
