@@ -1,7 +1,7 @@
 """The arms of a tuned comparison: each method with its grid, the cell that tuning chose, that cell with fresh seeds.
 
-Every arm has as many cells as every other, at one rank; the cell is chosen on the held-out part of train
-(select_metric) and scored by other runs, with seeds that tuning never saw. Pure.
+Every arm has as many cells as every other, at one rank where ranks mean the same; the cell is chosen on the held-out
+part of train (select_metric) and scored by other runs, with seeds that tuning never saw. Pure.
 """
 
 from __future__ import annotations
@@ -86,10 +86,7 @@ def check(study: Study, arms: Sequence[Arm]) -> None:
         raise BadInput(where, "must be a grid", got=f"sampler {study.sampler}", way_out='set sampler = "grid"')
     if BASELINE not in [arm.name for arm in arms] or len(arms) < 2:
         raise BadInput(where, "must hold lora, the baseline, and another method", got=names, way_out="add their grids")
-    ranks = sorted({t.rank for arm in arms for t in arm.trials if t.rank is not None})
-    if len(ranks) > 1:
-        got = ", ".join(map(str, ranks))
-        raise BadInput(where, "methods are compared at one rank", got=got, way_out=f"choose one: --ranks {ranks[-1]}")
+    _check_rank(where, arms)
     counts = {arm.name: arm.n_cells for arm in arms}
     if len(set(counts.values())) > 1:
         got = ", ".join(f"{name} {n}" for name, n in counts.items())
@@ -97,6 +94,18 @@ def check(study: Study, arms: Sequence[Arm]) -> None:
             "make the grids equal in size, a finer eta_A where there is no second rate; see studies/demo-compare.toml"
         )
         raise BadInput(where, "every method must be tuned with as many cells", got=got, way_out=way_out)
+
+
+def _check_rank(where: str, arms: Sequence[Arm]) -> None:
+    """Refuse several ranks: of the arms whose rank is LoRA's together, of each other one by itself."""
+    ranks: dict[str, set[int]] = {}
+    for arm in arms:
+        own = arm.name if methods.get(arm.trials[0].method).own_rank else ""
+        ranks.setdefault(own, set()).update(t.rank for t in arm.trials if t.rank is not None)
+    for found in ranks.values():
+        if len(found) > 1:
+            got, way_out = ", ".join(map(str, sorted(found))), f"choose one: --ranks {max(found)}"
+            raise BadInput(where, "methods are compared at one rank", got=got, way_out=way_out)
 
 
 def seeds_for(study: Study, arms: Sequence[Arm], wanted: int | None) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ class Subspace(Method):
     looks: ClassVar = {None: (10, "h")}
     reads = frozenset({"rank", "target_modules", "layers_to_transform"})
     shared = frozenset({"v"})
+    own_rank = True
     source = "arXiv:1804.08838"
 
     def n_shared(self, trial: Trial) -> int:

@@ -29,6 +29,7 @@ class VeRA(Method):
     label = "VeRA"
     looks: ClassVar = {None: (17, "s")}
     place = 6
+    own_rank = True
     source = "arXiv:2310.11454"
     reads = frozenset({"rank", "lora_dropout", "target_modules", "layers_to_transform"})
     peft_type = "VERA"

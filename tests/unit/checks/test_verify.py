@@ -205,7 +205,7 @@ def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return outcome(t, metric_value=share, accuracy=share, select_metric=share, eval_correct=bits)
 
     monkeypatch.setattr("bench.executors.runtime._train", train)
-    monkeypatch.setattr("bench.executors.runtime._load", lambda *_, **__: None)
+    monkeypatch.setattr("bench.executors.runtime.load_for", lambda *_, **__: None)
     (tmp_path / "tiny.toml").write_text(STUDY)
     options = ["--study", str(tmp_path / "tiny.toml"), "--results-dir", str(tmp_path), "--device", "cpu"]
     assert cli.main(["sweep", *options]) == 0

@@ -367,7 +367,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
         )
 
     monkeypatch.setattr("bench.executors.runtime._train", train)
-    monkeypatch.setattr("bench.executors.runtime._load", lambda *_, **__: None)
+    monkeypatch.setattr("bench.executors.runtime.load_for", lambda *_, **__: None)
     return done
 
 
@@ -413,7 +413,7 @@ def test_failed_trials_leave_nothing_to_compare(
         raise RuntimeError("the cable is out")
 
     monkeypatch.setattr("bench.executors.runtime._train", fail)
-    monkeypatch.setattr("bench.executors.runtime._load", lambda *_, **__: None)
+    monkeypatch.setattr("bench.executors.runtime.load_for", lambda *_, **__: None)
     (tmp_path / "tiny.toml").write_text(STUDY)
     assert cli.main(["compare", "--study", str(tmp_path / "tiny.toml"), "--results-dir", str(tmp_path)]) == 1
     assert "8 of 8 trials are not finished, and nothing is worked out from a part" in capsys.readouterr().out

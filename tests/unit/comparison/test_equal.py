@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from bench import cli, study
-from bench.comparison import equal
+from bench.comparison import arms, equal
 from bench.core.errors import BadInput
 from bench.core.spec import Study
 from bench.study import as_toml
@@ -69,6 +70,20 @@ def test_cells_by_hand() -> None:
 def test_what_cannot_be_made_equal_is_refused(options: dict[str, str], rule: str) -> None:
     with pytest.raises(BadInput, match=rule):
         made({"task": "mrpc", **options})
+
+
+def test_a_rank_that_counts_something_else_is_no_second_rank() -> None:
+    """VeRA's vectors have 256 numbers where LoRA's matrices have rank 8; two ranks of VeRA are refused."""
+    some = study.load("demo-methods", overrides={"methods": "lora,vera,mora"})
+    assert {arm.trials[0].rank for arm in equal.arms_of(some)} == {8, 256}
+    arms.check(some, equal.arms_of(some))
+    vera = next(grid for grid in some.grids if grid.method == "vera")
+    wider = replace(
+        vera, axes=tuple((k, (128, 256) if k == "rank" else v[:4] if k == "eta_A" else v) for k, v in vera.axes)
+    )
+    twice = replace(some, grids=tuple(wider if grid is vera else grid for grid in some.grids))
+    with pytest.raises(BadInput, match="methods are compared at one rank, but got 128, 256"):
+        arms.check(twice, equal.arms_of(twice))
 
 
 def test_the_file_that_is_written_is_the_same_study(tmp_path: Path) -> None:

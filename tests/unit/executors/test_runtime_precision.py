@@ -53,5 +53,5 @@ def test_loading_for_a_sweep_flushes_denormals() -> None:
     trial = study.make_trial("lora", {"seed": 0, "eta_A": 1e-3}, shared=shared, default_targets=default)
     tiny = torch.full((64,), 1e-39)
     assert (tiny * 0.5).all()
-    runtime._load(trial, task=task, data=data, located=located)
+    runtime.load_for(trial, task=task, data=data, located=located)
     assert not (tiny * 0.5).any()
