@@ -22,6 +22,7 @@ from bench.core.cells import WORST_LOSS, WORST_SCORE
 from bench.core.metrics import higher_is_better
 from bench.core.record import Status
 from bench.core.stats import Interval
+from bench.models._targets import ALL_LINEAR
 from bench.study.varying import SETTINGS
 
 Floats = npt.NDArray[np.float64]
@@ -100,7 +101,7 @@ def _is(rows: pd.DataFrame, name: str, value: Any) -> npt.NDArray[np.bool_]:
         same = [_is(rows, name, one) for one in value]
         return np.asarray(np.logical_or.reduce(same), dtype=bool)
     if name == "target_modules":
-        value = json.dumps(value.split(",")) if "," in str(value) else json.dumps(value)
+        value = json.dumps(value if value == ALL_LINEAR else str(value).split(","))  # as rows have it
     column = rows[name]
     if isinstance(value, int | float) and not isinstance(value, bool):
         return np.isclose(pd.to_numeric(column, errors="coerce").astype(float), float(value), rtol=1e-9)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from bench.claims.verdict import Verdict, sentence
+from bench.claims.verdict import Estimate, Verdict, sentence
 from bench.report.page import svg
 
 
@@ -29,13 +30,16 @@ def _claim(group: Sequence[Verdict]) -> dict[str, object]:
 
 
 def _forest(group: Sequence[Verdict]) -> svg.Forest | None:
-    """Return the estimates with their intervals beside the border of what confirms the claim."""
+    """Return the estimates with their intervals beside the border of what confirms the claim.
+
+    One that has no end (an arm that never arrives) stands in the text alone.
+    """
     claim = group[0].claim
     rows = [
         (one.answer, one.estimate.value, one.estimate.interval.low, one.estimate.interval.high,
          f"{one.check.size}: {sentence(one)}")
         for one in group
-        if one.estimate is not None and one.estimate.interval is not None
+        if one.estimate is not None and one.estimate.interval is not None and _drawable(one.estimate)
     ]  # fmt: skip
     if not rows:
         return None
@@ -43,3 +47,8 @@ def _forest(group: Sequence[Verdict]) -> svg.Forest | None:
     border = next(end for end in (claim.confirmed.low, claim.confirmed.high) if abs(end) != float("inf"))
     label = f"{unit}; confirmed by {claim.confirmed}"
     return svg.forest(rows, x_label=label, title=claim.statement, line=border)
+
+
+def _drawable(estimate: Estimate) -> bool:
+    found = estimate.interval
+    return found is not None and all(map(math.isfinite, (estimate.value, found.low, found.high)))

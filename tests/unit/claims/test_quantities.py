@@ -69,6 +69,16 @@ def test_no_cell_is_scored_on_the_seed_that_chose_it() -> None:
         assert places[j] == others.argmax()
 
 
+@pytest.mark.parametrize(("named", "stored"), [
+    ("query", '["query"]'), ("query,value", '["query", "value"]'), ("all-linear", '"all-linear"'),
+])  # fmt: skip
+def test_modules_are_named_as_options_have_them_and_found_as_rows_do(named: str, stored: str) -> None:
+    rows = rows_of(lambda *_: 0.9, method="lora", rates=(1e-3,), target_modules=stored)
+    assert len(Arm(rows, {"target_modules": named}).cells) == 1
+    with pytest.raises(NoRows):
+        Arm(rows, {"target_modules": "dense"})
+
+
 def test_a_diverged_run_is_the_worst_and_a_missing_seed_is_left_out() -> None:
     rows = rows_of(lambda seed, rate: rate, method="lora", rates=(0.1, 0.2))
     rows.loc[(rows["eta_A"] == 0.2), "status"] = "diverged"

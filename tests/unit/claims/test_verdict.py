@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from bench.claims.claim import Check, Claim, Region
 from bench.claims.verdict import Estimate, Verdict, decide, sentence
 from bench.core.errors import BadInput
 from bench.core.stats import Interval
+from bench.report.page import claims_section
 
 CHECK = Check(size="tiny", rows=("study",))
 
@@ -109,3 +113,11 @@ def test_a_claim_that_breaks_a_rule_is_refused_in_one_line(
     with pytest.raises(BadInput, match=message) as refusal:
         claims.load("one", tmp_path)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_page_tells_an_interval_without_an_end_and_does_not_draw_it() -> None:
+    """An arm that never reaches the target has a ratio from 0 to infinity, which no axis holds."""
+    found = decide(a_claim(AT_LEAST_1), CHECK, replace(an_estimate(0.0, math.inf), value=0.0))
+    told: Any = claims_section.view([found])
+    assert "0 to inf" in told["claims"][0]["verdicts"][0]["sentence"]
+    assert told["claims"][0]["forest"] is None
