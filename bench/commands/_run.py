@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,11 @@ from bench.executors import AbstractExecutor
 from bench.schedule import planner
 from bench.schedule.planner import Limits
 from bench.sweep import Event, Options, SweepSummary
-from bench.sweep.events import STATE
+from bench.sweep.events import STATE, Warned
 
 if TYPE_CHECKING:
     from bench.comparison.arms import Row  # brings scipy, which a sweep does not need
+    from bench.trackers import Reporter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +30,8 @@ class OnRay:
 
 
 def sweep_shown(
-    resolved: Resolved, results_dir: Path, options: Options, *, on_ray: OnRay | None = None
+    resolved: Resolved, results_dir: Path, options: Options, *, on_ray: OnRay | None = None,
+    report_to: Sequence[str] = (),
 ) -> SweepSummary:  # fmt: skip
     """Print the plan of a study, run its trials that are not finished while showing how far they are."""
     from bench import sweep
@@ -44,12 +47,18 @@ def sweep_shown(
     print(_show.heading(resolved, directory, options.place.device))
     print()
     print(_show.plan(study, preview), flush=True)
+    told: list[str] = []  # by trackers, from threads of their own
+    reporters = _reporters(report_to, study.name, directory, told)
     beacon = live.Beacon(directory, n_steps=study.budget.max_steps if remote is None else None)
     with _progress.reporter(resolved.trials, n_steps=study.budget.max_steps) as report:
 
         def on_event(event: Event) -> None:
             beacon(event)
             report(event)
+            for one in reporters:
+                one(event)
+            while told:
+                report(Warned(text=told.pop(0)))
 
         def on_steps(n: int) -> None:
             beacon.steps(n)
@@ -69,7 +78,25 @@ def sweep_shown(
             study, resolved.trials, results_dir=results_dir, executor=executor, options=options, on_event=on_event
         )
     beacon.ended(done)
+    for one in reporters:
+        one.close()
+    for text in told:
+        print(f"warning: {text}")
     return done
+
+
+def _reporters(names: Sequence[str], group: str, directory: Path, told: list[str]) -> list[Reporter]:
+    if not names:
+        return []
+    from bench import store, trackers
+
+    return [
+        trackers.Reporter(
+            name, trackers.get(name), group=group, directory=directory, warn=told.append,
+            finished=lambda: store.load(directory).to_pylist(),
+        )
+        for name in names
+    ]  # fmt: skip
 
 
 def _remote(resolved: Resolved, directory: Path, on_ray: OnRay, limits: Limits) -> AbstractExecutor:

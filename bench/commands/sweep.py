@@ -31,6 +31,9 @@ def command(
     rerun_stale: Annotated[
         bool, typer.Option("--rerun-stale", help="repeat rows of other versions of the code")
     ] = False,
+    report_to: Annotated[
+        str, typer.Option(help="trackers of runs, commas between: mlflow, tensorboard, trackio, wandb")
+    ] = "none",
     executor: Annotated[str, typer.Option(help="local, or ray: a cluster (docs/how-to/many-gpus.md)")] = "local",
     ray_address: Annotated[
         str | None,
@@ -47,6 +50,7 @@ def command(
     if executor not in EXECUTORS:
         raise BadInput("--executor", "must be a known one", got=repr(executor), way_out=f"known: {one_of(EXECUTORS)}")
     on_ray = _run.OnRay(address=ray_address or None, time_limit_seconds=time_limit) if executor == "ray" else None
+    to = _trackers(report_to)
     study = selection.study()
     if on_ray is not None and searches.rungs_of(study) is not None:
         rule = f'must be local with sampler = "{study.sampler}", whose trials move from pack to pack on one machine'
@@ -54,9 +58,21 @@ def command(
     resolved = _resolve.resolve_to_train(study)
     options = resolved.sweep_options(storage=storage, rerun_stale=rerun_stale)
     _last.keep(selection, study)
-    done = _run.sweep_shown(resolved, selection.results_dir, options, on_ray=on_ray)
+    done = _run.sweep_shown(resolved, selection.results_dir, options, on_ray=on_ray, report_to=to)
     finish(resolved, done)
     return done.exit_code
+
+
+def _trackers(text: str) -> tuple[str, ...]:
+    """Return the trackers named; BadInput for one that is not known or not installed, before anything trains."""
+    if text == "none":
+        return ()
+    from bench import trackers
+
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        trackers.get(name)
+    return names
 
 
 def finish(resolved: Resolved, done: SweepSummary) -> None:

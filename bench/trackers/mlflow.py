@@ -1,0 +1,54 @@
+"""MLflow: an experiment for each study; MLFLOW_TRACKING_URI, else `<study>/mlflow.db` (sqlite)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.trackers._base import Run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LIBRARY = "mlflow"
+_TAG = "lorasweep.trial_id"
+
+
+class _Experiment:
+    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
+        self._client, self._experiment_id = client, experiment_id
+
+    def send(self, run: Run) -> None:
+        """Write one run, in the place of one that a kill left half written."""
+        from mlflow.entities import Metric, Param
+
+        for found in self._client.search_runs([self._experiment_id], f"tags.`{_TAG}` = '{run.trial_id}'"):
+            self._client.delete_run(found.info.run_id)
+        now = int(time.time() * 1000)
+        values = [(step, name, value) for step, at in run.points for name, value in at.items()]
+        values += [(run.points[-1][0] if run.points else 0, name, float(value)) for name, value in run.summary.items()]
+        made = self._client.create_run(
+            self._experiment_id, run_name=run.name, tags={_TAG: run.trial_id, "status": run.status}
+        )
+        self._client.log_batch(
+            made.info.run_id,
+            metrics=[Metric(name, value, now, step) for step, name, value in values],
+            params=[Param(name, str(value)[:6000]) for name, value in run.config.items()],
+        )
+        self._client.set_terminated(made.info.run_id)
+
+    def close(self) -> None:
+        """Each call was written at once."""
+
+
+def open_tracker(group: str, directory: Path) -> _Experiment:
+    """Return the study's experiment, made where there is none."""
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells each table of a new database
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{directory / 'mlflow.db'}")
+    found = client.get_experiment_by_name(group)
+    return _Experiment(client, client.create_experiment(group) if found is None else found.experiment_id)

@@ -1,0 +1,165 @@
+"""Trackers: what the real libraries read back, offline; a tracker that fails or hangs; no run twice after a kill."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import store, trackers
+from bench.core.errors import BadInput
+from bench.sweep.events import Started
+from bench.trackers import _reporter
+from bench.trackers._base import LAST, Run, of_row
+
+ROOT = Path(__file__).resolve().parents[3]
+ROWS = store.load_files([ROOT / "results" / "reference" / "sst2-compare-bf16-fresh.parquet"]).to_pylist()[:3]
+START = Started(n_trials=3, n_finished=3, n_packs=0, estimate=None)
+pytestmark = pytest.mark.filterwarnings("ignore")  # what the libraries warn of is theirs
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine makes MLflow's tables in a minute."""
+    monkeypatch.setattr(_reporter, "LAST_SECONDS", 600.0)
+
+
+class Kept:
+    """A tracker that keeps runs, and fails at one if asked to."""
+
+    def __init__(self, fail_at: str = "") -> None:
+        self.runs, self.fail_at, self.closed = list[Run](), fail_at, False
+
+    def send(self, run: Run) -> None:
+        if run.trial_id == self.fail_at:
+            raise ConnectionError("the server is\ndown")
+        self.runs.append(run)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def report(directory: Path, opens: Any, rows: list[dict[str, Any]], name: str = "kept") -> list[str]:
+    told: list[str] = []
+    reporter = trackers.Reporter(
+        name, opens, group="study", directory=directory, finished=lambda: rows, warn=told.append
+    )
+    reporter(START)
+    reporter.close()
+    return told
+
+
+def real(name: str, directory: Path) -> None:
+    opens = trackers.get(name)
+    assert report(directory, opens, ROWS[:2], name) == []
+    (directory / f"reported-{name}.txt").write_text(f"{ROWS[0]['trial_id']}\n")  # a kill before the second was noted
+    assert report(directory, opens, ROWS, name) == []
+
+
+def test_names_are_those_of_transformers() -> None:
+    run = of_row(ROWS[0])
+    step, values = run.points[-1]
+    assert (run.group, run.trial_id) == (ROWS[0]["study"], ROWS[0]["trial_id"])
+    assert (step, values) == (
+        300,
+        {"train/loss": ROWS[0]["curve"][-1]["train_loss"], "eval/accuracy": ROWS[0]["metric_value"]},
+    )
+    assert run.summary[LAST] == ROWS[0]["metric_value"]
+    assert run.config["eta_A"] == ROWS[0]["eta_A"]
+    assert None not in run.config.values()
+
+
+def test_tensorboard_reads_back_what_was_sent(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    real("tensorboard", tmp_path)
+    assert sorted(p.name for p in (tmp_path / "tensorboard").iterdir()) == sorted(row["trial_id"] for row in ROWS)
+    for row in ROWS:
+        found = EventAccumulator(str(tmp_path / "tensorboard" / row["trial_id"]))
+        found.Reload()
+        points = found.Scalars("eval/accuracy")
+        assert [p.step for p in points] == [p["step"] for p in row["curve"]]
+        assert points[-1].value == pytest.approx(row["metric_value"], rel=1e-6)
+
+
+def test_mlflow_reads_back_what_was_sent(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+
+    real("mlflow", tmp_path)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("study").experiment_id])
+    assert sorted(run.data.tags["lorasweep.trial_id"] for run in runs) == sorted(row["trial_id"] for row in ROWS)
+    by_id = {run.data.tags["lorasweep.trial_id"]: run for run in runs}
+    for row in ROWS:
+        run = by_id[row["trial_id"]]
+        assert float(run.data.params["eta_A"]) == row["eta_A"]
+        assert run.data.metrics["eval/metric_value"] == row["metric_value"]
+        assert len(client.get_metric_history(run.info.run_id, "eval/accuracy")) == len(row["curve"])
+
+
+def test_trackio_reads_back_what_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio")
+    storage = pytest.importorskip("trackio.sqlite_storage")
+
+    monkeypatch.setattr(storage, "TRACKIO_DIR", tmp_path / "trackio")
+    real("trackio", tmp_path)
+    runs = storage.SQLiteStorage.get_runs("study")
+    assert len(runs) == len(ROWS)
+    for row in ROWS:
+        name = next(one for one in runs if row["trial_id"] in one)
+        logs = storage.SQLiteStorage.get_logs("study", name)
+        assert [one["eval/accuracy"] for one in logs if "eval/accuracy" in one][-1] == row["metric_value"]
+
+
+def test_wandb_keeps_runs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    real("wandb", tmp_path)
+    found = {path.name.rsplit("-", 1)[-1] for path in (tmp_path / "wandb").glob("offline-run-*")}
+    assert found == {row["trial_id"] for row in ROWS}
+    assert all(list(path.glob("*.wandb")) for path in (tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_what_was_reported_is_not_sent_again(tmp_path: Path) -> None:
+    first, second = Kept(), Kept()
+    assert report(tmp_path, lambda group, directory: first, ROWS[:2]) == []
+    assert report(tmp_path, lambda group, directory: second, ROWS) == []
+    assert [run.trial_id for run in first.runs + second.runs] == [row["trial_id"] for row in ROWS]
+    assert first.closed
+    assert second.closed
+
+
+def test_a_tracker_that_throws_is_told_once_and_goes_on_next_time(tmp_path: Path) -> None:
+    broken, whole = Kept(fail_at=ROWS[1]["trial_id"]), Kept()
+    told = report(tmp_path, lambda group, directory: broken, ROWS)
+    assert len(told) == 1
+    assert told[0].startswith("tracker kept failed: ConnectionError: the server is")
+    assert "\n" not in told[0]
+    assert report(tmp_path, lambda group, directory: whole, ROWS) == []
+    assert [run.trial_id for run in whole.runs] == [row["trial_id"] for row in ROWS[1:]]
+
+
+def test_a_tracker_that_hangs_or_is_slow_never_holds_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_reporter, "LAST_SECONDS", 0.05)
+    monkeypatch.setattr(_reporter, "MOST_WAITING", 1)
+    go = threading.Event()
+
+    class Slow(Kept):
+        def send(self, run: Run) -> None:
+            go.wait(60)
+
+    told = report(tmp_path, lambda group, directory: Slow(), ROWS)
+    go.set()
+    assert len(told) == 1
+    assert "slower than the sweep" in told[0]
+
+
+def test_an_unknown_tracker_and_a_missing_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="--report-to: must be one of the trackers here"):
+        trackers.get("neptune")
+    monkeypatch.setattr(trackers, "_installed", lambda library: False)
+    with pytest.raises(BadInput, match="--report-to: needs the library mlflow"):
+        trackers.get("mlflow")
