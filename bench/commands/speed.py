@@ -41,8 +41,8 @@ def command(
     load = load_of(devices.resolve(study.device))
     mode = refuse_if_busy(load, allowed=busy)
     resolved = _resolve.resolve_to_train(study)
-    steps, ranks = _wanted(selection, resolved)
-    chosen, bench = _prepare(resolved, steps=steps, ranks=ranks)
+    steps, ranks, only = _wanted(selection, resolved)
+    chosen, bench = _prepare(resolved, steps=steps, ranks=ranks, only=only)
     context = _context(resolved, mode, load)
     found = run.measure(
         chosen, bench, repeats=repeats, arm_of=lambda case: _arm(case, resolved, mode),
@@ -57,18 +57,20 @@ def command(
     return 0
 
 
-def _wanted(selection: Selection, resolved: Resolved) -> tuple[int, tuple[int, ...]]:
-    """Return how many steps are timed in a turn, and the ranks: those given, else RANKS and the study's own."""
+def _wanted(selection: Selection, resolved: Resolved) -> tuple[int, tuple[int, ...], tuple[str, ...]]:
+    """Return the steps of a turn, the ranks (those given, else RANKS and the study's own), the methods if some are."""
     from bench.study import overrides
     from bench.timing.methods.cases import RANKS
 
     given = overrides.read(selection.overrides)
     rank = _study_rank(resolved)
     ranks = given.axes.get("rank") or sorted({*RANKS, *(() if rank is None else (rank,))})
-    return given.train.get("max_steps", STEPS), tuple(ranks)
+    return given.train.get("max_steps", STEPS), tuple(ranks), given.methods or ()
 
 
-def _prepare(resolved: Resolved, *, steps: int, ranks: tuple[int, ...]) -> tuple[tuple[Case, ...], Bench]:
+def _prepare(
+    resolved: Resolved, *, steps: int, ranks: tuple[int, ...], only: tuple[str, ...]
+) -> tuple[tuple[Case, ...], Bench]:
     """Return the cases that the model allows, said which it does not, and what their turns share."""
     import torch
 
@@ -91,7 +93,9 @@ def _prepare(resolved: Resolved, *, steps: int, ranks: tuple[int, ...]) -> tuple
     budget = replace(study.budget, max_steps=10 * steps + 100, eval_steps=10 * steps + 100, warmup_steps=0, n_select=0)
     shared = {"task": task.name, "model": located.name, "data_hash": "", "model_hash": "", "budget": budget}
     adapted = next((t.target_modules for t in resolved.trials if t.target_modules is not None), None)
-    every = cases.cases(ranks, shared=shared, default_targets=adapted or targets.default_targets(located.model_type))
+    every = cases.cases(
+        ranks, shared=shared, default_targets=adapted or targets.default_targets(located.model_type), only=only
+    )
     data = text.encode(
         resolved.data, located, n_labels=task.n_labels, metric=task.metric, max_length=budget.max_length, n_select=0
     )

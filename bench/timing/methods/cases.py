@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +31,14 @@ class Case:
 
 def cases(
     ranks: Sequence[int], *, shared: Mapping[str, Any], default_targets: str | tuple[str, ...],
-    target_modules: str | tuple[str, ...] | None = None,
+    target_modules: str | tuple[str, ...] | None = None, only: Collection[str] = (),
 ) -> tuple[Case, ...]:  # fmt: skip
-    """Return every case that the methods name: rank by rank, full fine-tuning last.
+    """Return every case that the methods name, or those of `only` beside LoRA: rank by rank, full fine-tuning last.
 
     `shared`: see `bench.study.make_trial`.
     """
-    every = sorted(map(methods.get, methods.names()), key=lambda method: (method.place, method.name))
+    named = {*(only or methods.names()), methods.BASELINE}
+    every = sorted(map(methods.get, named), key=lambda method: (method.place, method.name))
     found = []
     for rank in (*ranks, None):
         for method in (m for m in every if ("rank" in m.reads) == (rank is not None)):

@@ -72,6 +72,11 @@ def in_fp32(member: Any) -> Any:
 # --- cases -----------------------------------------------------------------------------------------------------------
 
 
+def test_methods_that_are_named_are_timed_beside_lora_alone() -> None:
+    found = cases((8,), shared=SHARED, default_targets=("query",), only=("full", "mora"))
+    assert {case.trial.method for case in found} == {"full", "lora", "mora"}
+
+
 def test_the_cases_are_every_method_at_each_rank_and_full_fine_tuning_once() -> None:
     found = cases((8, 64), shared=SHARED, default_targets=("query", "value"))
     of_rank = [case.label.replace(", rank 8", "") for case in found if case.trial.rank == 8]
