@@ -92,6 +92,7 @@ class Method:
     adds: ClassVar[bool] = True  # the layer's output is h + delta(x); else `output` says what it is
     merges: ClassVar[bool] = True  # there are weights with which the plain layer does the same
     needs_weight: ClassVar[bool] = False  # computes with the frozen weight's numbers: not in a base of packed bits
+    own_init: ClassVar[str | None] = None  # of a method that is an init of another one
     own_rank: ClassVar[bool] = False  # its rank counts something else than LoRA's: they are not compared as equal
     source: ClassVar[str] = ""  # the paper
 

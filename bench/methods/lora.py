@@ -121,8 +121,13 @@ class LoRA(Method):
         return {"A": A_RxI, "B": B_OxR}
 
     def init_of(self, trial: Trial) -> str | None:
-        """Return the init; a method that is an init has its own."""
-        return trial.init
+        """Return the init; that of a trial whose method is an init is the method's.
+
+        Not that of `self`: methods share packs, and a pack's method is that of its first trial.
+        """
+        from bench import methods
+
+        return methods.get(trial.method).own_init or trial.init
 
     def keeps_start(self, trial: Trial) -> bool:
         """Where the factors' product is not zero at first."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from bench.core.spec import Trial
 from bench.methods.lora import LoRA
 
 
@@ -18,12 +17,9 @@ class OLoRA(LoRA):
     place = 7
     source = "arXiv:2406.01775"
     reads = LoRA.reads - {"init"}
+    own_init = name
     adapts_embeddings = False
     timed: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
-
-    def init_of(self, trial: Trial) -> str:
-        """Return its own, whatever the trial says."""
-        return self.name
 
 
 METHOD = OLoRA()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import get_peft_model, set_peft_model_state_dict
@@ -185,3 +186,35 @@ def test_a_rank_above_the_smaller_side_is_refused_in_one_line(init: str) -> None
     with pytest.raises(Exception, match=rf"init {init} takes a rank of at most 16 for .*but got rank=17") as caught:
         make_bank(tiny_model(), [one])
     assert "\n" not in str(caught.value)
+
+
+def _one(name: str, **own: Any) -> Trial:
+    reads = methods.get(name).reads
+    known = {"rank": 3, "lora_alpha": 6.0, "use_rslora": False, "lora_dropout": 0.0, "init": "zero_B",
+             "target_modules": MODULES, "eta_B": 1e-2, "loraplus_lr_embedding": 1e-6}  # fmt: skip
+    how = budget(**HARD | {"max_steps": 4, "eval_steps": 4})
+    return trial(**{k: v if k in reads else None for k, v in known.items()}, method=name, budget=how, eta_A=1e-2, **own)
+
+
+def _sharing() -> list[list[Trial]]:
+    """Return the trials of different methods and inits that may share a pack, pack by pack."""
+    names = ("lora", "lora+", "dora", "lora-fa", "hira", "pissa", "olora", "milora")
+    every = [_one(name) for name in names]
+    every += [replace(every[0], init=init) for init in ("zero_A", *sorted(_inits.TAKEN_OFF))]
+    packs: dict[object, list[Trial]] = {}
+    for one in every:
+        packs.setdefault(methods.get(one.method).pack_key(one), []).append(one)
+    return [members for members in packs.values() if len(members) > 1]
+
+
+@pytest.mark.parametrize("members", _sharing(), ids=lambda members: "-".join(t.method for t in members))
+def test_methods_that_share_a_pack_train_as_each_does_alone(members: list[Trial]) -> None:
+    """Each starts as its own method says, whichever comes first: a pack's method is that of its first trial."""
+    data = random_data()
+    alone = [train_pack(tiny_model(), data, [one]).losses_SxK[:, 0] for one in members]
+    for order in (members, members[::-1]):
+        found = train_pack(tiny_model(), data, order).losses_SxK
+        for k, one in enumerate(order):
+            np.testing.assert_allclose(found[:, k], alone[members.index(one)], rtol=1e-10, atol=0)
+    inits = {methods.get(one.method).own_init or one.init for one in members}
+    assert len({tuple(np.round(losses, 12)) for losses in alone}) >= len(inits)  # they do differ
