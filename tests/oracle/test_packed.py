@@ -20,6 +20,7 @@ from bench.engine.paths import settle_masks
 from bench.engine.run import choose_path
 from bench.models._base import LoadedModel
 from bench.models._targets import ALL_LINEAR
+from bench.timing.peers.made_up import data_of
 from tests.support.causal_helpers import causal_data, language_model, peft_language_model, train_alone, train_pack
 from tests.support.decoders import FAMILIES, MEMBERS
 from tests.support.doubles import Doubles
@@ -211,6 +212,26 @@ def test_nothing_is_padded_and_what_all_trials_share_is_computed_once() -> None:
     assert set(seen.rows) - set(in_body) <= {n_trials * len(at), n_trials}, (
         "the head's, and the pass that sees its width"
     )
+
+
+def computed_over_real(path: str) -> float:
+    """Return how many tokens the second layer computes over those that are real: batches of 16 in 4 chunks."""
+    bank = make_bank(language_model("llama"), [trial(target_modules=ALL_LINEAR, **member) for member in MEMBERS])
+    split = Batches(data_of(64, 60).train, device=CPU)
+    assert (round(float(split.lengths.mean())), int(split.lengths.max())) == (58, 188)
+    way, seen = choose_path(bank, path), list[int]()
+    bank.model.model.layers[1].register_forward_hook(lambda layer, args, out: seen.append(out.shape[:-1].numel()))
+    with torch.no_grad():
+        for places in split.order(seed=0, batch_size=16, max_steps=4):
+            for chunk in split.chunks(places, 4):
+                at = chunk.target_places()
+                way.losses(chunk, at - 1, chunk.ids_N[at])
+    return sum(seen) / (bank.n_trials * int(split.lengths.sum()))
+
+
+def test_of_ragged_lengths_real_tokens_alone_are_computed() -> None:
+    assert computed_over_real("packed") <= 1.05
+    assert computed_over_real("bank") > 1.05, "sorted chunks that are padded: what is counted does count padding"
 
 
 @pytest.mark.parametrize("path", ["packed", "bank"])
