@@ -120,11 +120,12 @@ def _measured(
 
 
 def _loaded(resolved: Resolved, budget: TrainBudget) -> tuple[EncodedData, LoadedModel]:
+    from bench import methods
     from bench.executors import runtime
 
     data: Any = resolved.data
     trial = replace(resolved.trials[0], budget=budget)
-    runtime.check_base([replace(trial, method="lora")], is_causal=True)
+    runtime.check_base([replace(trial, method=methods.BASELINE)], is_causal=True)
     return runtime.load_for(trial, task=resolved.task, data=data, located=resolved.located)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bench.core.spec import SERIES, Trial
 
-SHARES, KEEP = (1 / 8, 1 / 2), 1 / 4  # see docs/concepts/pruning.md for where they come from
+SHARES, KEEP = (1 / 4, 1 / 2), 1 / 4  # see docs/concepts/pruning.md for where they come from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

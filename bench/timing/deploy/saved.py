@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench import study
+from bench import methods, study
 from bench.core.errors import BadInput
 from bench.core.spec import BasePrecision, TrainBudget, Trial
 
@@ -104,7 +104,7 @@ def trials_of(adapters: Sequence[Saved], budget: TrainBudget) -> tuple[Trial, ..
     shared = {"task": "", "model": "", "data_hash": "", "model_hash": "", "budget": budget}
     return tuple(
         study.make_trial(
-            "lora",
+            methods.BASELINE,
             {
                 "seed": 0, "eta_A": 1e-3, "rank": one.rank, "lora_alpha": float(one.config["lora_alpha"]),
                 "use_rslora": bool(one.config.get("use_rslora")), "lora_dropout": 0.0, "target_modules": paths,

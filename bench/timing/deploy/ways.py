@@ -32,7 +32,6 @@ from bench.timing.deploy.rows import BASE, LORA
 from bench.timing.deploy.saved import Saved
 from bench.timing.peers.timer import Timer
 
-BOTTLENECKS = ("sequential-adapter", "parallel-adapter")
 SPREAD = 0.02  # standard deviation of a bottleneck adapter's made-up weights
 Ints = npt.NDArray[np.int64]
 
@@ -117,7 +116,7 @@ def build(
         found.insert(1, by_peft("merged", merged.__getitem__, *merged))
     else:
         refused[LORA, "merged"] = "not into 4 bits"
-    for name in BOTTLENECKS if bottleneck else ():
+    for name in _unmerged() if bottleneck else ():
         found += _bottleneck(name, trials, loaded)
         label = methods.get(name).label
         refused |= {(label, "merged"): "does not merge", (label, "swapped"): "PEFT has none"}
@@ -232,3 +231,8 @@ def _bottleneck(name: str, trials: Sequence[Trial], loaded: LoadedModel) -> list
         return ways[k](replace(requests, adapter_R=np.zeros(len(requests), dtype=np.int64)))
 
     return [replace(mixed, name="unmerged", serve=_grouped(of_one)), mixed]
+
+
+def _unmerged() -> tuple[str, ...]:
+    """Return the methods for which no weights of the plain layer do the same: bottleneck adapters."""
+    return tuple(sorted(name for name in methods.names() if not methods.get(name).merges))

@@ -145,10 +145,10 @@ def test_rows_of_other_code_are_not_run_again_at_rungs(tmp_path: Path) -> None:
 
 
 def test_the_rule_by_hand() -> None:
-    assert Rungs().steps(80) == (10, 40)
+    assert Rungs().steps(80) == (20, 40)
     assert Rungs(shares=(0.1, 0.1, 0.99)).steps(10) == (1,), "a rung at the last step is none"
     assert [Rungs(keep=0.25).n_kept(n) for n in (1, 4, 5, 8, 40)] == [1, 1, 2, 2, 10]
-    assert Rungs().expected_steps(80, 14) == [(0, 10, 14), (10, 40, 4), (40, 80, 1)]
+    assert Rungs().expected_steps(80, 14) == [(0, 20, 14), (20, 40, 4), (40, 80, 1)]
     inf = float("inf")
     assert going_on({"a": [1.0, 3.0], "b": [1.5, 1.5], "c": [0.1, inf], "d": [2.0, 2.0]}, 3) == {"b", "a", "d"}
     assert searches.rungs_of(study()) is None
