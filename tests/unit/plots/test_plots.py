@@ -223,7 +223,9 @@ def plot_modules() -> list[ModuleType]:
 @pytest.fixture(scope="module")
 def one_rank() -> tuple[pd.DataFrame, StudyInfo]:
     trials = tuple(t for t in mixed((0, 1)) if t.rank in (8, None))
-    return frame(trials, drop=lambda t: t.eta_A == 1e-4 and t.seed == 1 and t.method == "lora"), info(trials)
+    df = frame(trials, drop=lambda t: t.eta_A == 1e-4 and t.seed == 1 and t.method == "lora")
+    forgotten = {"forgetting_before": 3.0, "forgetting_after": 3.0 + df["eta_A"].astype(float), "forgetting_hash": "t"}
+    return df.assign(**forgotten), info(trials)
 
 
 def test_every_module_that_draws_is_found() -> None:
