@@ -224,8 +224,13 @@ def plot_modules() -> list[ModuleType]:
 def one_rank() -> tuple[pd.DataFrame, StudyInfo]:
     trials = tuple(t for t in mixed((0, 1)) if t.rank in (8, None))
     df = frame(trials, drop=lambda t: t.eta_A == 1e-4 and t.seed == 1 and t.method == "lora")
-    forgotten = {"forgetting_before": 3.0, "forgetting_after": 3.0 + df["eta_A"].astype(float), "forgetting_hash": "t"}
-    return df.assign(**forgotten), info(trials)
+    return that_forget(df), info(trials)
+
+
+def that_forget(df: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a loss on a fixed text that rises with the rate."""
+    after = 3.0 + df["eta_A"].astype(float)
+    return df.assign(forgetting_before=3.0, forgetting_after=after, forgetting_hash="t")
 
 
 def test_every_module_that_draws_is_found() -> None:
@@ -271,7 +276,7 @@ class TestEveryPlot:
 
     def test_nothing_is_cut_and_no_labels_overlap(self, module: ModuleType) -> None:
         trials = mixed((0, 1))
-        figure = module.draw(module.tidy(frame(trials), info(trials)))
+        figure = module.draw(module.tidy(that_forget(frame(trials)), info(trials)))
         with style.settings():
             renderer = FigureCanvasAgg(figure).get_renderer()
             figure.draw(renderer)
