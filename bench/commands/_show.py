@@ -60,7 +60,8 @@ def plan(study: Study, preview: Preview) -> str:
     """Return a table of each method's axes, trials and packs, and the time that is left."""
     if study.sampler == "tpe":
         names = ", ".join(grid.method for grid in study.grids)
-        return f"sampler tpe: {study.n_trials} trials for each of {names}, chosen as the results come in"
+        stops = "" if study.pruner is None else f"\npruner {study.pruner}: trials may stop at each evaluation"
+        return f"sampler tpe: {study.n_trials} trials for each of {names}, chosen as the results come in{stops}"
     trials = [trial for pack in preview.packs for trial in pack.trials]
     varied = varying.of_trials(trials, but=(*SERIES, "rank", *varying.RATES))
     header = ("method", "rank", "eta_A", "lambda", *varied, "trials", "packs")

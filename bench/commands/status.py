@@ -47,6 +47,7 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
     from bench.commands import _show
     from bench.schedule import workloads
     from bench.sweep import live
+    from bench.sweep.optuna_mirror.space import n_searches
 
     found = store.scan(directory)
     resolved, table, told = resolved.reading(found.table)
@@ -54,9 +55,12 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
     attempts = frozenset(store.load_attempts(directory).column("trial_id").to_pylist())
     lines = [_show.heading(resolved, directory, workloads.place_of(resolved.study.device).device), ""]
     if resolved.is_search:
-        n_wanted = (resolved.study.n_trials or 0) * len(resolved.study.grids)
-        n_finished = len(rows)
-        lines.append(f"sampler tpe: {len(rows):,} of {n_wanted:,} trials finished, {len(attempts):,} failed")
+        methods = {grid.method for grid in resolved.study.grids}
+        n_wanted = (resolved.study.n_trials or 0) * n_searches(resolved.trials, methods)
+        n_pruned = len(_pruned(directory) - rows.keys())
+        n_finished = len(rows) + n_pruned
+        counts = f"sampler tpe: {len(rows):,} of {n_wanted:,} trials finished, {len(attempts):,} failed"
+        lines.append(f"{counts}, {n_pruned:,} pruned" if n_pruned else counts)
     else:
         n_pruned = len((resolved.ids & _pruned(directory)) - rows.keys())
         n_wanted, n_finished = len(resolved.trials), len(resolved.ids & rows.keys()) + n_pruned

@@ -52,8 +52,9 @@ def command(
     on_ray = _run.OnRay(address=ray_address or None, time_limit_seconds=time_limit) if executor == "ray" else None
     to = _trackers(report_to)
     study = selection.study()
-    if on_ray is not None and searches.rungs_of(study) is not None:
-        rule = f'must be local with sampler = "{study.sampler}", whose trials move from pack to pack on one machine'
+    if on_ray is not None and searches.stops(study):
+        why = f'sampler = "{study.sampler}"' if study.pruner is None else f'pruner = "{study.pruner}"'
+        rule = f"must be local with {why}, whose trials move from pack to pack on one machine"
         raise BadInput("--executor", rule, got="ray", way_out='use --executor local, or sampler = "grid"')
     resolved = _resolve.resolve_to_train(study)
     options = resolved.sweep_options(storage=storage, rerun_stale=rerun_stale)
@@ -87,6 +88,8 @@ def finish(resolved: Resolved, done: SweepSummary) -> None:
     print()
     pace = "" if done.trials_per_minute is None else f", {done.trials_per_minute:.1f} trials per minute"
     counts = f"{done.n_finished:,} of {done.n_trials:,} trials finished ({done.n_diverged:,} diverged)"
+    counts += f", {done.n_pruned:,} pruned" if done.n_pruned else ""
+    counts += f"; {done.n_widened:,} of them were added beyond the border" if done.n_widened else ""
     print(f"{counts}; this run: {done.n_run:,} in {_text.duration(done.seconds)}{pace}, {done.n_failed:,} failed")
     print(f"rows: {done.directory / 'trials'}")
     if done.stopped is not None:

@@ -339,6 +339,11 @@ class Study:
         check=rules.whole(1), flags=("--n-trials",), help="tpe: trials of each method",
         default_words="must be given with tpe",
     )] = None  # fmt: skip
+    # None: every trial that a search chooses trains to its end
+    pruner: Annotated[str | None, Setting(  # a file of bench/pruners/
+        check=rules.choice(*registry.names_in("pruners")), parse=rules.as_text, flags=("--pruner",),
+        help="tpe: hyperband or median stops trials at evaluations", default_words="none: trials train to their end",
+    )] = None  # fmt: skip
     # None: the planner decides
     pack_size: Annotated[int | None, Setting(
         check=rules.whole(1), flags=("--pack-size",), help="trials trained together at most",

@@ -12,7 +12,7 @@ from bench.core.spec import Study
 from bench.searches._base import Search
 from bench.searches._rungs import Rungs, group_of
 
-__all__ = ["Rungs", "Search", "get", "group_of", "names", "rungs_of", "widens"]
+__all__ = ["Rungs", "Search", "get", "group_of", "names", "rungs_of", "stops", "widens"]
 
 
 def names() -> tuple[str, ...]:
@@ -32,6 +32,11 @@ def rungs_of(study: Study) -> Rungs | None:
     if usual is None:
         return None
     return Rungs(shares=study.rungs or usual.shares, keep=study.keep or usual.keep)
+
+
+def stops(study: Study) -> bool:
+    """Return whether some of a study's trials stop before their end."""
+    return study.pruner is not None or rungs_of(study) is not None
 
 
 def widens(study: Study) -> bool:

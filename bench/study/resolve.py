@@ -184,6 +184,7 @@ def _build(merged: Layer, file: StudyFile, *, profile: str, device: str, data_di
         widen=settings.get("widen"),
         max_extra=settings.get("max_extra", 0.3),
         n_trials=settings.get("n_trials"),
+        pruner=settings.get("pruner"),
         pack_size=settings.get("pack_size"),
         gradient_checkpointing=settings.get("gradient_checkpointing"),
         figure=file.figure,
@@ -302,6 +303,8 @@ def _check_sampler(study: Study, merged: Layer, shown: str) -> None:
             stopping = one_of(f'"{name}"' for name in searches.names() if searches.get(name).rungs is not None)
             rule, way_out = f"must be left out with {setting}, which stops no trial", f"set sampler = {stopping}"
             raise BadInput(merged.where(key), rule, got=getattr(study, key), way_out=way_out)
+    if study.pruner is not None:
+        _check_pruner(study, merged, setting)
     if not planned and study.widen:
         rule, way_out = f"must be false with {setting}, which has no cells", "leave it out"
         raise BadInput(merged.where("widen"), rule, got="true", way_out=way_out)
@@ -316,6 +319,19 @@ def _check_sampler(study: Study, merged: Layer, shown: str) -> None:
         rule = f"must be left out with {setting}, which searches the whole range"
         way_out = "give lr_ratio in place of eta_B"
         raise BadInput(merged.where("min_lr_ratio"), rule, got=study.min_lr_ratio, way_out=way_out)
+
+
+def _check_pruner(study: Study, merged: Layer, setting: str) -> None:
+    """Refuse a pruner where no search chooses trials, and where there is no evaluation at which one may stop."""
+    choosing = one_of(f'"{name}"' for name in searches.names() if not searches.get(name).planned)
+    if searches.get(study.sampler).planned:
+        rule, way_out = f"must be left out with {setting}, whose trials are the grid's", f"set sampler = {choosing}"
+        raise BadInput(merged.where("pruner"), rule, got=study.pruner, way_out=way_out)
+    steps = min(min(grid.axis("max_steps") or (study.budget.max_steps,)) for grid in study.grids)
+    if study.budget.eval_steps >= steps:
+        rule, way_out = f"needs an evaluation before the last step ({steps})", "give a smaller eval_steps"
+        got = f"eval_steps={study.budget.eval_steps}"
+        raise BadInput(merged.where("pruner"), rule, got=got, way_out=way_out)
 
 
 def _check_size(study: Study, shown: str) -> None:

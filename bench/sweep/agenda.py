@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
+from bench import pruners
+from bench.core.cells import Score
+from bench.core.record import Status
 from bench.core.spec import Pack, Study, Trial
 from bench.executors import StoppedError
 from bench.schedule import planner
 from bench.schedule.planner import Limits
+from bench.sweep.ladder import Ladder
 from bench.sweep.ledger import Ledger
+from bench.sweep.optuna_mirror import pruning
 from bench.sweep.optuna_mirror.mirror import Mirror
-from bench.sweep.optuna_mirror.search import MethodSearch
+from bench.sweep.optuna_mirror.search import MethodSearch, Rows
 from bench.sweep.planning import Job
 
 QUEUE_LIMIT = 2000  # trials; beyond it Optuna's queue costs more than small trials do: finished ones are only mirrored
@@ -74,27 +80,108 @@ class GridAgenda(Agenda):
 
 
 class SearchAgenda(Agenda):
-    """Within the space of each method's grid a pack at a time, until each method has its n_trials."""
+    """Within the space of each method's grid a turn at a time, until each method has its n_trials.
+
+    A turn is what a sampler is asked for at once. Its trials train to their end, or with a pruner from evaluation to
+    evaluation, and the next turn begins when none of them is left: so the sampler knows the same in every run.
+    """
 
     def __init__(
-        self, study: Study, grid: Sequence[Trial], rows: Mapping[str, Mapping[str, Any]], mirror: Mirror,
-        *, limits: Limits, family: Callable[[Trial], Hashable],
+        self, study: Study, grid: Sequence[Trial], mirror: Mirror, ledger: Ledger, *, rows: Rows, limits: Limits,
+        ladder: Ladder, note: Callable[[Sequence[Trial]], None],
     ) -> None:  # fmt: skip
-        self._study, self._mirror, self._limits, self._family = study, mirror, limits, family
+        """`rows` are those of finished and pruned trials; `note` puts a turn on disk, of which some may stop early."""
+        self._study, self._mirror, self._limits, self._ladder, self._note = study, mirror, limits, ladder, note
+        self._pruner = None if study.pruner is None else pruners.get(study.pruner)
+        self._curves = {trial_id: row["curve"] or () for trial_id, row in rows.items()}
         self._searches = MethodSearch.of_study(study, grid, mirror)
-        self.trials = [trial for one in self._searches for trial in one.resume(rows).values()]
+        chosen = {trial_id: found[0] for trial_id, found in ledger.rungs.items() if 0 in found}
+        paused = {trial_id: row for trial_id, row in chosen.items() if trial_id not in rows}
+        for one in self._searches:
+            one.resume(rows, paused)
+        self._turns = [(one, turn) for one in self._searches for turn in _turns(one, chosen, paused)]
+        self._judges = {one.name: judge for one in self._searches if (judge := self._judge_of(one)) is not None}
+        self.trials = [trial for one in self._searches for trial in one.trials.values()]
         self.n_goal = sum(one.n_wanted for one in self._searches)
 
     @property
     def done(self) -> bool:
         """Whether every method has its trials."""
-        return all(one.n_left <= 0 for one in self._searches)
+        return not self._turns and all(one.n_left <= 0 for one in self._searches)
 
     def next_jobs(self, ledger: Ledger) -> Sequence[Job]:
+        """Return the next leg of a turn; of a new one where none is left."""
+        while self._turns:
+            one, turn = self._turns[0]
+            packs = self._ladder.climb(
+                turn, self._steps(one), functools.partial(self._judge, ledger, one, turn), ledger
+            )
+            if packs:
+                return [Job(pack=pack) for pack in packs]
+            self._turns.pop(0)
+        if not self.done:
+            one = next(one for one in self._searches if one.n_left > 0)
+            self._turns.append((one, self._new_turn(one, ledger)))
+            return self.next_jobs(ledger) if self._turns[0][1] else ()
+        return ()
+
+    def _new_turn(self, one: MethodSearch, ledger: Ledger) -> list[Trial]:
         """Return new trials of one method, as many as a pack may hold."""
-        one = next(one for one in self._searches if one.n_left > 0)
-        new = one.next_trials(planner.pack_limit(one.template, self._limits), ledger.scores)
+        known = {*ledger.scores, *ledger.pruned}
+        new = one.next_trials(planner.pack_limit(one.template, self._limits), known)
         if not self._mirror.alive:
             raise StoppedError(f"sampler {self._study.sampler} cannot go on without Optuna's storage; run again")
         ledger.add(new)
-        return [Job(pack=pack) for pack in planner.plan(new, limits=self._limits, family=self._family)]
+        if self._pruner is not None and new:
+            self._note(new)
+        return new
+
+    def _steps(self, one: MethodSearch) -> tuple[int, ...]:
+        """Return the steps of the evaluations at which trials of a search may stop."""
+        budget = one.template.budget
+        return () if self._pruner is None else tuple(range(budget.eval_steps, budget.max_steps, budget.eval_steps))
+
+    def _judge_of(self, one: MethodSearch) -> pruning.Judge | None:
+        budget = one.template.budget
+        pruner = None if self._pruner is None else self._pruner.new(budget.eval_steps, budget.max_steps)
+        return None if pruner is None else pruning.Judge(pruner, one.name)
+
+    def _judge(
+        self, ledger: Ledger, one: MethodSearch, turn: Sequence[Trial], here: Sequence[Trial], step: int
+    ) -> dict[str, str]:
+        """Return why the trials of a turn that the pruner stops at this evaluation are left out, by trial_id.
+
+        Those of the turn count as at work, even where a sweep that was killed has finished some of them.
+        """
+        mine = {trial.trial_id for trial in turn}
+        asked = [self._course(trial.trial_id, step, ledger, complete=False) for trial in here]
+        others = [
+            self._course(trial_id, step, ledger, complete=_is_ok(ledger.scores.get(trial_id)))
+            for trial_id in one.trials
+            if trial_id not in mine
+        ]
+        at_step = [course for course in asked if course.losses and course.losses[-1][0] == step]
+        gone = [course for course in asked if course not in at_step]
+        stopped = self._judges[one.name].stopped(at_step, [*gone, *others])
+        return dict.fromkeys(stopped, f"pruner {self._study.pruner} at step {step}")
+
+    def _course(self, trial_id: str, step: int, ledger: Ledger, *, complete: bool) -> pruning.Course:
+        """Return a trial's training losses at evaluations up to a step; one that is not finite is infinite."""
+        at_rungs = ledger.rungs.get(trial_id, {0: {}})
+        curve = self._curves.get(trial_id) or at_rungs[max(at_rungs)].get("curve") or ()
+        points = [(p["step"], p["train_loss"]) for p in curve if p["step"] <= step and p["train_loss"] is not None]
+        losses = tuple((at, loss if math.isfinite(loss) else math.inf) for at, loss in points)
+        return pruning.Course(trial_id=trial_id, losses=losses, complete=complete and bool(losses))
+
+
+def _turns(one: MethodSearch, chosen: Rows, paused: Rows) -> list[list[Trial]]:
+    """Return the turns of a search of which trials are left: a turn's trials have rows at step 0, of one pack_id."""
+    turns: dict[str, list[Trial]] = {}
+    for trial_id, row in chosen.items():
+        if trial_id in one.trials:
+            turns.setdefault(row["pack_id"], []).append(one.trials[trial_id])
+    return [turn for turn in turns.values() if any(trial.trial_id in paused for trial in turn)]
+
+
+def _is_ok(score: Score | None) -> bool:
+    return score is not None and score.status == Status.OK

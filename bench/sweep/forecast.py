@@ -34,7 +34,8 @@ class Forecast:
         """Take off what is done of these trials, and learn how fast it went; `leg` says from which step to which."""
         self._fresh = self._fresh.with_pack(records, self._workload, self._place)
         packs = (replace(leg, trials=(record.trial,)) for record in records)
-        self._left.subtract(estimate.work_of(packs, self._workload, self._place))
+        if self._left:  # where no work was expected, none is taken off
+            self._left.subtract(estimate.work_of(packs, self._workload, self._place))
 
     def remaining(self) -> Estimate | None:
         """Return the time left; None where there is nothing to tell it by, or no work was expected."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -17,6 +18,7 @@ from bench.core.spec import Pack, Study, Trial
 from bench.executors import AbstractExecutor, Batch, StoppedError
 from bench.schedule import estimate, planner
 from bench.schedule.pack_sizes import Probe
+from bench.schedule.planner import Limits
 from bench.searches import Rungs
 from bench.study import widen
 from bench.study.borders import borders
@@ -25,12 +27,12 @@ from bench.sweep.agenda import Agenda, GridAgenda, SearchAgenda
 from bench.sweep.events import STATE, Event, Noted, Options, PackStarted, PackStored, Started, SweepSummary, Warned
 from bench.sweep.forecast import Forecast
 from bench.sweep.interrupt import Guard
+from bench.sweep.ladder import Ladder, chosen_together
 from bench.sweep.ledger import Ledger
 from bench.sweep.optuna_mirror.mirror import ROW_COLUMNS, Mirror
+from bench.sweep.optuna_mirror.search import Rows
 from bench.sweep.planning import Job, Plan
 from bench.sweep.rungs import RungAgenda
-
-Rows = Mapping[str, Mapping[str, Any]]  # finished rows by trial_id
 
 
 class Sweeper:
@@ -104,11 +106,15 @@ class Sweeper:
 
     def halving(self, mirror: Mirror, rows: Rows, rungs: Rungs) -> Agenda:
         """Return a grid whose cells are left out at rungs, with what is known of them."""
+        ladder = self.ladder(mirror, self.plan().limits)
+        mirror.recover_grid(self.trials, rows, pruned=list(self.pruned_rows().values()))
+        return RungAgenda(self.trials, rungs, mirror, self.ledger, ladder=ladder)
+
+    def ladder(self, mirror: Mirror, limits: Limits) -> Ladder:
+        """Return what leads trials from rung to rung in packs."""
         from bench.engine.state import Shelf
 
-        limits, shelf = self.plan().limits, Shelf(self.directory / STATE, self.options.source_hash)
-        pruned = store.load_pruned(self.directory).to_pylist()
-        mirror.recover_grid(self.trials, rows, pruned=[row for row in pruned if row["trial_id"] in self.ledger.pruned])
+        shelf = Shelf(self.directory / STATE, self.options.source_hash)
 
         def leave_out(found: Sequence[Mapping[str, Any]]) -> None:
             with self.guard.shield(), self.storing():
@@ -118,10 +124,13 @@ class Sweeper:
             for row in found:
                 shelf.drop(self.ledger.trials[row["trial_id"]])
 
-        return RungAgenda(
-            self.trials, rungs, mirror, self.ledger, prune=leave_out, step_of=shelf.step_of,
-            pack=lambda some: planner.plan(some, limits=limits, family=self.family),
-        )  # fmt: skip
+        pack = functools.partial(planner.plan, limits=limits, family=self.family)
+        return Ladder(prune=leave_out, step_of=shelf.step_of, pack=pack)
+
+    def pruned_rows(self) -> Rows:
+        """Return the rows of trials that were left out and have not been finished since, by trial_id."""
+        rows = store.load_pruned(self.directory).to_pylist()
+        return {row["trial_id"]: row for row in rows if row["trial_id"] in self.ledger.pruned}
 
     def plan(self) -> Plan:
         """Plan the grid as a preview does, after measuring which sizes of a pack pay."""
@@ -143,9 +152,19 @@ class Sweeper:
         return found
 
     def search(self, mirror: Mirror, rows: Rows) -> Agenda:
-        """Return the search of the study, taught by the finished rows."""
+        """Return the search of the study, taught by the rows of finished and pruned trials."""
         limits = planner.limits_for(self.study, self.options.limits)
-        return SearchAgenda(self.study, self.trials, rows, mirror, limits=limits, family=self.family)
+        return SearchAgenda(
+            self.study, self.trials, mirror, self.ledger, rows={**self.pruned_rows(), **rows}, limits=limits,
+            ladder=self.ladder(mirror, limits), note=self.note,
+        )  # fmt: skip
+
+    def note(self, turn: Sequence[Trial]) -> None:
+        """Put the trials that were chosen together on disk: a resumed search goes on with them."""
+        records = chosen_together(turn, self.study.name, self.options)
+        with self.guard.shield():
+            self.keep(records, None)
+            self.ledger.enter(records)
 
     def work(self, agenda: Agenda, mirror: Mirror) -> None:
         """Run what the agenda asks for until it is done.

@@ -9,9 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # From the bottom up; docs/architecture.md says what each room is for. `cli` is bench/cli.py and bench/__main__.py.
 FLOORS = (
-    "core", "methods", "searches", "models", "data", "embedded", "tasks", "study", "engine", "schedule", "executors",
-    "store", "sweep", "trackers", "comparison", "timing", "theory", "plots", "checks", "claims", "export", "report",
-    "commands", "api", "cli",
+    "core", "methods", "searches", "pruners", "models", "data", "embedded", "tasks", "study", "engine", "schedule",
+    "executors", "store", "sweep", "trackers", "comparison", "timing", "theory", "plots", "checks", "claims", "export",
+    "report", "commands", "api", "cli",
 )  # fmt: skip
 
 

@@ -91,7 +91,10 @@ def outcome(one: Trial, **changes: object) -> Outcome:
         "metric_stderr": None if diverged else 0.01, "select_metric": None if diverged else score(one),
         "eval_correct": b"\x81\x00", "steps_done": 20, "train_seconds": 0.5, "timing_mode": "pack_share",
         "started_at": "2026-01-01T00:00:00+00:00",
-        "curve": (CurvePoint(step=10, train_seconds=0.25, train_loss=1.5, metric_value=None),),
+        "curve": tuple(
+            CurvePoint(step=step, train_seconds=0.025 * step, train_loss=1 - score(one), metric_value=None)
+            for step in range(one.budget.eval_steps, 20, one.budget.eval_steps)
+        ),
     }  # fmt: skip
     return Outcome(**{**settings, **changes})  # type: ignore[arg-type]
 

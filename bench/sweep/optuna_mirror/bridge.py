@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,16 +66,19 @@ class Bridge:
         self._direction = "maximize" if higher_is_better else "minimize"
         self._studies: dict[str, optuna.Study] = {}
 
-    def recover(self, name: str, space: Space, rows: Sequence[Entry], *, also: Mapping[str, float]) -> str | None:
+    def recover(
+        self, name: str, space: Space, rows: Sequence[Entry], *, also: Mapping[str, float],
+        going_on: Collection[str] = (),
+    ) -> str | None:  # fmt: skip
         """Make the Optuna study `name` agree with the rows; return what had to be put right, or None.
 
-        Waiting and running trials of a killed sweep fail. A finished trial that neither `rows` nor `also` (trial_id ->
-        value) holds, or holds with another value, or that is there twice, has the whole study written anew. Rows that
-        are not there are added.
+        Waiting and running trials of a killed sweep fail, but for those whose ids are `going_on` (see `running`). A
+        finished trial that neither `rows` nor `also` (trial_id -> value) holds, or holds with another value, or that is
+        there twice, has the whole study written anew. Rows that are not there are added.
         """
-        with _quiet():
+        with quiet():
             study = self._study(name)
-            known = self._finished(study, {**also, **{r.trial_id: r.value for r in rows}})
+            known = self._finished(study, {**also, **{r.trial_id: r.value for r in rows}}, going_on)
             note = None
             if known is None:
                 optuna.delete_study(study_name=name, storage=self._storage)
@@ -86,9 +89,22 @@ class Bridge:
                     self._add(study, space, row)
             return note
 
+    def running(self, name: str) -> dict[str, Asked]:
+        """Return the running trials of which Optuna knows the trial_id (see `name_it`)."""
+        with quiet():
+            trials = self._study(name).get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            known = [one for one in trials if "trial_id" in one.user_attrs]
+            return {one.user_attrs["trial_id"]: Asked(number=one.number, params=one.params) for one in known}
+
+    def name_it(self, name: str, asked: Asked, trial_id: str) -> None:
+        """Tell Optuna the trial_id of a running trial, so that a later sweep can go on with it."""
+        with quiet():
+            study = self._study(name)
+            self._storage.set_trial_user_attr(self._internal(study, asked), "trial_id", trial_id)
+
     def enqueue_and_ask(self, name: str, space: Space, entries: Sequence[Entry]) -> list[Asked]:
         """Queue these trials and ask for them at once, in order: nothing is left waiting."""
-        with _quiet():
+        with quiet():
             study = self._study(name)
             for entry in entries:
                 study.enqueue_trial(dict(entry.params), {"trial_id": entry.trial_id, **entry.attributes})
@@ -103,7 +119,7 @@ class Bridge:
 
     def suggest(self, name: str, space: Space, n: int, *, sampler: Callable[[], BaseSampler]) -> list[Asked]:
         """Ask a new sampler for n points at once."""
-        with _quiet():
+        with quiet():
             study = self._study(name)
             study.sampler = sampler()
             trials = [study.ask(_distributions(space)) for _ in range(n)]
@@ -123,7 +139,7 @@ class Bridge:
 
     def report(self, name: str, asked: Asked, curve: Mapping[int, float]) -> None:
         """Give a running trial its evaluations so far, each once."""
-        with _quiet():
+        with quiet():
             study = self._study(name)
             internal = self._internal(study, asked)
             known = self._storage.get_trial(internal).intermediate_values
@@ -136,7 +152,7 @@ class Bridge:
         curve: Mapping[int, float],
     ) -> None:  # fmt: skip
         self.report(name, asked, curve)
-        with _quiet():
+        with quiet():
             study = self._study(name)
             for key, attribute in attributes.items():
                 self._storage.set_trial_user_attr(self._internal(study, asked), key, attribute)
@@ -147,7 +163,7 @@ class Bridge:
 
     def add(self, name: str, space: Space, row: Entry) -> None:
         """Add a finished trial that was never queued."""
-        with _quiet():
+        with quiet():
             self._add(self._study(name), space, row)
 
     def close(self) -> None:
@@ -178,10 +194,14 @@ class Bridge:
             way_out = "give another storage or study name, or delete that study with `optuna delete-study`"
             raise BadInput(f"storage, study {study.study_name}", rule, got="one that another made", way_out=way_out)
 
-    def _finished(self, study: optuna.Study, expected: Mapping[str, float | None]) -> set[str] | None:
+    def _finished(
+        self, study: optuna.Study, expected: Mapping[str, float | None], going_on: Collection[str]
+    ) -> set[str] | None:
         """Return the ids of the finished trials, or None where they contradict `expected`; fail what is left over."""
         known: set[str] = set()
         for trial in study.get_trials(deepcopy=False):
+            if trial.state is TrialState.RUNNING and trial.user_attrs.get("trial_id") in going_on:
+                continue
             if not trial.state.is_finished():
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
             elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -215,7 +235,7 @@ def open_storage(directory: Path, url: str | None) -> tuple[BaseStorage, tuple[s
     if url is None:
         return _open_journal(directory / journal.JOURNAL_NAME)
     try:
-        with _quiet():
+        with quiet():
             return optuna.storages.get_storage(url), ()
     except Exception as error:
         rule, way_out = "must be an Optuna storage that answers", "check the URL, its driver and the server"
@@ -282,14 +302,14 @@ def _open_journal(path: Path) -> tuple[BaseStorage, tuple[str, ...]]:
     note = journal.mend(path)
     notes = () if note is None else (note,)
     try:
-        with _quiet():
+        with quiet():
             return JournalStorage(_Journal(path)), notes
     except OSError:
         raise
     except Exception:
         # Every line is JSON, but not what Optuna can replay: whole lines are missing, or it is of another version.
         notes = (*notes, journal.set_aside(path))
-        with _quiet():
+        with quiet():
             return JournalStorage(_Journal(path)), notes
 
 
@@ -303,7 +323,7 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence Optuna's log of each trial and its notes on experimental arguments, and nothing else, while inside."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -85,32 +85,44 @@ class Mirror:
             grid = next((g for g in self._study.grids if g.method == members[0].method), None)
             self._spaces[name] = space_of([settings_of(t) for t in members], grid)
 
-    def recover(self, name: str, space: Space, rows: Sequence[Mapping[str, Any]], *, also: Mapping[str, float]) -> None:
-        """Put one study right from these rows (see `Bridge.recover`)."""
+    def recover(
+        self, name: str, space: Space, rows: Sequence[Mapping[str, Any]], *, also: Mapping[str, float],
+        going_on: Sequence[Trial] = (),
+    ) -> None:  # fmt: skip
+        """Put one study right from these rows (see `Bridge.recover`); trials that go on are running in it."""
         entries = [self._row_entry(space, row) for row in rows]
-        note = self._call(lambda b: b.recover(name, space, entries, also=also))
+        ids = [trial.trial_id for trial in going_on]
+        note = self._call(lambda b: b.recover(name, space, entries, also=also, going_on=ids))
         if note is not None:
             self._warn(note)
+        if going_on:
+            known = self._call(lambda b: b.running(name)) or {}
+            self._running |= {one: Told(name=name, asked=known[one]) for one in ids if one in known}
+            self._enqueue(name, space, [trial for trial in going_on if trial.trial_id not in known])
 
     def queue(self, pack: Pack) -> None:
         """Enqueue the trials of a pack and ask for them, but for those that run already."""
         new = [trial for trial in pack.trials if trial.trial_id not in self._running]
         for name, trials in self.by_study(new).items():
-            space = self._spaces[name]
-            entries = [_entry(space, settings_of(t), t.trial_id, {"seed": t.seed}) for t in trials]
-            asked = self._ask(name, space, entries)
-            self._running |= {e.trial_id: Told(name=name, asked=a) for e, a in zip(entries, asked, strict=False)}
+            self._enqueue(name, self._spaces[name], trials)
+
+    def _enqueue(self, name: str, space: Space, trials: Sequence[Trial]) -> None:
+        entries = [_entry(space, settings_of(t), t.trial_id, {"seed": t.seed}) for t in trials]
+        asked = self._ask(name, space, entries)
+        self._running |= {e.trial_id: Told(name=name, asked=a) for e, a in zip(entries, asked, strict=False)}
 
     def suggest(self, name: str, space: Space, n: int, *, sampler: Callable[[], BaseSampler]) -> list[Asked]:
         """Return n points of the sampler's choice; none if the storage does not answer."""
         asked: list[Asked] | None = self._call(lambda b: b.suggest(name, space, n, sampler=sampler))
         return asked or []
 
-    def take(self, name: str, asked: Asked, trial_id: str) -> bool:
+    def take(self, name: str, asked: Asked, trial_id: str, *, may_pause: bool) -> bool:
         """Make a suggested point the trial of this id; False, and the point failed, if that one is running already."""
         if trial_id in self._running:
             self.drop(name, asked)
             return False
+        if may_pause:
+            self._call(lambda b: b.name_it(name, asked, trial_id))
         self._running[trial_id] = Told(name=name, asked=asked)
         return True
 
@@ -151,8 +163,8 @@ class Mirror:
         return {p["step"]: p["metric_value"] for p in points if p["metric_value"] is not None}
 
     def abandon(self) -> None:
-        """Fail what is still running: the sweep ends without it."""
-        for told in self._running.values():
+        """Fail what is still running: the sweep ends without it. With a pruner the next sweep goes on with it."""
+        for told in self._running.values() if self._study.pruner is None else ():
             self._call(lambda b, t=told: b.tell(t.name, t.asked, None, {"status": "abandoned"}))  # type: ignore[misc]
         self._running = {}
 

@@ -13,6 +13,8 @@ from bench.core.spec import Study, Trial
 from bench.sweep.optuna_mirror.mirror import Mirror
 from bench.sweep.optuna_mirror.space import alpha_by_rank, is_in, searchable, trial_at, variants
 
+Rows = Mapping[str, Mapping[str, Any]]  # by trial_id
+
 
 class MethodSearch:
     """The search of one method, and of one variant of it where its grid has several (mora_type, init, ...)."""
@@ -25,6 +27,7 @@ class MethodSearch:
         self.n_wanted = study.n_trials or len(grid_trials)
         self.n_left = self.n_wanted
         self._n_turns = 0
+        self.trials: dict[str, Trial] = {}  # that were chosen, by id
 
     @classmethod
     def of_study(cls, study: Study, trials: Sequence[Trial], mirror: Mirror) -> list[MethodSearch]:
@@ -40,13 +43,17 @@ class MethodSearch:
             for variant, members in variants(of_method).items()
         ]
 
-    def resume(self, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Trial]:
-        """Teach Optuna the finished rows of this search and no others; return their trials by id."""
-        mine = [row for row in rows.values() if is_in(self._space, self.template, row, alpha_of_rank=self._alpha)]
-        self._mirror.recover(self.name, self._space, mine, also={})
-        self.n_left = max(0, self.n_wanted - len(mine))
-        self._n_turns = len(mine)
-        return {row["trial_id"]: self._trial_of(row) for row in mine}
+    def resume(self, rows: Rows, going_on: Rows) -> None:
+        """Teach Optuna the rows of this search that are finished or pruned, and no others; take up those going on."""
+        mine, paused = (
+            [row for row in some.values() if is_in(self._space, self.template, row, alpha_of_rank=self._alpha)]
+            for some in (rows, going_on)
+        )
+        self.trials = {row["trial_id"]: self._trial_of(row) for row in (*mine, *paused)}
+        again = [self.trials[row["trial_id"]] for row in paused]
+        self._mirror.recover(self.name, self._space, mine, also={}, going_on=again)
+        self.n_left = max(0, self.n_wanted - len(self.trials))
+        self._n_turns = len(self.trials)
 
     def next_trials(self, pack_size: int, known: Container[str]) -> list[Trial]:
         """Return up to pack_size new trials that the sampler chose, all of one seed; the study's seeds take turns.
@@ -64,8 +71,9 @@ class MethodSearch:
             trial = trial_at(self.template, asked.params, seed=seed, alpha_of_rank=self._alpha)
             if trial.trial_id in known:
                 self._mirror.drop(self.name, asked)
-            elif self._mirror.take(self.name, asked, trial.trial_id):
+            elif self._mirror.take(self.name, asked, trial.trial_id, may_pause=self._study.pruner is not None):
                 new.append(trial)
+        self.trials |= {trial.trial_id: trial for trial in new}
         return new
 
     def _trial_of(self, row: Mapping[str, Any]) -> Trial:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,6 +69,14 @@ def variants(trials: Iterable[Trial]) -> dict[str, tuple[Trial, ...]]:
         return {"": tuple(next(iter(groups.values())))}
     names = [name for name in _FIXED if len({getattr(g[0], name) for g in groups.values()}) > 1]
     return {",".join(f"{n}={getattr(g[0], n)}" for n in names): tuple(g) for g in groups.values()}
+
+
+def n_searches(trials: Iterable[Trial], methods: Container[str]) -> int:
+    """Return how many searches the trials of a grid span: one for each variant of each of these methods."""
+    by_method: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_method.setdefault(trial.method, []).append(trial)
+    return sum(len(variants(members)) for method, members in by_method.items() if method in methods)
 
 
 def trial_at(template: Trial, params: Mapping[str, float], *, seed: int, alpha_of_rank: float | None) -> Trial:

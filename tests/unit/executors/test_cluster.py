@@ -56,6 +56,22 @@ def test_an_unknown_executor_is_bad_input(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "--executor: must be a known one, but got 'slurm'; known: local, ray\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--sampler", "halving"), 'sampler = "halving"'),
+        (("--sampler", "tpe", "--n-trials", "4", "--pruner", "median", "--eval-steps", "20"), 'pruner = "median"'),
+    ],
+)
+def test_trials_that_stop_early_stay_on_one_machine(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], why: str
+) -> None:
+    """Their states lie in the study's directory, which the workers of a cluster need not see."""
+    assert cli.main(["sweep", "--study", "demo", "--executor", "ray", *options]) == 2
+    rule = f"--executor: must be local with {why}, whose trials move from pack to pack on one machine"
+    assert capsys.readouterr().err.startswith(rule)
+
+
 def test_a_cluster_on_loopback_is_told_from_one_that_others_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only 127.0.0.1 is bound: 127.0.0.2 stands for the machine's other address, where nothing or something answers."""
     monkeypatch.setattr(cluster, "_own_address", lambda: "127.0.0.2")
