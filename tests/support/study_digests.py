@@ -1,7 +1,7 @@
 """What every study file resolves to, as one digest for each profile, kept in study_digests.json.
 
 An edit of a base file must not change another study unseen. Where a change is meant, write the file anew with
-`python -m tests.study_digests` and look at its diff: it names the studies that have changed.
+`python -m tests.support.study_digests` and look at its diff: it names the studies that have changed.
 """
 
 from __future__ import annotations
