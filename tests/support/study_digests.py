@@ -48,10 +48,7 @@ def _values(one: Study | TrainBudget, known: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Write the digests of the studies as they are now."""
-    known = {
-        "study": sorted(f.name for f in fields(Study) if f.compare and f.name not in CHOSEN),
-        "budget": sorted(f.name for f in fields(TrainBudget)),
-    }
+    known = json.loads(KEPT.read_text(encoding="utf-8"))["fields"]
     KEPT.write_text(json.dumps({"fields": known, "digests": current(known)}, indent=1) + "\n", encoding="utf-8")
 
 
