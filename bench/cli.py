@@ -19,11 +19,15 @@ from bench.commands._app import app
 from bench.core.errors import BadInput, one_line
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+# Turns that a thread of libgomp waits at a barrier before it sleeps, 300,000 by default. Where other processes hold a
+# core, each parallel loop waits that long and holds the core that the awaited thread needs (docs/log.md).
+SPIN_COUNT = 2000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; bad input is one line on stderr."""
     args = list(sys.argv[1:] if argv is None else argv)
+    _settle_threads()
     if not args:
         app()(args=["--help"], prog_name="python -m bench", standalone_mode=False)
         return BAD_INPUT
@@ -47,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _say(f"the package {error.name} must be installed; run make setup", BAD_INPUT)
     return int(code or DONE)
+
+
+def _settle_threads() -> None:
+    """Let waiting threads sleep soon, unless the environment says how they wait; before torch loads libgomp."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
 
 
 def _say(line: str, code: int) -> int:

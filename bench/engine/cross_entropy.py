@@ -23,18 +23,23 @@ def target_losses(head: Head, hidden_KxMxD: Tensor, wanted_M: Tensor, *, trains_
     """
     if not torch.is_grad_enabled() or not (hidden_KxMxD.requires_grad or trains_head):
         parts = _parts(head, hidden_KxMxD)
-        return torch.cat([_log_p(head(hidden_KxMxD[:, p], p), wanted_M[p])[1] for p in parts], dim=1).neg_()
+        return torch.cat([_log_p(head(_cut(hidden_KxMxD, p), p), wanted_M[p])[1] for p in parts], dim=1).neg_()
     if trains_head:
         return torch.cat([_again(head, hidden_KxMxD, wanted_M, part) for part in _parts(head, hidden_KxMxD)], dim=1)
     losses: Tensor = _FrozenHead.apply(hidden_KxMxD, wanted_M, head)
     return losses
 
 
+def _cut(hidden_KxMxD: Tensor, part: slice) -> Tensor:
+    """Return a part of the targets without gaps: else torch multiplies trial by trial, and reads the head K times."""
+    return hidden_KxMxD[:, part].contiguous()
+
+
 def _parts(head: Head, hidden_KxMxD: Tensor) -> Iterator[slice]:
     """Yield the parts of the targets; how wide the logits are is seen at the first target."""
     n_trials, n_targets, _ = hidden_KxMxD.shape
     with torch.no_grad():
-        n_ids = head(hidden_KxMxD[:, :1], slice(0, 1)).shape[-1]
+        n_ids = head(_cut(hidden_KxMxD, slice(0, 1)), slice(0, 1)).shape[-1]
     size = max(1, AT_ONCE // (n_trials * n_ids * max(4, hidden_KxMxD.element_size())))
     n_parts = -(-n_targets // size)
     size = -(-n_targets // max(1, n_parts))
@@ -48,7 +53,7 @@ def _again(head: Head, hidden_KxMxD: Tensor, wanted_M: Tensor, part: slice) -> T
         wanted = wanted_M[part].expand(len(logits), -1)[..., None]
         return -logits.log_softmax(dim=-1).gather(-1, wanted)[..., 0]
 
-    found: Tensor = checkpoint(losses, hidden_KxMxD[:, part], use_reentrant=False)
+    found: Tensor = checkpoint(losses, _cut(hidden_KxMxD, part), use_reentrant=False)
     return found
 
 
@@ -67,7 +72,7 @@ class _FrozenHead(torch.autograd.Function):
         losses: list[Tensor] = []
         grads: list[Tensor] = []
         for part in _parts(head, hidden_KxMxD):
-            hidden = hidden_KxMxD[:, part].detach().requires_grad_()
+            hidden = _cut(hidden_KxMxD, part).detach().requires_grad_()
             with torch.enable_grad():
                 logits = head(hidden, part)
             log_p, chosen = _log_p(logits.detach(), wanted_M[part])
