@@ -10,7 +10,8 @@ Errors are `BadInput` with the text of the command line, in Python's names.
 
 from __future__ import annotations
 
-from bench.api._read import Recommendation, best, compare, heatmap, load, recommend
+from bench.api._compare import compare
+from bench.api._read import Recommendation, best, heatmap, load, recommend
 from bench.api._run import Plan, plan, sweep
 from bench.core.errors import BadInput
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.api._settings import in_python, selection_of
+from bench.api._settings import in_python, on_study
 from bench.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from peft import PeftConfig
 
-    from bench.comparison.numbers import Comparison
+    from bench.commands._options import Selection
     from bench.core.spec import Trial
     from plots.grid import View
     from plots.tidy import CellTable
@@ -110,64 +110,36 @@ def heatmap(rows: pd.DataFrame | str | Path, *, view: View = "lr_ratio", results
     return drawing.draw(table, view=view)
 
 
-def compare(
-    rows: pd.DataFrame | str | Path | Sequence[str | Path], *, results_dir: str | Path = "results", **settings: Any
-) -> Comparison:
-    """Return the comparison that rows of tuning and of fresh runs give: `bench compare --rows`; nothing is trained.
-
-    `bench.comparison.verdict.sentences(comparison)` is its verdict in words.
-
-    Raises:
-        BadInput: where the rows lack what no comparison can do without.
-    """
-    from bench.commands import _stages, _stored
-    from bench.commands import compare as comparing
-    from bench.comparison import arms
-
-    with in_python():
-        table = _as_table(rows, results_dir)
-        selection = comparing.chosen(_stored.named(selection_of(settings, results_dir=results_dir), table))
-        _, readable, own = _stored.read(selection, table)
-        arms.check(readable.study, _stages.arms_of(readable))
-        return comparing.of_rows(readable, own)[0]
-
-
+@on_study
 def recommend(
-    rows: pd.DataFrame | str | Path | Sequence[str | Path] | None = None,
-    *,
-    data_dir: str | Path | None = None,
-    results_dir: str | Path = "results",
-    **settings: Any,
+    rows: pd.DataFrame | str | Path | Sequence[str | Path] | None = None, *, selection: Selection
 ) -> Recommendation:
     """Return the winning cell of a study, with `peft_config()`; `methods` narrows what can win.
 
-    The study is that of `settings`, as last swept; with `rows` its results are these instead of the directory's.
+    The study is that of the settings, as last swept; with `rows` its results are these instead of the directory's.
 
     Raises:
         BadInput: where no trial of the study has a score.
     """
-    from bench.commands import _last, _resolve
+    from bench.commands import _last, _resolve, _stored
     from bench.commands import recommend as recommending
 
-    with in_python():
-        selection = selection_of(settings, data_dir=data_dir, results_dir=results_dir)
-        if rows is not None:
-            from bench.commands import _stored
-
-            selection = _stored.named(selection, _as_table(rows, results_dir))
-        selection = _last.as_swept(selection, tell=False)
-        resolved = _resolve.resolve(selection.study())
-        table = _as_table(rows if rows is not None else recommending.directory_of(resolved, selection), results_dir)
-        readable, own, _ = resolved.reading(table)
-        winner, _ = recommending.found(readable, own, recommending.directory_of(resolved, selection))
-        trial, text = winner.cell.trial, recommending.words(winner, readable)
-        return Recommendation(
-            trial=trial,
-            text=text,
-            code=recommending.code_of(trial, resolved),
-            study_toml=recommending.toml_of(winner, readable, text),
-            peft_arguments=recommending.peft_arguments(trial, resolved),
-        )
+    results_dir = selection.results_dir
+    if rows is not None:
+        selection = _stored.named(selection, as_table(rows, results_dir))
+    selection = _last.as_swept(selection, tell=False)
+    resolved = _resolve.resolve(selection.study())
+    table = as_table(rows if rows is not None else recommending.directory_of(resolved, selection), results_dir)
+    readable, own, _ = resolved.reading(table)
+    winner, _ = recommending.found(readable, own, recommending.directory_of(resolved, selection))
+    trial, text = winner.cell.trial, recommending.words(winner, readable)
+    return Recommendation(
+        trial=trial,
+        text=text,
+        code=recommending.code_of(trial, resolved),
+        study_toml=recommending.toml_of(winner, readable, text),
+        peft_arguments=recommending.peft_arguments(trial, resolved),
+    )
 
 
 def _frame(rows: Any, results_dir: str | Path) -> pd.DataFrame:
@@ -176,7 +148,8 @@ def _frame(rows: Any, results_dir: str | Path) -> pd.DataFrame:
     return rows if isinstance(rows, pd.DataFrame) else load(rows, results_dir=results_dir)
 
 
-def _as_table(rows: Any, results_dir: str | Path) -> pa.Table:
+def as_table(rows: Any, results_dir: str | Path) -> pa.Table:
+    """Return rows that are given as a DataFrame, or by what `load` takes, as a table of the store's schema."""
     import pandas as pd
     import pyarrow as pa
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.api import _objects
-from bench.api._settings import in_python, selection_of
+from bench.api._settings import on_study
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.commands._options import Selection
     from bench.commands._resolve import Resolved
     from bench.sweep import SweepSummary
 
@@ -38,34 +38,13 @@ class Plan:
         return self.text
 
 
-def sweep(
-    *,
-    task: Any = None,
-    eval_data: Any = None,
-    model: Any = None,
-    tokenizer: Any = None,
-    text: str | list[str] | None = None,
-    label: str | None = None,
-    data_dir: str | Path | None = None,
-    results_dir: str | Path = "results",
-    progress: bool = True,
-    rerun_stale: bool = False,
-    **settings: Any,
-) -> pd.DataFrame:
+@on_study
+def sweep(*, selection: Selection, progress: bool = True, rerun_stale: bool = False) -> pd.DataFrame:
     """Run the trials of a study that are not finished, and return the rows of all: one per trial, columns as stored.
 
     Args:
-        task: name of a task, path of a task TOML file, or data: a DataFrame, a `datasets.Dataset`, a list of
-            (text, label) pairs, or a mapping (a `DatasetDict`) with "train" and "eval" or "validation".
-        eval_data: evaluation split where `task` is data of one split; without it a tenth is split off, by content.
-        model: registered name, directory, Hub id, or a transformers model (then give its `tokenizer`, too).
-        text: column or columns of `task` that hold the text; default: the first that is not the label.
-        label: column of `task` that holds the label; default "label".
-        data_dir: directory of the tasks' files, as the option of the command.
-        results_dir: directory that the study's own directory lies in.
         progress: whether to print the plan and show how far the sweep is.
         rerun_stale: whether to repeat rows of other versions of the code.
-        **settings: any setting of `bench sweep`: study, methods, eta_A, lr_ratio, rank, seeds, max_steps, ...
 
     Raises:
         BadInput: for whatever the command refuses, before anything trains.
@@ -76,33 +55,18 @@ def sweep(
     from bench.commands import _last, _resolve
     from bench.commands import _run as running
 
-    with in_python():
-        base = Path(results_dir).expanduser()
-        task = _objects.task_of(task, eval_data, text=text, label=label, directory=base)
-        given = {"task": task, "model": _objects.model_of(model, tokenizer, directory=base), **settings}
-        selection = selection_of(given, data_dir=data_dir, results_dir=results_dir)
-        study = selection.study()
-        resolved = _resolve.resolve_to_train(study)
-        options = resolved.sweep_options(rerun_stale=rerun_stale)
-        _last.keep(selection, study)
-        with contextlib.nullcontext() if progress else contextlib.redirect_stdout(io.StringIO()):
-            done = running.sweep_shown(resolved, selection.results_dir, options)
-        _tell(done)
-        return _rows(resolved, store.load(done.directory))
+    study = selection.study()
+    resolved = _resolve.resolve_to_train(study)
+    options = resolved.sweep_options(rerun_stale=rerun_stale)
+    _last.keep(selection, study)
+    with shown(progress):
+        done = running.sweep_shown(resolved, selection.results_dir, options)
+    _tell(done)
+    return _rows(resolved, store.load(done.directory))
 
 
-def plan(
-    *,
-    task: Any = None,
-    eval_data: Any = None,
-    model: Any = None,
-    tokenizer: Any = None,
-    text: str | list[str] | None = None,
-    label: str | None = None,
-    data_dir: str | Path | None = None,
-    results_dir: str | Path = "results",
-    **settings: Any,
-) -> Plan:
+@on_study
+def plan(*, selection: Selection) -> Plan:
     """Return what `sweep` would do with the same arguments: its trials, how many are finished, and how long it takes.
 
     Raises:
@@ -114,14 +78,9 @@ def plan(
     from bench.commands import _resolve, _show
     from bench.study import varying
 
-    with in_python():
-        base = Path(results_dir).expanduser()
-        task = _objects.task_of(task, eval_data, text=text, label=label, directory=base)
-        given = {"task": task, "model": _objects.model_of(model, tokenizer, directory=base), **settings}
-        selection = selection_of(given, data_dir=data_dir, results_dir=results_dir)
-        resolved = _resolve.resolve_to_train(selection.study())
-        options = resolved.sweep_options()
-        found = sweeping.preview(resolved.study, resolved.trials, results_dir=selection.results_dir, options=options)
+    resolved = _resolve.resolve_to_train(selection.study())
+    options = resolved.sweep_options()
+    found = sweeping.preview(resolved.study, resolved.trials, results_dir=selection.results_dir, options=options)
     left = {trial.trial_id for pack in found.pending for trial in pack.trials}
     rows = [
         {"trial_id": t.trial_id, "seed": t.seed, **varying.settings_of(t), "finished": t.trial_id not in left}
@@ -139,6 +98,11 @@ def plan(
     )
 
 
+def shown(progress: bool) -> AbstractContextManager[Any]:
+    """Return what a run goes on in: with `progress` as it is, else with nothing printed."""
+    return contextlib.nullcontext() if progress else contextlib.redirect_stdout(io.StringIO())
+
+
 def _tell(done: SweepSummary) -> None:
     """Raise or warn of how a sweep ended, where it did not end well."""
     if done.stopped is not None:
@@ -147,7 +111,7 @@ def _tell(done: SweepSummary) -> None:
         raise KeyboardInterrupt("everything finished is kept; the same call resumes")
     if done.n_failed:
         text = f"{done.n_failed:,} trials failed: {done.directory / 'attempts'}; call again to retry"
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
 def _rows(resolved: Resolved, table: Any) -> pd.DataFrame:

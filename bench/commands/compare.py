@@ -52,36 +52,62 @@ def command(
     asked = {"fresh_seeds": fresh_seeds, "top_cells": top_cells, "top_seeds": top_seeds}
     if rows_of:
         return _of_files(selection, rows_of, asked)
+    from bench.commands._stages import Unfinished
+
+    try:
+        comparison, written = trained(selection, asked, rerun_stale=rerun_stale)
+    except Unfinished as ended:
+        return ended.code
+    print(f"{report(comparison)}\n\n{written}")
+    return 0
+
+
+def trained(
+    selection: Selection, asked: Mapping[str, int | None], *, rerun_stale: bool = False
+) -> tuple[Comparison, Path]:
+    """Print the price, run what is missing of all stages, and return the comparison and where it was written.
+
+    Raises:
+        BadInput: for what cannot be compared, before anything trains.
+        Unfinished: for a stage that was interrupted, or in which trials failed.
+    """
     from bench.commands import _resolve
-    from bench.commands._stages import Stages, Unfinished
+    from bench.commands._stages import Stages
 
     selection = chosen(selection)
     resolved = _resolve.resolve_to_train(selection.study())
     stages = Stages.of_options(resolved, selection, asked, rerun_stale=rerun_stale)
     print(f"{stages.price()}\n", flush=True)
-    try:
-        comparison = stages.run()
-    except Unfinished as ended:
-        return ended.code
-    print(report(comparison))
-    print(f"\n{write(comparison, selection.directory(resolved.study))}")
-    return 0
+    comparison = stages.run()
+    return comparison, write(comparison, selection.directory(resolved.study))
 
 
 def _of_files(selection: Selection, given: Sequence[str], asked: Mapping[str, int | None]) -> int:
-    from bench.commands import _stages, _stored
-    from bench.comparison import arms
+    from bench.commands import _stored
 
     paths = _stored.paths_of(given)
     table = _stored.load(paths)
-    selection = chosen(_stored.named(selection, table))
-    _, resolved, own = _stored.read(selection, table)
-    arms.check(resolved.study, _stages.arms_of(resolved))
-    comparison, told = of_rows(resolved, own, asked)
+    comparison, told = of_table(selection, table, asked)
     print("\n".join([*told, "", report(comparison)] if told else [report(comparison)]))
     directory = _stored.directory(paths, selection)
     print(f"\n{write(comparison, directory)}")
     return 0
+
+
+def of_table(
+    selection: Selection, table: pa.Table, asked: Mapping[str, int | None]
+) -> tuple[Comparison, tuple[str, ...]]:
+    """Return the comparison of the study that stored rows are of, and lines on what they lack.
+
+    Raises:
+        BadInput: where they lack what no comparison can do without.
+    """
+    from bench.commands import _stages, _stored
+    from bench.comparison import arms
+
+    _, resolved, own = _stored.read(chosen(_stored.named(selection, table)), table)
+    arms.check(resolved.study, _stages.arms_of(resolved))
+    return of_rows(resolved, own, asked)
 
 
 def of_rows(

@@ -75,6 +75,20 @@ def test_an_installed_package_lists_its_studies_in_an_empty_directory(installed:
     }
 
 
+def test_lorasweep_is_the_same_functions_anywhere(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import lorasweep, bench.api as api, inspect; "
+        "assert lorasweep.__all__ == api.__all__; "
+        "assert all(getattr(lorasweep, name) is getattr(api, name) for name in api.__all__); "
+        f"assert inspect.getfile(lorasweep).startswith({str(installed)!r}); "
+        "print(lorasweep.plan(methods='lora', eta_A=1e-3, max_steps=2).n_packs)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 1
+
+
 @pytest.mark.slow
 def test_an_installed_package_plans_and_sweeps_the_demo_and_writes_its_report(installed: Path, tmp_path: Path) -> None:
     assert "demo-tiny-roberta: demo (4,000 / 1,000 examples" in run(installed, tmp_path, "plan", "--task", "demo")

@@ -1,5 +1,5 @@
 """`import lorasweep`: what `bench.api` has. setup.py installs this folder under that name, beside bench and plots."""
 
-from bench.api import BadInput, Plan, Recommendation, best, compare, heatmap, load, plan, recommend, sweep
-
-__all__ = ["BadInput", "Plan", "Recommendation", "best", "compare", "heatmap", "load", "plan", "recommend", "sweep"]
+from bench.api import *  # noqa: F403
+from bench.api import __all__ as __all__
+from bench.api import __doc__ as __doc__

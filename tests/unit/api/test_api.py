@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,56 @@ def test_stored_rows_are_compared_as_by_the_command(tmp_path: Path, capsys: pyte
     assert cli.main(["compare", f"--rows={','.join(map(str, files))}", f"--results-dir={tmp_path}"]) == 0
     told = capsys.readouterr().out
     assert all(sentence in told for sentence in sentences(comparison))
+
+
+def test_a_comparison_trains_what_is_missing_and_is_that_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.executors.local import LocalExecutor
+
+    study = tmp_path / "two.toml"
+    study.write_text(
+        'task = "demo"\nmodel = "tiny-roberta"\nseeds = [0]\n[train]\nmax_steps = 2\n'
+        "batch_size = 4\nmax_length = 8\nn_select = 40\n[grid.lora]\neta_A = [1e-3, 4e-3]\nrank = 2\n"
+        '[grid."lora+"]\neta_A = [1e-3]\nlr_ratio = [2, 4]\nrank = 2\n',
+        encoding="utf-8",
+    )
+    results = tmp_path / "results"
+    given: dict[str, Any] = {"study": study, "fresh_seeds": 6, "top_cells": 0, "results_dir": results}
+    trained = api.compare(**given, progress=False)
+    assert {arm.name for arm in trained.arms} == {"lora", "lora+"}
+    assert all(arm.n + arm.n_diverged == 6 for arm in trained.arms)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(LocalExecutor, "stream", lambda *_, **__: pytest.fail("a finished trial ran again"))
+    written = (results / "two" / "comparison.json").read_text("utf-8")
+    options = [f"--study={study}", "--fresh-seeds=6", "--top-cells=0", f"--results-dir={results}"]
+    assert cli.main(["compare", *options]) == 0
+    assert (results / "two" / "comparison.json").read_text("utf-8") == written
+    assert "minus LoRA" in capsys.readouterr().out
+    with pytest.raises(api.BadInput, match="fresh_seeds: must"):
+        api.compare(**{**given, "fresh_seeds": 1})
+
+
+@pytest.mark.parametrize(("code", "error"), [(130, KeyboardInterrupt), (1, RuntimeError)])
+def test_a_comparison_that_was_not_finished_raises(
+    code: int, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.commands import _stages
+
+    monkeypatch.setattr(_stages._run, "unfinished", lambda _: code)
+    monkeypatch.setattr(_stages._run, "run", lambda *_, **__: None)
+    with pytest.raises(error):
+        api.compare(study="demo-compare", results_dir=tmp_path)
+
+
+def test_signatures_name_what_says_which_study_is_meant() -> None:
+    for function in (api.sweep, api.plan, api.compare, api.recommend):
+        names = list(inspect.signature(function).parameters)
+        assert {"task", "eval_data", "model", "tokenizer", "text", "label", "data_dir", "results_dir"} < set(names)
+        assert names[-1] == "settings"
+        assert "selection" not in names
+        documented = inspect.getdoc(function) or ""
+        assert all(f"{name}:" in documented for name in names if name not in ("selection", "rows"))
 
 
 ONE: dict[str, Any] = {"methods": "lora", "steps": 1, "rank": 2, "seeds": 0, "n_select": 0, "eta_A": 1e-3}
