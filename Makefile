@@ -48,6 +48,7 @@ plot plots report recommend verify export status: | $(MAKES_ROWS)
 compare: $(if $(filter sst2,$(TASK)),$(MINILM))
 
 sweep: $(if $(filter ray,$(EXECUTOR)),$(VENV)/.ray)
+sweep: $(if $(filter-out none,$(REPORT_TO)),$(VENV)/.trackers)
 sweep doctor: $(if $(filter postgresql%,$(LORASWEEP_STORAGE)),$(VENV)/.postgresql)
 
 dashboard: $(VENV)/.dashboard
@@ -107,6 +108,10 @@ $(VENV)/.nf4: $(VENV)/.run requirements-nf4.txt
 
 $(VENV)/.dashboard: $(VENV)/.run requirements-dashboard.txt
 	@$(PIP) install -r requirements-dashboard.txt
+	@touch $@
+
+$(VENV)/.trackers: $(VENV)/.run requirements-trackers.txt
+	@$(PIP) install -r requirements-trackers.txt
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run requirements-docs.txt

@@ -15,13 +15,9 @@ import numpy as np
 from bench.api import _objects
 from bench.commands._options import Selection
 from bench.core.errors import BadInput, one_of
+from bench.study.formats import NAMES
 from bench.study.overrides import BY_KEY
 
-_NAMES: Mapping[str, str] = {
-    name: key
-    for key, option in BY_KEY.items()
-    for name in (key, *(flag.removeprefix("--").replace("-", "_") for flag in option.flags))
-}
 _FLAG = re.compile(r"--([A-Za-z][A-Za-z-]*)")
 _T = TypeVar("_T")
 _COMMON: Mapping[str, tuple[Any, Any, str]] = {  # type, default, meaning
@@ -106,9 +102,9 @@ def selection_of(
     """
     texts: dict[str, str] = {}
     for name, value in settings.items():
-        if name not in _NAMES:
+        if name not in NAMES:
             raise BadInput(name, "must be a setting", way_out=f"known: {one_of(BY_KEY)}")
-        key = _NAMES[name]
+        key = NAMES[name]
         if key in texts:
             raise BadInput(name, f"must not be given together with another name of {key}", way_out="give one of them")
         if value is not None:
@@ -152,6 +148,6 @@ def _renamed(text: str) -> str:
 
     def name(match: re.Match[str]) -> str:
         flag = match[1].replace("-", "_")
-        return _NAMES.get(flag, flag)
+        return NAMES.get(flag, flag)
 
     return _FLAG.sub(name, text)

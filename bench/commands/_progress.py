@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -21,11 +22,17 @@ COLUMNS = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.desc
 @contextmanager
 def reporter(trials: Sequence[Trial], *, n_steps: int) -> Iterator[Plain]:
     """Yield what a sweep reports its events to: a bar on a terminal and in a notebook, else one line for each pack."""
-    if not (sys.stdout.isatty() or Console().is_jupyter):
+    if not (sys.stdout.isatty() or _in_notebook()):
         yield Plain(trials)
         return
     with Progress(*COLUMNS, transient=True) as progress:
         yield Bar(trials, progress, n_steps=n_steps)
+
+
+def _in_notebook() -> bool:
+    """Return whether a notebook can show a bar: rich draws it by ipywidgets there, past a redirected stdout."""
+    shown = type(sys.stdout).__module__.startswith("ipykernel")
+    return shown and Console().is_jupyter and find_spec("ipywidgets") is not None
 
 
 def best_so_far(trial: Trial, score: float, varied: Sequence[str] = ()) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,25 @@ def test_a_comparison_that_was_not_finished_raises(
     monkeypatch.setattr(_stages._run, "run", lambda *_, **__: None)
     with pytest.raises(error):
         api.compare(study="demo-compare", results_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("module", "has_widgets", "bar"),
+    [("ipykernel.iostream", True, True), ("ipykernel.iostream", False, False), ("io", True, False)],
+)
+def test_a_notebook_has_a_bar_where_it_can_show_one(
+    module: str, has_widgets: bool, bar: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.commands import _progress
+
+    stream = type("Stream", (io.StringIO,), {"__module__": module})()
+    monkeypatch.setattr(_progress.sys, "stdout", stream)
+    monkeypatch.setattr(_progress, "find_spec", lambda _: object() if has_widgets else None)
+    monkeypatch.setattr(_progress.Console, "is_jupyter", True, raising=False)
+    assert _progress._in_notebook() is bar
+    if not bar:
+        with _progress.reporter((), n_steps=1) as report:
+            assert type(report) is _progress.Plain
 
 
 def test_signatures_name_what_says_which_study_is_meant() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench import store, trackers
+from bench.core import registry
 from bench.core.errors import BadInput
 from bench.sweep.events import Started
 from bench.trackers import _reporter
@@ -163,3 +165,17 @@ def test_an_unknown_tracker_and_a_missing_library_are_refused(monkeypatch: pytes
     monkeypatch.setattr(trackers, "_installed", lambda library: False)
     with pytest.raises(BadInput, match="--report-to: needs the library mlflow"):
         trackers.get("mlflow")
+
+
+def test_make_installs_the_library_of_every_tracker_only_where_one_is_asked_for() -> None:
+    pinned = {line.partition("==")[0] for line in (ROOT / "requirements-trackers.txt").read_text("utf-8").splitlines()}
+    libraries = {registry.load(trackers, name, "LIBRARY", where="tracker") for name in trackers.names()}
+    assert libraries <= pinned
+
+    def told(*words: str) -> str:
+        given = ["make", "--dry-run", "--always-make", *words]
+        return subprocess.run(given, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "-r requirements-trackers.txt" in told("sweep", "REPORT_TO=trackio")
+    assert "requirements-trackers.txt" not in told("sweep")
+    assert "requirements-trackers.txt" not in told("sweep", "REPORT_TO=none")
