@@ -6,6 +6,7 @@ import inspect
 import io
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,7 @@ def test_a_notebook_has_a_bar_where_it_can_show_one(
     stream = type("Stream", (io.StringIO,), {"__module__": module})()
     monkeypatch.setattr(_progress.sys, "stdout", stream)
     monkeypatch.setattr(_progress, "find_spec", lambda _: object() if has_widgets else None)
-    monkeypatch.setattr(_progress.Console, "is_jupyter", True, raising=False)
+    monkeypatch.setattr(_progress, "Console", lambda: SimpleNamespace(is_jupyter=True))
     assert _progress._in_notebook() is bar
     if not bar:
         with _progress.reporter((), n_steps=1) as report:
