@@ -1,0 +1,61 @@
+"""A sweep's storage opened by plain Optuna: what it holds, and that Optuna's own figures are drawn from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.visualization import matplotlib as figures
+
+from bench import api
+from bench.sweep.optuna_mirror.journal import JOURNAL_NAME
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.filterwarnings("ignore:.*tight_layout:UserWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, optuna.Study]:
+    directory = tmp_path_factory.mktemp("results")
+    rows = api.sweep(
+        task="demo", methods="lora+", lora_alpha=4, eta_A=[1e-3, 4e-3, 1.6e-2], lr_ratio=[2, 8], rank=[2, 4], steps=4,
+        eval_steps=2, seeds=[0, 1], n_select=0, max_length=8, batch_size=4, results_dir=directory, progress=False,
+    )  # fmt: skip
+    (found,) = directory.rglob(JOURNAL_NAME)
+    storage = JournalStorage(JournalFileBackend(str(found)))
+    (name,) = optuna.get_all_study_names(storage)
+    return rows, optuna.load_study(study_name=name, storage=storage)
+
+
+def test_parameters_values_curves_and_attributes_are_those_of_the_rows(swept: tuple[Any, optuna.Study]) -> None:
+    rows, study = swept
+    by_id = {row["trial_id"]: row for row in rows.to_dict("records")}
+    assert {trial.user_attrs["trial_id"] for trial in study.trials} == set(by_id)
+    for trial in study.trials:
+        row = by_id[trial.user_attrs["trial_id"]]
+        assert trial.params == pytest.approx({key: row[key] for key in ("eta_A", "lr_ratio", "rank")})
+        assert trial.user_attrs["seed"] == row["seed"]
+        assert trial.intermediate_values == {point["step"]: point["metric_value"] for point in row["curve"]}
+        if row["status"] == "ok":
+            assert trial.value == pytest.approx(row["metric_value"])
+
+
+def test_optuna_draws_importance_parallel_coordinates_slices_and_contours(swept: tuple[Any, optuna.Study]) -> None:
+    _, study = swept
+    names = {"eta_A", "lr_ratio", "rank"}
+    try:
+        bars = figures.plot_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+        assert {label.get_text() for label in bars.get_yticklabels()} == names
+        assert {label.get_text() for label in figures.plot_parallel_coordinate(study).get_xticklabels()} >= names
+        assert [ax.get_xlabel() for ax in figures.plot_slice(study)] == sorted(names)
+        contour = figures.plot_contour(study, params=["eta_A", "lr_ratio"])
+        assert (contour.get_xlabel(), contour.get_ylabel()) == ("eta_A", "lr_ratio")
+        assert figures.plot_intermediate_values(study).get_xlabel() == "Step"
+    finally:
+        plt.close("all")
