@@ -23,7 +23,7 @@ class Run:
 
     trial_id: str
     group: str  # the study
-    name: str  # method and rates, for a list of runs
+    name: str  # method, rank, rates and seed, for a list of runs
     status: str
     config: Mapping[str, Any]  # settings that the trial has, by column
     points: tuple[tuple[int, Mapping[str, float]], ...]  # step, values by name
@@ -50,18 +50,24 @@ class Open(Protocol):
 def of_row(row: Mapping[str, Any]) -> Run:
     """Return the run of a finished row."""
     config = {name: row[name] for name in record.SETTINGS if row.get(name) is not None}
-    rates = ", ".join(f"{name} {row[name]:.3g}" for name in ("eta_A", "lr_ratio") if row.get(name) is not None)
     measured = {name: row[name] for name in SUMMARY if row.get(name) is not None}
     last = {} if row["metric_value"] is None else {LAST: row["metric_value"]}
     return Run(
         trial_id=row["trial_id"],
         group=row["study"],
-        name=f"{row['method']}, {rates}, seed {row['seed']}",
+        name=_name(row),
         status=str(row["status"]),
         config={"model": row["model"], "task": row["task"], **config},
         points=tuple(_points(row)),
         summary=last | measured,
     )
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """Return method, rank, rates and seed in words; a ratio of 1 is one rate and goes without saying."""
+    told = [(name, row.get(name)) for name in ("rank", "eta_A", "lr_ratio")]
+    parts = [f"{name} {value:.3g}" for name, value in told if value is not None and (name, value) != ("lr_ratio", 1)]
+    return ", ".join([row["method"], *parts, f"seed {row['seed']}"])
 
 
 def _points(row: Mapping[str, Any]) -> list[tuple[int, dict[str, float]]]:

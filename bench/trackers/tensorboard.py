@@ -1,4 +1,4 @@
-"""TensorBoard: event files in `<study>/tensorboard/<trial_id>/`, with the settings as its hparams."""
+"""TensorBoard: event files in `<study>/tensorboard/<name> (<trial_id>)/`, with the settings as its hparams."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ class _Files:
         """Write one event file; one that a kill left half written is written anew."""
         from torch.utils.tensorboard import SummaryWriter
 
-        own = self._directory / run.trial_id
-        shutil.rmtree(own, ignore_errors=True)
+        for written in self._directory.glob(f"*{run.trial_id}*"):
+            shutil.rmtree(written)
         config: dict[str, Any] = {
             k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in run.config.items()
         }
-        with SummaryWriter(str(own)) as writer:
+        with SummaryWriter(str(self._directory / f"{run.name} ({run.trial_id})")) as writer:
             for step, values in run.points:
                 for name, value in values.items():
                     writer.add_scalar(name, value, step)
-            writer.add_hparams(config, {LAST: run.summary.get(LAST, float("nan"))}, run_name=".")
+            last = run.points[-1][0] if run.points else 0
+            score = {LAST: run.summary.get(LAST, float("nan"))}
+            writer.add_hparams(config, score, run_name=".", global_step=last)
 
     def close(self) -> None:
         """Every file is closed."""

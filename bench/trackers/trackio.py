@@ -24,7 +24,9 @@ class _Store:
         if name in SQLiteStorage.get_runs(self._project):
             SQLiteStorage.delete_run(self._project, name)
         last = run.points[-1][0] if run.points else 0
-        points = [*run.points, (last, dict(run.summary))]
+        # A name without a section is drawn above all others.
+        summary = {key if "/" in key else f"summary/{key}": value for key, value in run.summary.items()}
+        points = [*run.points, (last, summary)]
         SQLiteStorage.bulk_log(
             self._project,
             name,

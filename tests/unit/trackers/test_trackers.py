@@ -73,18 +73,27 @@ def test_names_are_those_of_transformers() -> None:
     assert None not in run.config.values()
 
 
+def test_a_run_s_name_tells_rank_rates_and_seed() -> None:
+    row = {**ROWS[0], "method": "lora+", "rank": 8, "eta_A": 1.6e-3, "lr_ratio": 4.0, "seed": 2}
+    assert of_row(row).name == "lora+, rank 8, eta_A 0.0016, lr_ratio 4, seed 2"
+    assert of_row({**row, "method": "lora", "lr_ratio": 1.0}).name == "lora, rank 8, eta_A 0.0016, seed 2"
+    assert of_row({**row, "method": "full", "rank": None, "lr_ratio": None}).name == "full, eta_A 0.0016, seed 2"
+
+
 def test_tensorboard_reads_back_what_was_sent(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     real("tensorboard", tmp_path)
-    assert sorted(p.name for p in (tmp_path / "tensorboard").iterdir()) == sorted(row["trial_id"] for row in ROWS)
+    directories = {path.name[-17:-1]: path for path in (tmp_path / "tensorboard").iterdir()}
+    assert sorted(directories) == sorted(row["trial_id"] for row in ROWS)
     for row in ROWS:
-        found = EventAccumulator(str(tmp_path / "tensorboard" / row["trial_id"]))
+        found = EventAccumulator(str(directories[row["trial_id"]]))
         found.Reload()
         points = found.Scalars("eval/accuracy")
         assert [p.step for p in points] == [p["step"] for p in row["curve"]]
         assert points[-1].value == pytest.approx(row["metric_value"], rel=1e-6)
+        assert [p.step for p in found.Scalars(LAST)] == [points[-1].step]
 
 
 def test_mlflow_reads_back_what_was_sent(tmp_path: Path) -> None:
