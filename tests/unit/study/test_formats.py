@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,21 @@ def test_values_that_a_setting_cannot_hold_are_named(tmp_path: Path) -> None:
     found, draft, _ = started("axolotl", content, tmp_path)
     assert {note.partition(":")[0] for note in draft.notes} == {"lr_scheduler", "weight_decay"}
     assert found["grid"]["lora"]["eta_A"] == 1e-4
+
+
+def test_the_commands_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "from-other-tools.md").read_text("utf-8")
+    commands = [shlex.split(line) for line in page.splitlines() if line.startswith(".venv/bin/python -m bench study")]
+    assert len(commands) == 3
+    (tmp_path / "sweep.yaml").write_text("parameters: {lr: {values: [1e-4]}}\nlora_r: 8\n", encoding="utf-8")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        *given, to, target = words[3:]
+        assert to == ">"
+        assert cli.main(given) == 0
+        Path(target).write_text(capsys.readouterr().out, encoding="utf-8")
+        if "chats.jsonl" not in given:
+            assert study.load(Path(target)).grids
