@@ -16,6 +16,7 @@ from bench.core.stats import Interval
 
 Answer = Literal["holds", "does not hold", "not told apart", "no rows"]
 MIN_SEEDS = 6
+MOST_TOLD = 10_000  # with the estimate on the bound itself, the arithmetic gives any number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +82,16 @@ def sentence(verdict: Verdict) -> str:
         return f"{verdict.answer.capitalize()}: {told}; {rule}."
     if estimate.over == "seeds" and estimate.n < MIN_SEEDS:
         return f"Not told apart: {told}; fewer than {MIN_SEEDS} seeds tell nothing."
-    needed = f"about {verdict.n_needed:,} {estimate.over} would tell" if verdict.n_needed else "no n would tell it here"
-    return f"Not told apart: {told}; {rule}; {needed}."
+    return f"Not told apart: {told}; {rule}; {_would_tell(verdict.n_needed, estimate.over)}."
+
+
+def _would_tell(n: int | None, over: str) -> str:
+    """Say how many would tell, in two digits: half a width and an estimate know no more of it."""
+    if n is None:
+        return "no n would tell it here"
+    if n > MOST_TOLD:
+        return f"more than {MOST_TOLD:,} {over} would be needed"
+    return f"about {round(n, 2 - len(str(n))):,} {over} would tell"
 
 
 def _ends(estimate: Estimate) -> str:

@@ -65,6 +65,8 @@ def test_the_n_that_would_tell_narrows_the_interval_to_the_border() -> None:
     found = decide(a_claim(AT_LEAST_1), CHECK, an_estimate(-2.0, 2.0))
     assert found.n_needed == 32
     assert "about 32 seeds would tell" in sentence(found)
+    for n, said in ((6_194, "about 6,200 seeds would tell"), (10**32, "more than 10,000 seeds would be needed")):
+        assert said in sentence(replace(found, n_needed=n))
     on_the_border = decide(a_claim(AT_LEAST_1), CHECK, an_estimate(0.0, 2.0))
     assert on_the_border.n_needed is None
 
