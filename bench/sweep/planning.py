@@ -66,7 +66,10 @@ def plan(
         lines = pack_sizes.lines(packs, settled.measured, options.place)
     if any(planner.checkpoints(pack.trials[0], limits) for pack in packs):
         lines = (*lines, "gradient_checkpointing: layers compute again in backward, which saves memory")
-    left = planner.spread(planner.pending(packs, finished, limits=limits, family=family), slots)
+    left = planner.spread(
+        planner.pending(packs, finished, limits=limits, family=family), slots,
+        overhead=planner.PACK_OVERHEAD.get(limits.device_kind, planner.PACK_OVERHEAD["cpu"]),
+    )  # fmt: skip
     return Plan(packs=packs, left=left, limits=limits, packing=lines, measured=anew)
 
 

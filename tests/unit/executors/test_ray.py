@@ -100,7 +100,7 @@ def test_workers_die_hang_and_fail_and_every_cell_is_there_once(nodes: Any, tmp_
     assert {row["status"] for row in attempts} == {"failed"}
     trained = [pack_id for _, pack_id in notes(scratch, "train")]
     planned = planner.plan(TRIALS, limits=Limits(max_pack_size=4), family=family)
-    packs = [pack.pack_id for pack in planner.spread(planned, 2)]
+    packs = [pack.pack_id for pack in planner.spread(planned, 2, overhead=planner.PACK_OVERHEAD["cpu"])]
     assert Counter(packs) == Counter(trained) - Counter({p for p, _ in reasons}), "a lost pack twice"
     assert len(notes(scratch, "load")) == len({pid for pid, _ in notes(scratch, "train")}), "once in each worker"
     assert len([w for w in done.warnings if "run again" in w]) == 3

@@ -163,16 +163,38 @@ def test_calibrations_are_kept_and_broken_ones_count_as_none(tmp_path: Path) -> 
 # Many devices
 
 
-def test_spread_cuts_the_last_packs_and_keeps_every_trial_in_order() -> None:
+@pytest.mark.parametrize("overhead", [0.0, 18.0])
+def test_spread_keeps_every_trial_in_order(overhead: float) -> None:
     packs = planner.plan(grid(), limits=Limits(max_pack_size=4), family=family)
-    assert planner.spread(packs, 1) == packs
+    assert planner.spread(packs, 1, overhead=overhead) == packs
     for n_devices in (2, 3, 50):
-        cut = planner.spread(packs, n_devices)
+        cut = planner.spread(packs, n_devices, overhead=overhead)
         assert [t for p in cut for t in p.trials] == [t for p in packs for t in p.trials]
-        left = len(grid())
-        for pack in cut:
-            assert 1 <= pack.size <= max(1, left // (planner.SPREAD * n_devices))
-            left -= pack.size
+        assert min(pack.size for pack in cut) >= 1
+
+
+def test_without_a_packs_own_cost_the_last_packs_are_smaller() -> None:
+    trials = tuple(trial(seed=s, eta_A=1e-4 * i) for s in range(20) for i in range(1, 11))
+    cut, left = planner.spread(planner.plan(trials, limits=Limits(max_pack_size=16)), 3), len(trials)
+    for pack in cut:
+        assert 1 <= pack.size <= max(1, left // (planner.SPREAD * 3))
+        left -= pack.size
+
+
+@pytest.mark.parametrize(
+    ("n", "n_devices", "most"), [(126, 8, 64), (126, 2, 64), (1000, 8, 64), (7, 8, 64), (100, 8, 16)]
+)
+def test_on_gpus_the_end_is_within_a_tenth_of_even_waves(n: int, n_devices: int, most: int) -> None:
+    """By hand: w = ceil(n / (devices * most)) waves, each of ceil(n / (devices * w)) trials and one pack's own cost."""
+    trials = tuple(trial(eta_A=1e-4 * i) for i in range(1, n + 1))
+    packs = planner.plan(trials, limits=Limits(max_pack_size=most))
+    overhead = planner.PACK_OVERHEAD["cuda"]
+    cut = planner.spread(packs, n_devices, overhead=overhead)
+    waves = -(-n // (n_devices * most))
+    by_hand = waves * (overhead + -(-n // (n_devices * waves)))
+    found = planner.makespan([pack.size for pack in cut], n_devices, overhead=overhead)
+    assert found <= 1.1 * by_hand
+    assert found <= planner.makespan([pack.size for pack in packs], n_devices, overhead=overhead)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
