@@ -47,6 +47,7 @@ class EngineOptions:
     device: torch.device
     path: Literal["auto", "bank", "unpadded", "packed"] = "auto"
     n_chunks: int | None = None  # None: chosen by the number of tokens
+    more_chunks: int = 1  # times as many as are chosen by the number of tokens
     gradient_checkpointing: bool = False  # layers keep their inputs alone, and compute again in backward
     isolated: bool = False  # the device does nothing else: times may be compared
 
@@ -97,7 +98,8 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
     width = int(getattr(loaded.model.config.get_text_config(), "hidden_size", None) or CHUNK_WIDTH)
     return Ready(
         bank=bank, path=path, objective=objective_of(data, bank, ragged=ragged), train=train,
-        n_chunks=options.n_chunks or default_chunks(data, pack, path.name, device, hidden_size=width),
+        n_chunks=options.n_chunks
+        or options.more_chunks * default_chunks(data, pack, path.name, device, hidden_size=width),
     )  # fmt: skip
 
 

@@ -22,7 +22,18 @@ from bench.methods._base import base_precision
 
 Loaded = TypeVar("Loaded")
 
-_OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|cannot allocate memory", re.I)
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|cannot allocate memory"
+    r"|CU(BLAS|DNN|SPARSE)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)",  # cuBLAS makes its workspace at the first product
+    re.I,
+)
+# After these a process can do nothing more with the device: whatever follows would fail with the same words.
+_LOST = re.compile(
+    r"illegal memory access|device-side assert|illegal instruction|misaligned address|unspecified launch failure"
+    r"|uncorrectable ECC|GPU is lost|invalid program counter",
+    re.I,
+)
+MORE_CHUNKS = (2, 4, 8, 16)  # times as many, for a trial that is alone in its pack and does not fit
 REASON_LENGTH = 300  # characters; the whole traceback is in the log
 
 
@@ -31,7 +42,8 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
 
     `load` returns what trials of one task, model, data and length need (data and model); it is called once for them.
     `train` trains and evaluates a pack and returns its outcomes in slot order; `free` gives unused device memory back;
-    `probe` returns the seconds of a trial-step of a pack.
+    `probe` returns the seconds of a trial-step of a pack. `train_in` is `train` with so many times as many chunks: less
+    memory, the same rows up to float order.
     """
 
     def __init__(
@@ -44,14 +56,20 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
         log_dir: Path | None = None,
         free: Callable[[], None] = lambda: None,
         probe: Callable[[Pack, Loaded], float] | None = None,
+        train_in: Callable[[Pack, Loaded, int], Sequence[Outcome]] | None = None,
     ) -> None:
-        self._load, self._train, self._free, self._probe = load, train, free, probe
+        self._load, self._train, self._free, self._probe, self._train_in = load, train, free, probe, train_in
+        self._lost: BadInput | None = None  # why the device can do nothing more
         self.provenance, self._metric_name, self._log_dir = provenance, metric_name, log_dir
         self._loaded: dict[Hashable, Loaded] = {}
         self._fits: dict[Hashable, int] = {}  # the largest size that is not known to be too large
 
     def stream(self, pack: Pack, *, study: str) -> Iterator[list[Record]]:
-        """Yield the pack's records; in halves, and halves of halves, where it does not fit into memory."""
+        """Yield the pack's records; in halves, and halves of halves, where it does not fit into memory.
+
+        Raises:
+            BadInput: once the device is lost, after the records of the pack that lost it.
+        """
         waiting = [pack]
         while waiting:
             part = waiting.pop(0)
@@ -60,6 +78,12 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
                 waiting[:0] = _cut(part, limit)
                 continue
             outcomes = self._attempt(part)
+            if outcomes is None and part.size == 1:
+                outcomes = self._in_more_chunks(part)
+            if self._lost is not None:
+                assert outcomes is not None
+                yield self._records(part, outcomes, study)
+                raise self._lost
             if outcomes is not None:
                 yield self._records(part, outcomes, study)
             elif part.size == 1:
@@ -83,14 +107,26 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
         self._free()
         return found
 
-    def _attempt(self, pack: Pack) -> Sequence[Outcome] | None:
+    def _in_more_chunks(self, pack: Pack) -> Sequence[Outcome] | None:
+        """Return what a pack of one gives with its batches in more chunks, which hold less at once; None: nor so."""
+        for times in MORE_CHUNKS if self._train_in is not None else ():
+            outcomes = self._attempt(pack, times)
+            if outcomes is not None:
+                return outcomes
+        return None
+
+    def _attempt(self, pack: Pack, times: int = 1) -> Sequence[Outcome] | None:
         """Return the pack's outcomes, failed ones if it raised; None if it ran out of memory.
 
         Bad input that no look beforehand has found costs this pack only: others may be sound. Where not even the
         first data and model can be loaded, nothing can train, and it passes.
         """
         try:
-            outcomes = self._train(pack, self._loaded_for(pack.trials[0]))
+            loaded = self._loaded_for(pack.trials[0])
+            if times > 1 and self._train_in is not None:
+                outcomes = self._train_in(pack, loaded, times)
+            else:
+                outcomes = self._train(pack, loaded)
             if len(outcomes) != pack.size:
                 raise RuntimeError(f"{pack.size} trials went in, {len(outcomes)} outcomes came out")
             return outcomes
@@ -101,6 +137,7 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
                 self._log(pack, traceback.format_exc())
                 words = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
                 reason = one_line(words)[:REASON_LENGTH]
+                self._lost = lost_device(error)
                 return [self._outcome(Status.FAILED, reason)] * pack.size
         # Out of the except block: the traceback, whose frames hold the pack's tensors, is gone by now.
         gc.collect()
@@ -159,6 +196,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def lost_device(error: BaseException) -> BadInput | None:
+    """Return what to say where an error leaves the device useless for the rest of this process; None where not."""
+    found = _LOST.search(str(error)) if isinstance(error, RuntimeError) else None
+    if found is None:
+        return None
+    way_out = "run the same command again: everything finished is kept; CUDA_LAUNCH_BLOCKING=1 shows where it happens"
+    return BadInput("device", "must stay usable", got=f"{found[0]}: {one_line(str(error))[:120]}", way_out=way_out)
 
 
 def _kind(pack: Pack) -> Hashable:

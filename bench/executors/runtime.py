@@ -50,7 +50,8 @@ def local_executor(
     """
     chosen = devices.resolve(device)
     load: Callable[[Trial], Any]
-    train: Callable[[Pack, Any], Sequence[Outcome]]
+    train: Callable[..., Sequence[Outcome]]
+    train_in: Callable[[Pack, Any, int], Sequence[Outcome]] | None = None
     probe: Callable[[Pack, Any], float] | None = None
     if isinstance(data, ToyData):
         load, train = (lambda _: data), functools.partial(_train_toy, device=chosen, on_steps=on_steps)
@@ -60,6 +61,7 @@ def local_executor(
         train = functools.partial(
             _train, device=chosen, on_steps=on_steps, state_dir=state_dir, checkpoints=checkpoints
         )
+        train_in = train
         probe = functools.partial(_probe, device=chosen, checkpoints=checkpoints)
     return LocalExecutor(
         load=load,
@@ -69,6 +71,7 @@ def local_executor(
         log_dir=log_dir,
         free=_free,
         probe=probe,
+        train_in=train_in,
     )
 
 
@@ -154,8 +157,9 @@ def _check_ids(data: EncodedData, located: Located) -> None:
 
 
 def _train(
-    pack: Pack, loaded: tuple[EncodedData, LoadedModel], *, device: str, on_steps: Callable[[int], None],
-    state_dir: Path | None = None, checkpoints: Callable[[Trial], bool] = lambda trial: False,
+    pack: Pack, loaded: tuple[EncodedData, LoadedModel], more_chunks: int = 1, *, device: str,
+    on_steps: Callable[[int], None], state_dir: Path | None = None,
+    checkpoints: Callable[[Trial], bool] = lambda trial: False,
 ) -> Sequence[Outcome]:  # fmt: skip
     import torch
 
@@ -166,7 +170,7 @@ def _train(
     chosen = torch.device(device)
     clock = Clock(synchronize=_waiting_for(chosen))
     data, model = loaded
-    options = EngineOptions(device=chosen, gradient_checkpointing=checkpoints(pack.trials[0]))
+    options = EngineOptions(device=chosen, gradient_checkpointing=checkpoints(pack.trials[0]), more_chunks=more_chunks)
     meter = meter_of(chosen)
     return run_pack(pack, data, model, options, clock=clock, on_steps=on_steps, meter=meter, state_dir=state_dir)
 

@@ -337,3 +337,13 @@ def test_peak_memory_is_what_the_meter_says_of_the_whole_pack() -> None:
     assert calls == ["start", "peak"]
     assert [o.peak_memory_bytes for o in outcomes] == [1234, 1234]
     assert go([lora(max_steps=2)], loaded=tiny_model())[0].peak_memory_bytes is None
+
+
+def test_more_chunks_are_so_many_times_as_many_and_train_the_same() -> None:
+    pack = Pack(trials=(lora(eta_A=1e-2),))
+    one, four = (prepare(pack, data(), tiny_model(), EngineOptions(device=CPU, more_chunks=n)) for n in (1, 4))
+    assert four.n_chunks == 4 * one.n_chunks
+    first, second = (
+        run_pack(pack, data(), tiny_model(), EngineOptions(device=CPU, more_chunks=n), clock=Clock())[0] for n in (1, 4)
+    )
+    assert [p.train_loss for p in first.curve] == pytest.approx([p.train_loss for p in second.curve], rel=1e-5)

@@ -41,7 +41,15 @@ class OutOfMemoryError(RuntimeError):
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: not enough memory: 1 bytes")]
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: 1 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
 )
 def test_out_of_memory_halves_the_pack_down_to_what_fits(
     tmp_path: Path, uninterrupted: list[dict[str, object]], error: Exception
@@ -95,6 +103,54 @@ def test_a_trial_too_large_alone_is_an_attempt_and_tried_again_by_the_next_sweep
     assert sorted(store.finished_ids(tmp_path / "s")) == ids(TRIALS)
     states = [t.state for t in optuna_trials(tmp_path, "s/demo/tiny/full") if t.user_attrs["trial_id"] == large]
     assert states == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize(("fits_from", "status"), [(4, "ok"), (32, "oom")])
+def test_a_trial_too_large_alone_trains_in_more_chunks_before_it_is_given_up(fits_from: int, status: str) -> None:
+    tried: list[int] = []
+
+    def train(pack: Pack, loaded: None) -> list[object]:
+        raise MemoryError
+
+    def train_in(pack: Pack, loaded: None, times: int) -> list[object]:
+        tried.append(times)
+        if times < fits_from:
+            raise MemoryError
+        return [outcome(t) for t in pack.trials]
+
+    one = LocalExecutor(
+        load=lambda t: None, train=train, train_in=train_in, provenance=PROVENANCE, metric_name="accuracy"
+    )  # type: ignore[arg-type]
+    (records,) = one.stream(Pack(trials=TRIALS[:1]), study="s")
+    assert [str(record.outcome.status) for record in records] == [status]
+    assert tried == ([2, 4] if status == "ok" else [2, 4, 8, 16])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: device-side assert triggered",
+        "CUDA error: unspecified launch failure",
+    ],
+)
+def test_a_lost_device_ends_the_sweep_in_one_line_and_loses_no_row(tmp_path: Path, words: str) -> None:
+    broken = True
+
+    def lose(pack: Pack) -> None:
+        if broken and len(engine.packs) == 3:
+            raise RuntimeError(words)
+
+    engine = FakeEngine(before=lose)
+    one = executor(engine)
+    with pytest.raises(BadInput, match="device: must stay usable") as told:
+        run_with(tmp_path, one)
+    assert words.partition(": ")[2].split("an ")[-1].split(" was")[0] in str(told.value)
+    assert sorted(store.finished_ids(tmp_path / "s")) == sorted(engine.trained), "what was finished before is kept"
+    assert len(store.load_attempts(tmp_path / "s")) > 0, "the pack that lost it is noted"
+    broken = False
+    assert run_with(tmp_path, executor(engine)).exit_code == 0
+    assert sorted(engine.trained) == ids(TRIALS), "nothing is trained twice"
 
 
 def test_a_pack_that_raises_is_failed_with_one_line_and_its_traceback_kept(tmp_path: Path) -> None:
