@@ -166,9 +166,13 @@ class SearchAgenda(Agenda):
         return dict.fromkeys(stopped, f"pruner {self._study.pruner} at step {step}")
 
     def _course(self, trial_id: str, step: int, ledger: Ledger, *, complete: bool) -> pruning.Course:
-        """Return a trial's training losses at evaluations up to a step; one that is not finite is infinite."""
-        at_rungs = ledger.rungs.get(trial_id, {0: {}})
-        curve = self._curves.get(trial_id) or at_rungs[max(at_rungs)].get("curve") or ()
+        """Return a trial's training losses at evaluations up to a step; one that is not finite is infinite.
+
+        Of a trial with legs they are those of its last rung, finished or not: of one that diverged in this run no more
+        is known, and a resumed sweep must not know more.
+        """
+        at_rungs = ledger.rungs.get(trial_id)
+        curve = (at_rungs[max(at_rungs)].get("curve") if at_rungs else self._curves.get(trial_id)) or ()
         points = [(p["step"], p["train_loss"]) for p in curve if p["step"] <= step and p["train_loss"] is not None]
         losses = tuple((at, loss if math.isfinite(loss) else math.inf) for at, loss in points)
         return pruning.Course(trial_id=trial_id, losses=losses, complete=complete and bool(losses))

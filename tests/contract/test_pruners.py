@@ -6,7 +6,7 @@ import functools
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from bench.core.errors import BadInput
 from bench.core.spec import Study, Trial
 from bench.study import resolve
 from bench.sweep.optuna_mirror.pruning import Course, Judge
+from tests.support import sweep_helpers
 from tests.support.sweep_helpers import (
     TRIALS,
     FakeEngine,
@@ -96,6 +97,31 @@ def test_a_resumed_sweep_decides_the_same(tmp_path: Path, whole: Whole, name: st
     assert not set(engine.trained) & {str(row["trial_id"]) for row in before}
     assert rows(tmp_path / "parts") == rows(directory)
     assert pruned(tmp_path / "parts") == pruned(directory)
+
+
+@every_pruner
+@pytest.mark.parametrize("part", [0.15, 0.3])  # while the search of the method that diverges is under way
+def test_a_resumed_sweep_judges_by_the_same_curves_where_many_diverge(
+    tmp_path: Path, name: str, part: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A diverged row's curve may hold more than its last rung: it is read after a resume, and not while it trains."""
+    monkeypatch.setattr(sweep_helpers, "DIVERGES_FROM", 2e-3)
+    known: dict[frozenset[Course], set[frozenset[Course]]] = {}
+    stopped = Judge.stopped
+
+    def noting(judge: Judge, asked: Sequence[Course], others: Sequence[Course]) -> set[str]:
+        known.setdefault(frozenset(asked), set()).add(frozenset(others))
+        return stopped(judge, asked, others)
+
+    monkeypatch.setattr(Judge, "stopped", noting)
+    engine = FakeEngine()
+    run(tmp_path / "whole", SHORT, engine, of=a_study(name))
+    assert sum(row["status"] == "diverged" for row in rows(tmp_path / "whole")) > 4
+    run(tmp_path / "parts", SHORT, interrupt_at(int(part * len(engine.packs))), of=a_study(name))
+    run(tmp_path / "parts", SHORT, of=a_study(name))
+    assert {len(others) for others in known.values()} == {1}
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    assert pruned(tmp_path / "parts") == pruned(tmp_path / "whole")
 
 
 @every_pruner

@@ -51,13 +51,13 @@ class Judge:
 
     def _noted(self, one: Course) -> Mapping[str, Any]:
         """Return what the pruner notes of a trial up to its last step."""
-        if not one.losses:
-            return {}
-        if one not in self._notes:
-            study = self._study([one], [self._noted(_but_last(one))])
+        parts = [Course(trial_id=one.trial_id, losses=one.losses[:n]) for n in range(1, len(one.losses) + 1)]
+        known = next((i for i in range(len(parts), 0, -1) if parts[i - 1] in self._notes), 0)
+        for i in range(known, len(parts)):
+            study = self._study([parts[i]], [self._notes[parts[i - 1]] if i else {}])
             self._pruner.prune(study, study.get_trials(deepcopy=False)[0])
-            self._notes[one] = study.get_trials(deepcopy=False)[0].system_attrs
-        return self._notes[one]
+            self._notes[parts[i]] = study.get_trials(deepcopy=False)[0].system_attrs
+        return self._notes[parts[-1]] if parts else {}
 
     def _study(self, trials: Sequence[Course], notes: Sequence[Mapping[str, Any]]) -> optuna.Study:
         """Return a study of these trials, all running but for the complete ones among several."""
