@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bench.timing.deploy.summary import Line
 from bench.timing.methods.summary import Value
@@ -56,6 +57,7 @@ def _bars(ax: Axes, values: Sequence[Value | None], label: str, scale: float, co
         if value.interval is not None:
             ends = [scale * value.interval.low, scale * value.interval.high]
             ax.plot(ends, [place, place], color=style.INK, linewidth=1.2)
+    ax.xaxis.set_major_locator(MaxNLocator(4))  # three panels side by side: numbers of five digits would touch
     ax.set_xlabel(label)
 
 
