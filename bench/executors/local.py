@@ -59,7 +59,7 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
         train_in: Callable[[Pack, Loaded, int], Sequence[Outcome]] | None = None,
     ) -> None:
         self._load, self._train, self._free, self._probe, self._train_in = load, train, free, probe, train_in
-        self._lost: BadInput | None = None  # why the device can do nothing more
+        self._lost: LostDevice | None = None  # why the device can do nothing more
         self.provenance, self._metric_name, self._log_dir = provenance, metric_name, log_dir
         self._loaded: dict[Hashable, Loaded] = {}
         self._fits: dict[Hashable, int] = {}  # the largest size that is not known to be too large
@@ -68,7 +68,7 @@ class LocalExecutor(AbstractExecutor, Generic[Loaded]):
         """Yield the pack's records; in halves, and halves of halves, where it does not fit into memory.
 
         Raises:
-            BadInput: once the device is lost, after the records of the pack that lost it.
+            LostDevice: once the device is lost, after the records of the pack that lost it.
         """
         waiting = [pack]
         while waiting:
@@ -198,13 +198,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def lost_device(error: BaseException) -> BadInput | None:
+class LostDevice(BadInput):
+    """This process can do nothing more with its device; another process may."""
+
+
+def lost_device(error: BaseException) -> LostDevice | None:
     """Return what to say where an error leaves the device useless for the rest of this process; None where not."""
     found = _LOST.search(str(error)) if isinstance(error, RuntimeError) else None
     if found is None:
         return None
     way_out = "run the same command again: everything finished is kept; CUDA_LAUNCH_BLOCKING=1 shows where it happens"
-    return BadInput("device", "must stay usable", got=f"{found[0]}: {one_line(str(error))[:120]}", way_out=way_out)
+    return LostDevice("device", "must stay usable", got=f"{found[0]}: {one_line(str(error))[:120]}", way_out=way_out)
 
 
 def _kind(pack: Pack) -> Hashable:

@@ -22,7 +22,7 @@ from bench.core.errors import BadInput, one_line
 from bench.core.record import Outcome, Provenance, Record, Status
 from bench.core.spec import Pack
 from bench.executors._base import AbstractExecutor, Batch, StoppedError
-from bench.executors.local import REASON_LENGTH, append_log
+from bench.executors.local import REASON_LENGTH, LostDevice, append_log
 
 POLL_SECONDS = 1.0  # how often the clock is looked at; results and deaths are told at once
 
@@ -46,6 +46,7 @@ class Answer:
     records: tuple[Record, ...] = ()
     log: str = ""
     refused: tuple[str, str, str | None, str] | None = None  # where, rule, got, way_out
+    lost: bool = False  # the worker's device: it can do nothing more, other workers can
 
 
 class Worker:
@@ -65,11 +66,15 @@ class Worker:
             if self._executor is None:
                 self._logs = tempfile.TemporaryDirectory(prefix="lorasweep-")
                 self._executor = self._make(Path(self._logs.name))
-            records = tuple(self._executor.run(pack, study=study))
+            records: list[Record] = []
+            for found in self._executor.stream(pack, study=study):
+                records += found
+        except LostDevice:
+            return Answer(records=tuple(records), log=self._drain(), lost=True)
         except BadInput as error:
             got = None if error.got is None else str(error.got)
             return Answer(refused=(error.where, error.rule, got, error.way_out))
-        return Answer(records=records, log=self._drain())
+        return Answer(records=tuple(records), log=self._drain())
 
     def _drain(self) -> str:
         text = ""
@@ -200,6 +205,9 @@ class RayExecutor(AbstractExecutor):
         if answer.refused is not None:
             where, rule, got, way_out = answer.refused
             raise BadInput(where, rule, got=got, way_out=way_out)
+        if answer.lost:
+            seats.remove(seat)
+            _kill(seat)
         if self._log_dir is not None and answer.log:
             append_log(self._log_dir / f"{pack.pack_id}.log", answer.log)
         return Batch(pack=pack, records=answer.records)

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from bench import methods
 from bench.core.spec import Pack, Study, TrainBudget, Trial
@@ -26,6 +26,7 @@ VALUES_KEPT = 13  # values kept for backward by token, layer and hidden unit, at
 DECODER_KEPT = 10  # of a decoder, those of the hidden size: both norms in three stages, both sums, what attention gives
 LOGITS_BYTES = 3 * 28 * 2**20  # of a decoder, whatever the pack: see bench.engine.cross_entropy
 LEAST_PACK = 4  # before a pack gets smaller, layers compute again in backward
+MOST_CUTS = 4  # packs for each device, where packs are cut evenly
 SPREAD = 3  # packs that each device still gets, at the least, while packs can be cut
 # What a step of a pack takes whatever its size, in trials. CPU: 42 ms alone, 18 in a pack of 16 (tiny-roberta, demo).
 # GPU: by a count of its launches, not measured: 16 ms of launches, 0.8 ms of work for each trial.
@@ -132,7 +133,7 @@ def spread(packs: Sequence[Pack], n_devices: int, *, overhead: float = 0.0) -> t
     """
     if n_devices <= 1:
         return tuple(packs)
-    ways = (_factored(packs, n_devices), _even(packs, n_devices), tuple(packs))
+    ways = (_factored(packs, n_devices), _even(packs, n_devices, overhead), tuple(packs))
     return min(ways, key=lambda way: makespan([pack.size for pack in way], n_devices, overhead=overhead))
 
 
@@ -160,17 +161,27 @@ def _factored(packs: Sequence[Pack], n_devices: int) -> tuple[Pack, ...]:
     return tuple(cut)
 
 
-def _even(packs: Sequence[Pack], n_devices: int) -> tuple[Pack, ...]:
-    """Cut every pack into equal parts, as few as keep all devices at work in as few waves as whole packs need."""
-    total, largest = sum(pack.size for pack in packs), max((pack.size for pack in packs), default=1)
-    waves = max(1, math.ceil(total / (n_devices * largest)))
-    most = max(1, math.ceil(total / (n_devices * waves)))
+def _even(packs: Sequence[Pack], n_devices: int, overhead: float) -> tuple[Pack, ...]:
+    """Cut the pack whose parts are largest into one part more, again and again; return the cut that ends first."""
+    parts, best, soonest = [1] * len(packs), [1] * len(packs), math.inf
+    for _ in range(MOST_CUTS * n_devices - len(packs) if packs else 0):  # many packs need no cuts
+        sizes = [size for pack, n in zip(packs, parts, strict=True) for size in _sizes(pack.size, n)]
+        ends = makespan(sizes, n_devices, overhead=overhead)
+        if ends < soonest:
+            best, soonest = list(parts), ends
+        largest = max(range(len(packs)), key=lambda i: packs[i].size / parts[i])
+        if parts[largest] == packs[largest].size:
+            break
+        parts[largest] += 1
     cut = list[Pack]()
-    for pack in packs:
-        n_parts = math.ceil(pack.size / most)
-        bounds = [pack.size * i // n_parts for i in range(n_parts + 1)]
-        cut += [replace(pack, trials=pack.trials[i:j]) if n_parts > 1 else pack for i, j in pairwise(bounds)]
+    for pack, n in zip(packs, best, strict=True):
+        bounds = [0, *accumulate(_sizes(pack.size, n))]
+        cut += [replace(pack, trials=pack.trials[i:j]) if n > 1 else pack for i, j in pairwise(bounds)]
     return tuple(cut)
+
+
+def _sizes(n: int, n_parts: int) -> list[int]:
+    return [n * (i + 1) // n_parts - n * i // n_parts for i in range(n_parts)]
 
 
 def kind_of(trial: Trial) -> str:

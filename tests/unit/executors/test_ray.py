@@ -20,13 +20,25 @@ ray = pytest.importorskip("ray")
 from bench import store, sweep  # noqa: E402
 from bench.core.spec import Pack  # noqa: E402
 from bench.executors import cluster  # noqa: E402
+from bench.executors.local import LocalExecutor  # noqa: E402
+from bench.executors.ray import Worker  # noqa: E402
 from bench.schedule import planner  # noqa: E402
 from bench.schedule.planner import Limits  # noqa: E402
 from bench.sweep.events import PackStarted  # noqa: E402
 from tests.support.loopback import assert_on_loopback  # noqa: E402
 from tests.support.ray_helpers import PAUSE, executor, notes  # noqa: E402
 from tests.support.sweep_helpers import OPTIONS as PLAIN  # noqa: E402
-from tests.support.sweep_helpers import FakeEngine, comparable, family, grid, ids, run, study  # noqa: E402
+from tests.support.sweep_helpers import (  # noqa: E402
+    PROVENANCE,
+    FakeEngine,
+    comparable,
+    family,
+    grid,
+    ids,
+    outcome,
+    run,
+    study,
+)  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[3]
 TRIALS = grid()
@@ -209,3 +221,26 @@ def test_a_cluster_of_its_own_listens_on_loopback_alone(ray_is_imported_first: b
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=ENVIRONMENT, timeout=2000, capture_output=True,
                           text=True, check=False)  # fmt: skip
     assert done.stdout.endswith("on loopback\n"), done.stderr
+
+
+def test_a_worker_whose_device_is_lost_sends_what_it_finished() -> None:
+    """Four do not fit; of the halves the first trains and the second loses the device: no row is left behind."""
+
+    def train(pack: Pack, loaded: None) -> list[Any]:
+        if pack.size > 2:
+            raise MemoryError
+        if TRIALS[0] not in pack.trials:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return [outcome(one) for one in pack.trials]
+
+    def make(logs: Path) -> LocalExecutor[None]:
+        return LocalExecutor(
+            load=lambda one: None, train=train, provenance=PROVENANCE, metric_name="accuracy", log_dir=logs
+        )
+
+    worker = Worker(make)
+    answer = worker.run(Pack(trials=TRIALS[:4]), "s")
+    worker._logs.cleanup()
+    assert (answer.lost, answer.refused) == (True, None)
+    assert [str(record.outcome.status) for record in answer.records] == ["ok", "ok", "failed", "failed"]
+    assert "illegal memory access" in answer.log

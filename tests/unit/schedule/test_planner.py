@@ -181,6 +181,15 @@ def test_without_a_packs_own_cost_the_last_packs_are_smaller() -> None:
         left -= pack.size
 
 
+@pytest.mark.parametrize(("n_seeds", "size", "by_hand"), [(1, 126, 34), (3, 42, 39), (9, 14, 57)])
+def test_packs_that_cannot_be_joined_are_cut_for_all_devices(n_seeds: int, size: int, by_hand: float) -> None:
+    """126 trials on 8 devices, 18 for each pack itself, by hand: 8 packs; 6 of 14 and 2 of 21; 7 of 9 packs halved."""
+    trials = tuple(trial(seed=s, eta_A=1e-4 * i) for s in range(n_seeds) for i in range(1, size + 1))
+    cut = planner.spread(planner.plan(trials, limits=Limits(max_pack_size=64)), 8, overhead=18)
+    assert sorted(t.trial_id for p in cut for t in p.trials) == sorted(t.trial_id for t in trials)
+    assert planner.makespan([pack.size for pack in cut], 8, overhead=18) <= 1.1 * by_hand
+
+
 @pytest.mark.parametrize(
     ("n", "n_devices", "most"), [(126, 8, 64), (126, 2, 64), (1000, 8, 64), (7, 8, 64), (100, 8, 16)]
 )
