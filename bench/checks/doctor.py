@@ -71,12 +71,15 @@ def device(study: Study) -> Check:
 
 
 def hub_answers(*, needed: bool) -> Check:
-    """Say whether the Hub answers; that it does not fails only where something is not on this machine."""
+    """Say whether the Hub answers; that it does not fails only where something is not on this machine.
+
+    The check of what is missing says the ways out.
+    """
     failure = hub.failure()
     if failure is None:
         return Check(name="Hub", level="ok", found="answers")
     if needed:
-        return Check(name="Hub", level="fails", found=f"{failure}; {hub.WAYS_OUT}")
+        return Check(name="Hub", level="fails", found=f"{failure}; data or model above must come from it")
     return Check(name="Hub", level="ok", found=f"not needed, data and model are on this machine ({failure})")
 
 
