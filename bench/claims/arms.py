@@ -37,9 +37,7 @@ class Arm:
     """Cells by seed: `chosen` and `scored`, [cells, seeds] of the objective and of the metric, and `cells`."""
 
     def __init__(self, rows: pd.DataFrame, where: Mapping[str, Any]) -> None:
-        own = rows[
-            np.logical_and.reduce([np.ones(len(rows), dtype=bool), *(_is(rows, k, v) for k, v in where.items())])
-        ]
+        own = rows_where(rows, where)
         if own.empty:
             raise NoRows(f"none with {', '.join(f'{k} {v}' for k, v in where.items())}")
         names = sorted(set(own["metric_name"]))
@@ -92,6 +90,12 @@ class Arm:
         """Return the ends of an axis."""
         values = pd.to_numeric(self.cells[axis]).astype(float)
         return float(values.min()), float(values.max())
+
+
+def rows_where(rows: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows that have these values."""
+    every = np.ones(len(rows), dtype=bool)
+    return rows[np.logical_and.reduce([every, *(_is(rows, name, value) for name, value in where.items())])]
 
 
 def _is(rows: pd.DataFrame, name: str, value: Any) -> npt.NDArray[np.bool_]:

@@ -76,7 +76,8 @@ def sentence(verdict: Verdict) -> str:
     if estimate is None:
         return f"No rows: {verdict.reason}."
     n = "" if estimate.over == "nothing" else f", n = {estimate.n} {estimate.over}"
-    told = f"{_number(estimate.value, estimate.unit)} ({_ends(estimate)}{n})"
+    digits = _digits(estimate, claim)
+    told = f"{estimate.value:.{digits}g} {estimate.unit}".rstrip() + f" ({_ends(estimate, digits)}{n})"
     rule = f"confirmed by {claim.confirmed}, refuted by {claim.refuted}"
     if verdict.answer != "not told apart":
         return f"{verdict.answer.capitalize()}: {told}; {rule}."
@@ -94,13 +95,16 @@ def _would_tell(n: int | None, over: str) -> str:
     return f"about {round(n, 2 - len(str(n))):,} {over} would tell"
 
 
-def _ends(estimate: Estimate) -> str:
+def _digits(estimate: Estimate, claim: Claim) -> int:
+    """Return 3, or 4 where 3 would show a value as the bound that it lies above or below of."""
+    bounds = {f"{end:.3g}" for region in (claim.confirmed, claim.refuted) for end in (region.low, region.high)}
+    ends = [] if estimate.interval is None else [estimate.interval.low, estimate.interval.high]
+    return 4 if bounds & {f"{value:.3g}" for value in (estimate.value, *ends)} else 3
+
+
+def _ends(estimate: Estimate, digits: int) -> str:
     if estimate.over == "nothing":
         return "counted"
     if estimate.interval is None:
         return "no interval"
-    return f"95 % {_number(estimate.interval.low, '')} to {_number(estimate.interval.high, '')}"
-
-
-def _number(value: float, unit: str) -> str:
-    return f"{value:.3g} {unit}".rstrip()
+    return f"95 % {estimate.interval.low:.{digits}g} to {estimate.interval.high:.{digits}g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.claims.arms import NoRows
+from bench.claims.arms import NoRows, rows_where
 from bench.claims.claim import Check
 from bench.claims.verdict import Estimate
 from bench.core.stats import Interval
@@ -22,10 +22,7 @@ def measure(check: Check, rows: pd.DataFrame) -> Estimate:
 
 
 def _value(rows: pd.DataFrame, where: dict[str, object], column: str) -> float:
-    own = rows
-    for name, value in where.items():
-        own = own[own[name].astype(str) == str(value)] if isinstance(value, str) else own[own[name] == value]
-    values = set(own[column].dropna().astype(float))
+    values = set(rows_where(rows, where)[column].dropna().astype(float))
     if len(values) != 1:
         raise NoRows(f"{len(values)} values of {column} with {where}")
     return values.pop()

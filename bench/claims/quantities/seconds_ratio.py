@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.claims.arms import NoRows
+from bench.claims.arms import NoRows, rows_where
 from bench.claims.claim import Check
 from bench.claims.verdict import Estimate
 from bench.core import stats
@@ -28,8 +28,7 @@ def measure(check: Check, rows: pd.DataFrame) -> Estimate:
 
 
 def _by_round(rows: pd.DataFrame, where: dict[str, object], column: str) -> dict[int, float]:
-    own = rows
-    for name, value in where.items():
-        own = own[own[name].astype(str) == str(value)] if isinstance(value, str) else own[own[name] == value]
-    own = own.dropna(subset=[column])
+    own = rows_where(rows, where).dropna(subset=[column])
+    if own.duplicated("repeat").any():
+        raise NoRows(f"several cases with {where} in one round: {', '.join(sorted(set(own['case'])))}")
     return {int(one["repeat"]): float(one[column]) for one in own.to_dict("records")}

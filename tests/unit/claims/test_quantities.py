@@ -193,6 +193,20 @@ def test_a_ratio_of_seconds_is_the_median_within_rounds() -> None:
     assert (found.interval.low, found.interval.high) == (2.0, 4.0)
 
 
+def test_a_side_of_a_ratio_that_means_two_cases_has_no_verdict() -> None:
+    rows = pd.DataFrame(
+        [
+            {"method": method, "lora_dropout": dropout, "case": f"{method} {dropout}", "repeat": i, "device": "a CPU"}
+            | {"seconds_per_step": seconds}
+            for method, dropout, seconds in (("full", 0.0, 4.0), ("lora", 0.0, 2.0), ("lora", 0.1, 1.0))
+            for i in range(6)
+        ]
+    )
+    with pytest.raises(NoRows, match=r"several cases .* lora 0\.0, lora 0\.1"):
+        measured("seconds-ratio", rows, first=FULL, second=LORA)
+    assert measured("seconds-ratio", rows, first=FULL, second=LORA | {"lora_dropout": 0.0}).value == 2.0
+
+
 def test_a_count_needs_no_seeds() -> None:
     rows = pd.DataFrame({"method": ["full", "lora", "lora"], "stored_bytes": [400, 4, 4]})
     found = measured("count", rows, first=LORA, second=FULL, column="stored_bytes")

@@ -123,3 +123,8 @@ def test_the_page_tells_an_interval_without_an_end_and_does_not_draw_it() -> Non
     told: Any = claims_section.view([found])
     assert "0 to inf" in told["claims"][0]["verdicts"][0]["sentence"]
     assert told["claims"][0]["forest"] is None
+
+
+def test_a_value_beside_its_bound_is_not_shown_as_the_bound() -> None:
+    claim, estimate = a_claim(Region(low=1.05, open_low=True)), an_estimate(1.0537, 1.0537, over="rounds")
+    assert "1.054 points (95 % 1.054 to 1.054, n = 8 rounds)" in sentence(decide(claim, CHECK, estimate))
