@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from bench import methods
 from bench.commands._options import Selection
-from bench.core import cache, record
+from bench.core import cache, record, rules
 from bench.core.errors import BadInput
 from bench.core.spec import Study, Trial
 from bench.study import layer, overrides, varying
@@ -34,6 +34,10 @@ def keep(selection: Selection, study: Study) -> None:
     kept = {key: text for key, text in selection.overrides.items() if key not in NOT_KEPT}
     data_dir = None if selection.data_dir is None else str(selection.data_dir.absolute())
     note = {"options": {**kept, "profile": study.profile}, "data_dir": data_dir}
+    if study.profile == rules.ADVISED:
+        from bench.comparison import advised
+
+        advised.keep(study, selection.results_dir)
     with contextlib.suppress(OSError):
         cache.write_text(selection.directory(study) / NAME, json.dumps(note, indent=1))
 

@@ -17,7 +17,7 @@ from bench.core.errors import BadInput
 from bench.core.settings import Setting
 from bench.core.spec import Study
 from bench.study import overrides
-from bench.study.layer import Layer
+from bench.study.layer import Axes, Layer
 from bench.study.overrides import BY_KEY, OPTIONS
 
 RESULTS_DIR = "results"
@@ -46,7 +46,12 @@ class Selection:
         device = overrides.read(self.overrides).device
         data_dir = None if self.data_dir is None else str(self.data_dir)
         profile = devices.default_profile(device)
-        return study.trace(overrides=self.overrides, profile=profile, data_dir=data_dir)
+        return study.trace(overrides=self.overrides, profile=profile, data_dir=data_dir, advise=self._advise)
+
+    def _advise(self, base: Study) -> Mapping[str, Axes]:
+        from bench.comparison import advised
+
+        return advised.grids_of(base, self.results_dir)
 
     def of_study(self, name: str) -> Selection:
         """Return the same options with the study that is named; BadInput if --study names another one."""

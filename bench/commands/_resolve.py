@@ -47,7 +47,7 @@ class Readable:
     @property
     def is_search(self) -> bool:
         """Whether trials are chosen as results come in: then `trials` only spans the space, and every row counts."""
-        return self.study.sampler == "tpe"
+        return not searches.get(self.study.sampler).planned
 
     def reading(self, table: pa.Table) -> tuple[Self, pa.Table, tuple[str, ...]]:
         """Return how rows of a directory are read: the study by their ids, the rows that count, and lines to print.
@@ -70,7 +70,7 @@ class Readable:
         if self.is_search or not searches.widens(self.study):
             return self
         higher = self.task.higher_is_better
-        added = widen.read(self.study, self.trials, _scores(table), higher_is_better=higher)
+        added = widen.read(self.study, self.trials, scores_of(table), higher_is_better=higher)
         return replace(self, trials=(*self.trials, *added)) if added else self
 
     def of_grid(self, grid: MethodGrid) -> tuple[Trial, ...]:
@@ -90,7 +90,7 @@ class Readable:
 
     def best(self, table: pa.Table) -> tuple[tuple[BestCell, ...], tuple[str, ...]]:
         """Return the best cells among the rows of the study's directory, and the grid borders that they lie on."""
-        best = best_cells(self.trials, _scores(table), higher_is_better=self.task.higher_is_better)
+        best = best_cells(self.trials, scores_of(table), higher_is_better=self.task.higher_is_better)
         return best, borders(self.trials, best, self.study.grids)
 
 
@@ -140,11 +140,11 @@ class Resolved(Readable):
             limits=workloads.limits_of(self.study.device, self.located, workload.train_tokens),
             workload=workload,
             place=workloads.place_of(self.study.device),
-            fits=self._fits,
+            fits=self.fits,
             **more,
         )
 
-    def _fits(self, trial: Trial) -> bool:
+    def fits(self, trial: Trial) -> bool:
         """Return whether the model's layers can hold a trial that no check has seen."""
         try:
             models.check_targets(self.located, [trial], causal=self.task.causal is not None)
@@ -153,7 +153,7 @@ class Resolved(Readable):
         return True
 
 
-def _scores(table: pa.Table) -> dict[str, Score]:
+def scores_of(table: pa.Table) -> dict[str, Score]:
     return {row["trial_id"]: Score.of_row(row) for row in table.select(list(SCORE_COLUMNS)).to_pylist()}
 
 

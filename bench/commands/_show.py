@@ -58,10 +58,12 @@ def held_out(resolved: Resolved) -> str:
 
 def plan(study: Study, preview: Preview) -> str:
     """Return a table of each method's axes, trials and packs, and the time that is left."""
-    if study.sampler == "tpe":
+    if not searches.get(study.sampler).planned:
         names = ", ".join(grid.method for grid in study.grids)
         stops = "" if study.pruner is None else f"\npruner {study.pruner}: trials may stop at each evaluation"
-        return f"sampler tpe: {study.n_trials} trials for each of {names}, chosen as the results come in{stops}"
+        grows = "".join(f"\n{line}" for line in _widening(study, study.n_trials or 0, "of each method"))
+        chosen = f"{study.n_trials} trials for each of {names}, chosen as the results come in"
+        return f"sampler {study.sampler}: {chosen}{stops}{grows}"
     trials = [trial for pack in preview.packs for trial in pack.trials]
     varied = varying.of_trials(trials, but=(*SERIES, "rank", *varying.RATES))
     header = ("method", "rank", "eta_A", "lambda", *varied, "trials", "packs")
@@ -69,7 +71,8 @@ def plan(study: Study, preview: Preview) -> str:
     left = sum(pack.size for pack in preview.pending)
     summary = f"{_text.count(preview.n_trials, 'trial')} in {_text.count(len(preview.packs), 'pack')}; "
     summary += f"{preview.n_finished:,} finished, {left:,} to run in {_text.count(len(preview.pending), 'pack')}"
-    sizes = "".join(f"\n{line}" for line in (*preview.packing, *_rungs(study, trials)))
+    more = (*preview.packing, *_rungs(study, trials), *_widening(study, len(trials), "in all"))
+    sizes = "".join(f"\n{line}" for line in more)
     summary += f", {preview.n_pruned:,} left out at a rung" if preview.n_pruned else ""
     return f"{_text.table(header, rows)}{sizes}\n{summary}{_time(preview.estimate, left)}"
 
@@ -84,6 +87,14 @@ def _rungs(study: Study, trials: Sequence[Trial]) -> tuple[str, ...]:
         f"sampler {study.sampler}: after steps {', '.join(map(str, steps))} the best {rungs.keep:.0%} of each method's "
         f"cells go on, by training loss: {planning.share_of_steps(trials, rungs):.0%} of the grid's steps",
     )
+
+
+def _widening(study: Study, n_trials: int, of: str) -> tuple[str, ...]:
+    """Return a line on the trials that may come to a study beyond its border; none where it stays as it is."""
+    n_extra = int(study.max_extra * n_trials + 1e-9)
+    if not searches.widens(study) or not n_extra:
+        return ()
+    return (f"widen: where the best lie on the border, up to {_text.count(n_extra, 'more trial')} {of} beyond it",)
 
 
 def _plan_row(method: str, preview: Preview, varied: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,7 @@ from bench.commands._stored import RowsOption
 if TYPE_CHECKING:
     from bench.comparison.advise import Known
     from bench.core.spec import Study
-
-REFERENCE = Path("results/reference")
+    from bench.study.layer import Axes
 
 
 @study_command
@@ -26,62 +26,36 @@ def command(
     ] = None,
 ) -> int:
     """Tell a first rate for each method of a study and the narrow grid around it, and what it cost elsewhere."""
-    from bench import models, tasks
-    from bench.commands import _text
-    from bench.comparison import advise
+    from bench.commands import _stored, _text
+    from bench.comparison import advised
 
     study = selection.study()
-    known = _known(selection, rows_of)
-    task, model = tasks.get(study.task).name, models.row_name(study.model)
-    lines, grids = [], dict[str, dict[str, tuple[float, ...]]]()
-    for method, kind, rank in _wanted(study):
+    if rows_of is None:
+        known = advised.known(selection.results_dir)
+    else:
+        known = advised.known_of(_stored.load(_stored.paths_of(rows_of)))
+    lines = []
+    for (method, kind, rank), found in advised.advices(study, known):
         name = method if kind is None else f"{method} type {kind}"
-        found = advise.advise(known, task=task, model=model, method=method, kind=kind, rank=rank)
         shown = "-" if rank is None else str(rank)
         if found is None:
             lines.append((name, shown, "nothing is known", "", "", ""))
             continue
-        grids.setdefault(method, found.grid())
         sources = f"{', '.join(found.sources)} (alike in {found.alike})"
         ratio = "-" if found.lr_ratio is None else _text.ratio(found.lr_ratio)
         lines.append((name, shown, _text.rate(found.eta_A), ratio, f"{found.spread:.3g}", sources))
+    grids = advised.narrow(study, known)
     print(_text.table(("method", "rank", "eta_A", "lambda", "spread", "from"), lines))
     print("spread: the largest best eta_A of these studies over the smallest\n")
     print(_regret(known))
+    if grids:
+        print("\nnarrow grids, swept with PROFILE=advised:")
+        rows = [(method, name, ", ".join(f"{value:g}" for value in values))
+                for method, axes in grids.items() for name, values in axes.items()]  # fmt: skip
+        print(_text.table(("method", "axis", "values"), rows))
     if save is not None:
         _save(save, study, grids)
     return 0
-
-
-def _known(selection: Selection, rows_of: list[str] | None) -> tuple[Known, ...]:
-    from bench import store
-    from bench.commands import _stored
-    from bench.comparison import advise
-
-    reference = sorted(str(path) for path in REFERENCE.glob("*.parquet") if "fresh" not in path.name)
-    given = rows_of or reference
-    columns = list(advise.COLUMNS)
-    rows = _stored.load(_stored.paths_of(given)).select(columns).to_pylist() if given else []
-    if rows_of is None and selection.results_dir.is_dir():
-        for directory in sorted(selection.results_dir.glob(f"*/{store.TRIALS}")):
-            rows += store.load(directory.parent).select(columns).to_pylist()
-    return advise.known_of(rows)
-
-
-def _wanted(study: Study) -> list[tuple[str, int | None, int | None]]:
-    """Return method, type and rank of each grid of a study."""
-    from bench import methods
-    from bench.core import keys
-    from bench.core.spec import SERIES
-
-    found = []
-    for grid in study.grids:
-        reads = methods.get(grid.method).reads
-        kinds, ranks = (
-            (grid.axis(name) or (keys.DEFAULTS[name],)) if name in reads else (None,) for name in (SERIES[1], "rank")
-        )
-        found += [(grid.method, kind, rank) for kind in kinds for rank in ranks]
-    return found
 
 
 def _regret(known: tuple[Known, ...]) -> str:
@@ -105,7 +79,7 @@ def _regret(known: tuple[Known, ...]) -> str:
     return "\n".join(lines)
 
 
-def _save(path: Path, study: Study, grids: dict[str, dict[str, tuple[float, ...]]]) -> None:
+def _save(path: Path, study: Study, grids: Mapping[str, Axes]) -> None:
     """Write the grids as a study file that inherits the rest."""
     from bench.core.errors import BadInput
 

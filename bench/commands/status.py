@@ -11,6 +11,8 @@ from bench.commands._options import Selection, study_command
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pyarrow as pa
+
     from bench.commands._resolve import Resolved
 
 CLEAR = "\x1b[H\x1b[2J"  # of a terminal: to its corner, and everything gone
@@ -47,7 +49,6 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
     from bench.commands import _show
     from bench.schedule import workloads
     from bench.sweep import live
-    from bench.sweep.optuna_mirror.space import n_searches
 
     found = store.scan(directory)
     resolved, table, told = resolved.reading(found.table)
@@ -55,12 +56,8 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
     attempts = frozenset(store.load_attempts(directory).column("trial_id").to_pylist())
     lines = [_show.heading(resolved, directory, workloads.place_of(resolved.study.device).device), ""]
     if resolved.is_search:
-        methods = {grid.method for grid in resolved.study.grids}
-        n_wanted = (resolved.study.n_trials or 0) * n_searches(resolved.trials, methods)
-        n_pruned = len(_pruned(directory) - rows.keys())
-        n_finished = len(rows) + n_pruned
-        counts = f"sampler tpe: {len(rows):,} of {n_wanted:,} trials finished, {len(attempts):,} failed"
-        lines.append(f"{counts}, {n_pruned:,} pruned" if n_pruned else counts)
+        n_finished, n_wanted, line = _searched(resolved, directory, table)
+        lines.append(line)
     else:
         n_pruned = len((resolved.ids & _pruned(directory)) - rows.keys())
         n_wanted, n_finished = len(resolved.trials), len(resolved.ids & rows.keys()) + n_pruned
@@ -71,6 +68,37 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
         lines += ["", _show.best_table(best, resolved.task.metric, len(resolved.study.seeds), resolved.trials)]
     lines += [f"warning: {warning}" for warning in (*told, *on_border, *found.findings)]
     return n_finished >= n_wanted, "\n".join(lines)
+
+
+def _searched(resolved: Resolved, directory: Path, table: pa.Table) -> tuple[int, int, str]:
+    """Return how many trials of a search have ended, how many it is to have, and both in a line.
+
+    Rows of an earlier grid in the same directory do not count.
+    """
+    from bench import store
+    from bench.commands import _resolve
+    from bench.sweep.optuna_mirror.reach import Reach
+    from bench.sweep.optuna_mirror.space import by_search
+
+    study, scores = resolved.study, _resolve.scores_of(table)
+    pruned, attempts = (
+        {r["trial_id"]: r for r in one.to_pylist()}
+        for one in (store.load_pruned(directory), store.load_attempts(directory))
+    )
+    rows = {**attempts, **pruned, **{row["trial_id"]: row for row in table.to_pylist()}}
+    found = by_search(resolved.trials, {grid.method for grid in study.grids})
+    reaches = [
+        Reach(study, members, higher_is_better=resolved.task.higher_is_better, fits=resolved.fits)
+        for members in found.values()
+    ]
+    mine = {trial_id for reach in reaches for trial_id in reach.read(rows, scores)}
+    n_wanted, n_added = sum(reach.n_wanted for reach in reaches), sum(reach.n_added for reach in reaches)
+    n_finished, n_pruned = len(mine & scores.keys()), len((mine & pruned.keys()) - scores.keys())
+    n_failed = len((mine & attempts.keys()) - scores.keys() - pruned.keys())
+    line = f"sampler {study.sampler}: {n_finished:,} of {n_wanted:,} trials finished, {n_failed:,} failed"
+    line += f", {n_pruned:,} pruned" if n_pruned else ""
+    line += f"; {n_added:,} of them beyond the border" if n_added else ""
+    return n_finished + n_pruned, n_wanted, line
 
 
 def _pruned(directory: Path) -> frozenset[str]:

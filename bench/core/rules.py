@@ -17,7 +17,8 @@ Check = Callable[[Any, str], Any]
 
 MAX_WHOLE = 2**31 - 1  # fits every integer column and every seed of torch and numpy
 HEAD_POLICIES = ("eta_A", "peft", "paper")  # or a number
-PROFILES = ("quick", "full")
+PROFILES = ("quick", "full")  # of study files
+ADVISED = "advised"  # the profile of the device, with the narrow grids that stored rows advise
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,99}")
 _SUFFIXES = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*(\s*,\s*[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*)*")
 

@@ -326,13 +326,14 @@ class Study:
         check=rules.number(0, 1, open_low=True), flags=("--keep",),
         help="halving: share of a method's cells that go on from a rung", default_words="the search's own",
     )] = None  # fmt: skip
-    # None: with halving only
+    # None: with halving and tpe only
     widen: Annotated[bool | None, Setting(
-        check=rules.flag, flags=("--widen",), help="true or false: add cells where the best one lies on the border",
-        default_words="true with halving",
+        check=rules.flag, flags=("--widen",), help="true or false: add trials where the best one lies on the border",
+        default_words="true with halving and tpe",
     )] = None  # fmt: skip
     max_extra: Annotated[float, Setting(
-        check=rules.number(0), flags=("--max-extra",), help="widen: trials added at most, as a share of the grid's",
+        check=rules.number(0), flags=("--max-extra",),
+        help="widen: trials added at most, as a share of the grid's or of n_trials",
     )] = 0.3  # fmt: skip
     # of each method, for a search that chooses between the grid's bounds
     n_trials: Annotated[int | None, Setting(

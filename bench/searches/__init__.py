@@ -40,5 +40,5 @@ def stops(study: Study) -> bool:
 
 
 def widens(study: Study) -> bool:
-    """Return whether a grid grows where its best cells lie on its border: as the study says, else with rungs only."""
-    return get(study.sampler).rungs is not None if study.widen is None else study.widen
+    """Return whether a study grows where its best trials lie on its border: as it says, else all but whole grids."""
+    return not get(study.sampler).whole if study.widen is None else study.widen

@@ -30,8 +30,8 @@ class CommandLine:
         check=rules.word, parse=rules.names, flags=("--methods", "--method"), help="only these methods of the study",
     )] = None  # fmt: skip
     profile: Annotated[str | None, Setting(
-        check=rules.choice(*rules.PROFILES), parse=rules.as_text, flags=("--profile",),
-        help="quick or full [default: quick on a CPU, full on a GPU]",
+        check=rules.choice(*rules.PROFILES, rules.ADVISED), parse=rules.as_text, flags=("--profile",),
+        help="quick, full or advised, narrow grids from stored rows [default: quick on a CPU, full on a GPU]",
     )] = None  # fmt: skip
     device: Annotated[str, Setting(
         check=rules.device, parse=rules.as_text, flags=("--device",), help="auto, cpu, cuda or cuda:N",

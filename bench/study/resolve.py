@@ -8,11 +8,12 @@ table and key.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from bench.study.overrides import read as read_options
 
 __all__ = ["STUDIES_DIR", "cells", "expand", "load", "make_trial", "names", "trace"]
 
+Advise = Callable[[Study], Mapping[str, layer.Axes]]
 MAX_TRIALS = 1_000_000
 # Names of embeddings in transformers' encoders and decoders. LoRA+ gives an embedding's adapter a rate of its own,
 # so at lr_ratio 1 it is LoRA only where none is adapted; taking a Linear for an embedding costs one extra trial.
@@ -67,14 +69,31 @@ def trace(
     profile: str | None = None,
     data_dir: str | None = None,
     studies_dir: Path = STUDIES_DIR,
+    advise: Advise | None = None,
 ) -> tuple[Study, Layer]:
-    """Return a study as `load` does, and the merged layer that says where each of its values was written."""
+    """Return a study as `load` does, and the merged layer that says where each of its values was written.
+
+    The profile "advised" is `profile` with the grids that `advise` returns for that study, by method.
+    """
     chosen = read_options(overrides or {})
     files = chain(find(path_or_name or chosen.study, chosen.task, studies_dir), studies_dir)
-    name = chosen.profile or profile or "quick"
-    rules.choice(*rules.PROFILES)(name, "profile")
-    merged = chosen.apply(inherit.merged(files, name))
-    return _build(merged, files[-1], profile=name, device=chosen.device, data_dir=data_dir), merged
+    usual = profile or "quick"
+    name = chosen.profile or usual
+    below = inherit.merged(files, rules.choice(*rules.PROFILES)(usual if name == rules.ADVISED else name, "profile"))
+    build = functools.partial(_build, file=files[-1], profile=name, device=chosen.device, data_dir=data_dir)
+    if name == rules.ADVISED:
+        below = layer.merge(below, _advised(build(chosen.apply(below)), advise))
+    merged = chosen.apply(below)
+    return build(merged), merged
+
+
+def _advised(study: Study, advise: Advise | None) -> Layer:
+    """Return the layer of the grids that are advised for a study."""
+    where = f"--profile {rules.ADVISED}"
+    if advise is None:
+        raise BadInput(where, "needs stored rows, which nothing gives here", way_out="give quick or full")
+    found = Layer(grids=advise(study))
+    return layer.with_origins(found, lambda table, key: layer.Origin(where=where, source=where))
 
 
 def expand(
@@ -305,9 +324,6 @@ def _check_sampler(study: Study, merged: Layer, shown: str) -> None:
             raise BadInput(merged.where(key), rule, got=getattr(study, key), way_out=way_out)
     if study.pruner is not None:
         _check_pruner(study, merged, setting)
-    if not planned and study.widen:
-        rule, way_out = f"must be false with {setting}, which has no cells", "leave it out"
-        raise BadInput(merged.where("widen"), rule, got="true", way_out=way_out)
     if planned and study.n_trials is not None:
         rule = f"must be left out with {setting}, whose trials are the grid's"
         choosing = one_of(f'"{name}"' for name in searches.names() if not searches.get(name).planned)

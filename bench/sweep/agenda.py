@@ -47,6 +47,10 @@ class Agenda(ABC):
         """Take more trials of a grid, once it is done: those that are not finished run next."""
         raise NotImplementedError("a search chooses its trials itself")
 
+    def grow(self, ledger: Ledger) -> str:
+        """Take trials beyond the border of a search that is done; return where, in words: none where it is empty."""
+        raise NotImplementedError("what a grid grows by follows from its cells")
+
 
 class GridAgenda(Agenda):
     """All that is left of a grid at once."""
@@ -88,21 +92,22 @@ class SearchAgenda(Agenda):
 
     def __init__(
         self, study: Study, grid: Sequence[Trial], mirror: Mirror, ledger: Ledger, *, rows: Rows, limits: Limits,
-        ladder: Ladder, note: Callable[[Sequence[Trial]], None],
+        ladder: Ladder, note: Callable[[Sequence[Trial]], None], fits: Callable[[Trial], bool],
     ) -> None:  # fmt: skip
         """`rows` are those of finished and pruned trials; `note` puts a turn on disk, of which some may stop early."""
         self._study, self._mirror, self._limits, self._ladder, self._note = study, mirror, limits, ladder, note
         self._pruner = None if study.pruner is None else pruners.get(study.pruner)
         self._curves = {trial_id: row["curve"] or () for trial_id, row in rows.items()}
-        self._searches = MethodSearch.of_study(study, grid, mirror)
+        self._searches = MethodSearch.of_study(study, grid, mirror, higher_is_better=ledger.higher_is_better, fits=fits)
         chosen = {trial_id: found[0] for trial_id, found in ledger.rungs.items() if 0 in found}
         paused = {trial_id: row for trial_id, row in chosen.items() if trial_id not in rows}
         for one in self._searches:
-            one.resume(rows, paused)
+            one.resume(rows, paused, ledger.scores)
         self._turns = [(one, turn) for one in self._searches for turn in _turns(one, chosen, paused)]
         self._judges = {one.name: judge for one in self._searches if (judge := self._judge_of(one)) is not None}
         self.trials = [trial for one in self._searches for trial in one.trials.values()]
-        self.n_goal = sum(one.n_wanted for one in self._searches)
+        self.n_goal = sum(one.reach.n_wanted for one in self._searches)
+        ledger.widened = [trial for one in self._searches for trial in one.beyond(one.trials.values())]
 
     @property
     def done(self) -> bool:
@@ -132,9 +137,18 @@ class SearchAgenda(Agenda):
         if not self._mirror.alive:
             raise StoppedError(f"sampler {self._study.sampler} cannot go on without Optuna's storage; run again")
         ledger.add(new)
+        ledger.widened += one.beyond(new)
         if self._pruner is not None and new:
             self._note(new)
         return new
+
+    def grow(self, ledger: Ledger) -> str:
+        """Let each search grow whose trials have all ended: what failed in this run may be the best of them."""
+        ended = {*ledger.scores, *ledger.pruned}
+        grown = {one.label: one.grow(ledger.scores) for one in self._searches if one.trials.keys() <= ended}
+        found = {label: growth for label, growth in grown.items() if growth is not None}
+        ledger.n_goal += sum(len(growth.values) for growth in found.values())
+        return "; ".join(f"{label} {growth.told()}" for label, growth in found.items())
 
     def _steps(self, one: MethodSearch) -> tuple[int, ...]:
         """Return the steps of the evaluations at which trials of a search may stop."""

@@ -156,7 +156,7 @@ class Sweeper:
         limits = planner.limits_for(self.study, self.options.limits)
         return SearchAgenda(
             self.study, self.trials, mirror, self.ledger, rows={**self.pruned_rows(), **rows}, limits=limits,
-            ladder=self.ladder(mirror, limits), note=self.note,
+            ladder=self.ladder(mirror, limits), note=self.note, fits=self.options.fits,
         )  # fmt: skip
 
     def note(self, turn: Sequence[Trial]) -> None:
@@ -183,10 +183,23 @@ class Sweeper:
             mirror.recover_grid(self.trials, self.read()[0])
 
     def widen(self, agenda: Agenda, mirror: Mirror) -> bool:
-        """Add cells where the best ones lie on the border of a grid that has ended; return whether there are some."""
+        """Add trials where the best ones lie on the border of what has ended; return whether there are some."""
+        told = (
+            ""
+            if not searches.widens(self.study)
+            else self.beyond(agenda, mirror)
+            if self.planned
+            else agenda.grow(self.ledger)
+        )
+        if told:
+            self.on_event(Noted(text=f"best trials lie on the border: {told} added"))
+        return bool(told)
+
+    def beyond(self, agenda: Agenda, mirror: Mirror) -> str:
+        """Add cells beyond the border of a grid; return them in words."""
         ledger = self.ledger
-        if not self.planned or any(t not in ledger.scores and t not in ledger.pruned for t in ledger.trials):
-            return False  # what failed in this run may be the best cell: the next run tells
+        if any(t not in ledger.scores and t not in ledger.pruned for t in ledger.trials):
+            return ""  # what failed in this run may be the best cell: the next run tells
         more = widen.beyond(
             self.study,
             self.trials,
@@ -195,13 +208,12 @@ class Sweeper:
             so_far=ledger.widened,
             fits=self.options.fits,
         )
-        if more:
-            ledger.widen(more)
-            mirror.widen(tuple(ledger.trials.values()))
-            agenda.extend(more, ledger)
-            cells_of = {trial.cell: trial for trial in more}.values()
-            self.on_event(Noted(text=f"best cells lie on the border: {widen.told(cells_of)} added"))
-        return bool(more)
+        if not more:
+            return ""
+        ledger.widen(more)
+        mirror.widen(tuple(ledger.trials.values()))
+        agenda.extend(more, ledger)
+        return widen.told({trial.cell: trial for trial in more}.values())
 
     def start(self, agenda: Agenda) -> None:
         """Say that work begins; warn of rows that other versions of the code wrote."""

@@ -40,7 +40,7 @@ def read(raw: Mapping[str, Any], where: str) -> Draft:
 
 
 def _search(draft: Draft, raw: Mapping[str, Any]) -> None:
-    draft.top |= {"sampler": "tpe"}
+    draft.top |= {"sampler": "tpe", "widen": False}  # W&B stays within the bounds and the cap that are given
     draft.take("run_cap", [raw.get("run_cap", N_TRIALS)], key="n_trials")
     if "n_trials" not in draft.top:
         draft.top["n_trials"] = N_TRIALS

@@ -29,6 +29,7 @@ from bench.sweep.optuna_mirror import journal
 from bench.sweep.optuna_mirror.space import Space
 
 _OWNER = "lorasweep_results"  # study attribute: id of the results directory that it mirrors
+_PLACE = "lorasweep_place"  # attribute of a queued point: its place in a turn
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)\S*@")  # up to the last @: a password may hold one
 _SECRET = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|secret|token|key)[^=&;\s]*=)([^&;\s]+)", re.IGNORECASE)
 
@@ -41,6 +42,7 @@ class Entry:
     """
 
     trial_id: str
+    space: Space  # that it was chosen from
     params: Mapping[str, float | int]
     value: float | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -67,7 +69,7 @@ class Bridge:
         self._studies: dict[str, optuna.Study] = {}
 
     def recover(
-        self, name: str, space: Space, rows: Sequence[Entry], *, also: Mapping[str, float],
+        self, name: str, rows: Sequence[Entry], *, also: Mapping[str, float],
         going_on: Collection[str] = (),
     ) -> str | None:  # fmt: skip
         """Make the Optuna study `name` agree with the rows; return what had to be put right, or None.
@@ -86,7 +88,7 @@ class Bridge:
                 study, known, note = self._study(name), set(), f"Optuna study {name} written anew from the rows"
             for row in rows:
                 if row.trial_id not in known:
-                    self._add(study, space, row)
+                    self._add(study, row)
             return note
 
     def running(self, name: str) -> dict[str, Asked]:
@@ -102,28 +104,27 @@ class Bridge:
             study = self._study(name)
             self._storage.set_trial_user_attr(self._internal(study, asked), "trial_id", trial_id)
 
-    def enqueue_and_ask(self, name: str, space: Space, entries: Sequence[Entry]) -> list[Asked]:
+    def enqueue_and_ask(self, name: str, entries: Sequence[Entry]) -> list[Asked]:
         """Queue these trials and ask for them at once, in order: nothing is left waiting."""
         with quiet():
             study = self._study(name)
             for entry in entries:
                 study.enqueue_trial(dict(entry.params), {"trial_id": entry.trial_id, **entry.attributes})
-            asked: list[Asked] = []
-            while len(asked) < len(entries):
-                trial = study.ask(_distributions(space))
-                if trial.user_attrs.get("trial_id") == entries[len(asked)].trial_id:
-                    asked.append(Asked(number=trial.number, params=trial.params))
-                else:
-                    study.tell(trial, state=TrialState.FAIL)  # put into the queue by someone else
-            return asked
+            return [_ask(study, entry.space, ("trial_id", entry.trial_id)) for entry in entries]
 
-    def suggest(self, name: str, space: Space, n: int, *, sampler: Callable[[], BaseSampler]) -> list[Asked]:
-        """Ask a new sampler for n points at once."""
+    def suggest(
+        self, name: str, space: Space, points: Sequence[Mapping[str, float]], *, sampler: Callable[[], BaseSampler]
+    ) -> list[Asked]:
+        """Ask a new sampler for points at once, of each of which some parameters may be fixed."""
         with quiet():
             study = self._study(name)
             study.sampler = sampler()
-            trials = [study.ask(_distributions(space)) for _ in range(n)]
-            return [Asked(number=trial.number, params=trial.params) for trial in trials]
+            asked = []
+            for i, point in enumerate(points):
+                if point:
+                    study.enqueue_trial(dict(point), {_PLACE: i})
+                asked.append(_ask(study, space, (_PLACE, i) if point else None))
+            return asked
 
     def tell(
         self, name: str, asked: Asked, value: float | None, attributes: Mapping[str, Any],
@@ -161,10 +162,10 @@ class Bridge:
     def _internal(self, study: optuna.Study, asked: Asked) -> int:
         return int(self._storage.get_trial_id_from_study_id_trial_number(study._study_id, asked.number))
 
-    def add(self, name: str, space: Space, row: Entry) -> None:
+    def add(self, name: str, row: Entry) -> None:
         """Add a finished trial that was never queued."""
         with quiet():
-            self._add(self._study(name), space, row)
+            self._add(self._study(name), row)
 
     def close(self) -> None:
         """Close the storage (see `close_storage`)."""
@@ -212,12 +213,12 @@ class Bridge:
                 known.add(trial_id)
         return known
 
-    def _add(self, study: optuna.Study, space: Space, row: Entry) -> None:
+    def _add(self, study: optuna.Study, row: Entry) -> None:
         params = dict(row.params)
         study.add_trial(
             optuna.trial.create_trial(
                 params=params,
-                distributions={name: d for name, d in _distributions(space).items() if name in params},
+                distributions={name: d for name, d in _distributions(row.space).items() if name in params},
                 state=TrialState.PRUNED if row.value is None else TrialState.COMPLETE,
                 value=row.value,
                 user_attrs={**row.attributes, "trial_id": row.trial_id},
@@ -311,6 +312,15 @@ def _open_journal(path: Path) -> tuple[BaseStorage, tuple[str, ...]]:
         notes = (*notes, journal.set_aside(path))
         with quiet():
             return JournalStorage(_Journal(path)), notes
+
+
+def _ask(study: optuna.Study, space: Space, mark: tuple[str, str | int] | None) -> Asked:
+    """Ask for the trial that was just queued with this mark; what others have put into the queue fails."""
+    while True:
+        trial = study.ask(_distributions(space))
+        if mark is None or trial.user_attrs.get(mark[0]) == mark[1]:
+            return Asked(number=trial.number, params=trial.params)
+        study.tell(trial, state=TrialState.FAIL)
 
 
 def _distributions(space: Space) -> dict[str, BaseDistribution]:

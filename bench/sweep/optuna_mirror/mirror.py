@@ -77,7 +77,7 @@ class Mirror:
         self.widen(trials)
         for name, members in self.by_study(trials).items():
             mine = [rows[t.trial_id] for t in members if t.trial_id in rows]
-            self.recover(name, self._spaces[name], mine, also=also)
+            self.recover(name, lambda row, name=name: self._spaces[name], mine, also=also)  # type: ignore[misc]
 
     def widen(self, trials: Sequence[Trial]) -> None:
         """Let the spaces of a grid hold all of its trials, of which some are new."""
@@ -86,34 +86,40 @@ class Mirror:
             self._spaces[name] = space_of([settings_of(t) for t in members], grid)
 
     def recover(
-        self, name: str, space: Space, rows: Sequence[Mapping[str, Any]], *, also: Mapping[str, float],
-        going_on: Sequence[Trial] = (),
+        self, name: str, space_of: Callable[[Mapping[str, Any]], Space], rows: Sequence[Mapping[str, Any]], *,
+        also: Mapping[str, float], going_on: Sequence[Trial] = (),
     ) -> None:  # fmt: skip
-        """Put one study right from these rows (see `Bridge.recover`); trials that go on are running in it."""
-        entries = [self._row_entry(space, row) for row in rows]
+        """Put one study right from these rows (see `Bridge.recover`); trials that go on are running in it.
+
+        `space_of` returns the space that a row, or the settings of a trial, was chosen from.
+        """
+        entries = [self._row_entry(space_of(row), row) for row in rows]
         ids = [trial.trial_id for trial in going_on]
-        note = self._call(lambda b: b.recover(name, space, entries, also=also, going_on=ids))
+        note = self._call(lambda b: b.recover(name, entries, also=also, going_on=ids))
         if note is not None:
             self._warn(note)
         if going_on:
             known = self._call(lambda b: b.running(name)) or {}
             self._running |= {one: Told(name=name, asked=known[one]) for one in ids if one in known}
-            self._enqueue(name, space, [trial for trial in going_on if trial.trial_id not in known])
+            self._enqueue(name, space_of, [trial for trial in going_on if trial.trial_id not in known])
 
     def queue(self, pack: Pack) -> None:
         """Enqueue the trials of a pack and ask for them, but for those that run already."""
         new = [trial for trial in pack.trials if trial.trial_id not in self._running]
         for name, trials in self.by_study(new).items():
-            self._enqueue(name, self._spaces[name], trials)
+            self._enqueue(name, lambda settings, name=name: self._spaces[name], trials)  # type: ignore[misc]
 
-    def _enqueue(self, name: str, space: Space, trials: Sequence[Trial]) -> None:
-        entries = [_entry(space, settings_of(t), t.trial_id, {"seed": t.seed}) for t in trials]
-        asked = self._ask(name, space, entries)
+    def _enqueue(self, name: str, space_of: Callable[[Mapping[str, Any]], Space], trials: Sequence[Trial]) -> None:
+        settings = [settings_of(trial) for trial in trials]
+        entries = [_entry(space_of(s), s, t.trial_id, {"seed": t.seed}) for s, t in zip(settings, trials, strict=True)]
+        asked: list[Asked] = self._call(lambda b: b.enqueue_and_ask(name, entries)) or []
         self._running |= {e.trial_id: Told(name=name, asked=a) for e, a in zip(entries, asked, strict=False)}
 
-    def suggest(self, name: str, space: Space, n: int, *, sampler: Callable[[], BaseSampler]) -> list[Asked]:
-        """Return n points of the sampler's choice; none if the storage does not answer."""
-        asked: list[Asked] | None = self._call(lambda b: b.suggest(name, space, n, sampler=sampler))
+    def suggest(
+        self, name: str, space: Space, points: Sequence[Mapping[str, float]], *, sampler: Callable[[], BaseSampler]
+    ) -> list[Asked]:
+        """Return points of the sampler's choice, but for what is fixed of them; none if the storage does not answer."""
+        asked: list[Asked] | None = self._call(lambda b: b.suggest(name, space, points, sampler=sampler))
         return asked or []
 
     def take(self, name: str, asked: Asked, trial_id: str, *, may_pause: bool) -> bool:
@@ -142,7 +148,7 @@ class Mirror:
             self._call(lambda b: b.tell(told.name, told.asked, value, _attributes(row), self.curve(row)))
         elif finished:
             name = self.name(record.trial)
-            self._call(lambda b: b.add(name, self._spaces[name], self._row_entry(self._spaces[name], row)))
+            self._call(lambda b: b.add(name, self._row_entry(self._spaces[name], row)))
 
     def _report(self, row: Mapping[str, Any]) -> None:
         """Tell what is known of a trial that goes on, or waits to."""
@@ -178,10 +184,6 @@ class Mirror:
         """Return what Optuna is told of a finished trial."""
         return objective(score, higher_is_better=self._options.higher_is_better)
 
-    def _ask(self, name: str, space: Space, entries: Sequence[Entry]) -> list[Asked]:
-        asked: list[Asked] | None = self._call(lambda b: b.enqueue_and_ask(name, space, entries))
-        return asked or []
-
     def _row_entry(self, space: Space, row: Mapping[str, Any]) -> Entry:
         value = None if row["status"] == Status.PRUNED else self.value(Score.of_row(row))
         return _entry(space, row, row["trial_id"], _attributes(row), value, self.curve(row))
@@ -206,7 +208,7 @@ def _entry(
     value: float | None = None, curve: Mapping[int, float] | None = None,
 ) -> Entry:  # fmt: skip
     params = space.params(settings)
-    return Entry(trial_id=trial_id, params=params, value=value, attributes=attributes, curve=curve or {})
+    return Entry(trial_id=trial_id, space=space, params=params, value=value, attributes=attributes, curve=curve or {})
 
 
 def _attributes(row: Mapping[str, Any]) -> dict[str, Any]:

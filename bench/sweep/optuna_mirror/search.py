@@ -2,81 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bench import searches
 from bench.core import seeds
+from bench.core.cells import Score
 from bench.core.spec import Study, Trial
 from bench.sweep.optuna_mirror.mirror import Mirror
-from bench.sweep.optuna_mirror.space import alpha_by_rank, is_in, searchable, trial_at, variants
+from bench.sweep.optuna_mirror.reach import Growth, Reach, Rows
+from bench.sweep.optuna_mirror.space import by_search, settings_of
 
-Rows = Mapping[str, Mapping[str, Any]]  # by trial_id
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+__all__ = ["MethodSearch", "Rows"]
 
 
 class MethodSearch:
     """The search of one method, and of one variant of it where its grid has several (mora_type, init, ...)."""
 
-    def __init__(self, study: Study, name: str, grid_trials: Sequence[Trial], mirror: Mirror) -> None:
-        self._study, self._mirror, self.name, self.template = study, mirror, name, grid_trials[0]
+    def __init__(self, study: Study, label: str, reach: Reach, mirror: Mirror) -> None:
+        """`label` is the method, with the variant if there are several."""
+        self._study, self._mirror, self.label, self.reach = study, mirror, label, reach
+        self.name = mirror.name(reach.template).removesuffix(reach.template.method) + label
         self._search = searches.get(study.sampler)
-        grid = next(g for g in study.grids if g.method == self.template.method)
-        self._space, self._alpha = searchable(grid_trials, grid, sampler=study.sampler), alpha_by_rank(grid_trials)
-        self.n_wanted = study.n_trials or len(grid_trials)
-        self.n_left = self.n_wanted
-        self._n_turns = 0
+        self._to_come: list[dict[str, float]] = []  # what is fixed of each trial that is not chosen yet
         self.trials: dict[str, Trial] = {}  # that were chosen, by id
 
     @classmethod
-    def of_study(cls, study: Study, trials: Sequence[Trial], mirror: Mirror) -> list[MethodSearch]:
-        """Return the searches of a study, whose grids' trials are given.
-
-        LoRA+'s trials of ratio 1 are LoRA's: LoRA is searched only where it has a grid.
-        """
-        methods = {grid.method for grid in study.grids}
+    def of_study(
+        cls, study: Study, trials: Sequence[Trial], mirror: Mirror, *, higher_is_better: bool,
+        fits: Callable[[Trial], bool],
+    ) -> list[MethodSearch]:  # fmt: skip
+        """Return the searches of a study, whose grids' trials are given (see `by_search`)."""
+        found = by_search(trials, {grid.method for grid in study.grids})
         return [
-            cls(study, f"{name}/{variant}" if variant else name, members, mirror)
-            for name, of_method in mirror.by_study(trials).items()
-            if of_method[0].method in methods
-            for variant, members in variants(of_method).items()
+            cls(study, label, Reach(study, members, higher_is_better=higher_is_better, fits=fits), mirror)
+            for label, members in found.items()
         ]
 
-    def resume(self, rows: Rows, going_on: Rows) -> None:
+    @property
+    def template(self) -> Trial:
+        """A trial of the grid: what the search holds is as there."""
+        return self.reach.template
+
+    @property
+    def n_left(self) -> int:
+        """How many trials are still to be chosen."""
+        return len(self._to_come)
+
+    def resume(self, rows: Rows, going_on: Rows, scores: Mapping[str, Score]) -> None:
         """Teach Optuna the rows of this search that are finished or pruned, and no others; take up those going on."""
-        mine, paused = (
-            [row for row in some.values() if is_in(self._space, self.template, row, alpha_of_rank=self._alpha)]
-            for some in (rows, going_on)
-        )
-        self.trials = {row["trial_id"]: self._trial_of(row) for row in (*mine, *paused)}
-        again = [self.trials[row["trial_id"]] for row in paused]
-        self._mirror.recover(self.name, self._space, mine, also={}, going_on=again)
-        self.n_left = max(0, self.n_wanted - len(self.trials))
-        self._n_turns = len(self.trials)
+        self.trials = self.reach.read({**rows, **going_on}, scores)
+        mine = [row for trial_id, row in rows.items() if trial_id in self.trials]
+        again = [self.trials[trial_id] for trial_id in going_on if trial_id in self.trials]
+        self._mirror.recover(self.name, self.reach.space_of, mine, also={}, going_on=again)
+        self._to_come = self.reach.to_come(self.trials.values())
+
+    def grow(self, scores: Mapping[str, Score]) -> Growth | None:
+        """Take more trials where the best one lies at the border, once all have ended; return where, or None."""
+        found = None if self.n_left else self.reach.grow(self.trials.values(), scores)
+        self._to_come = self.reach.to_come(self.trials.values()) if found is not None else self._to_come
+        return found
+
+    def beyond(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Return those of its trials that lie beyond the border of its grid."""
+        base = self.reach.base
+        return [trial for trial in trials if not base.holds(settings_of(trial))]
 
     def next_trials(self, pack_size: int, known: Container[str]) -> list[Trial]:
         """Return up to pack_size new trials that the sampler chose, all of one seed; the study's seeds take turns.
 
-        Its own seed comes from how many trials came before, so that a resumed search repeats an uninterrupted one.
-        A choice whose trial there is already counts, so that a small space comes to an end.
+        Its own seed comes from how many trials came before, so that a resumed search repeats an uninterrupted one. A
+        choice whose trial there is already is dropped; a space of which nothing else is found has come to its end.
         """
-        n = min(pack_size, self.n_left)
-        seed = self._study.seeds[(self._n_turns // pack_size) % len(self._study.seeds)]
-        key = seeds.derive(self._study.sampler, self.name, self._n_turns)
-        sampler = partial(self._search.new_sampler, key % 2**32)
-        self.n_left, self._n_turns = self.n_left - n, self._n_turns + n
-        new: list[Trial] = []
-        for asked in self._mirror.suggest(self.name, self._space, n, sampler=sampler):
-            trial = trial_at(self.template, asked.params, seed=seed, alpha_of_rank=self._alpha)
+        points = self._to_come[:pack_size]
+        seed = self._study.seeds[(len(self.trials) // pack_size) % len(self._study.seeds)]
+        new: dict[int, Trial] = {}
+        for attempt in range(-(-self.reach.n_wanted // len(points))):
+            again = (attempt,) if attempt else ()
+            key = seeds.derive(self._study.sampler, self.name, len(self.trials), *again)
+            new = self._chosen(points, partial(self._search.new_sampler, key % 2**32), seed=seed, known=known)
+            if new:
+                break
+        self._to_come = [point for i, point in enumerate(self._to_come) if i not in new] if new else []
+        self.trials |= {trial.trial_id: trial for trial in new.values()}
+        return list(new.values())
+
+    def _chosen(
+        self, points: Sequence[Mapping[str, float]], sampler: Callable[[], BaseSampler], *, seed: int,
+        known: Container[str],
+    ) -> dict[int, Trial]:  # fmt: skip
+        """Return the new trials among those that the sampler chooses, by their place among the points."""
+        new: dict[int, Trial] = {}
+        for i, asked in enumerate(self._mirror.suggest(self.name, self.reach.space, points, sampler=sampler)):
+            trial = self.reach.trial(asked.params, seed=seed)
             if trial.trial_id in known:
                 self._mirror.drop(self.name, asked)
             elif self._mirror.take(self.name, asked, trial.trial_id, may_pause=self._study.pruner is not None):
-                new.append(trial)
-        self.trials |= {trial.trial_id: trial for trial in new}
+                new[i] = trial
         return new
-
-    def _trial_of(self, row: Mapping[str, Any]) -> Trial:
-        point = {axis.name: row[axis.name] for axis in self._space.axes}
-        trial = trial_at(self.template, {"eta_A": row["eta_A"], **point}, seed=row["seed"], alpha_of_rank=self._alpha)
-        return replace(trial, eta_B=row["eta_B"])  # its ratio gives it to 12 digits only

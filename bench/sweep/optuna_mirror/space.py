@@ -11,6 +11,7 @@ from bench.core.errors import BadInput
 from bench.core.rules import round_rate
 from bench.core.spec import MethodGrid, Trial
 
+SAME = 1e-9  # relative: a ratio is known to 12 digits, so a bound that it lies on is met to these
 AXES = {key: setting for key, setting in keys.TRIAL.items() if setting.axis is not None}
 
 
@@ -24,6 +25,14 @@ class Axis:
     log: bool
     integer: bool
 
+    def holds(self, value: float | None) -> bool:
+        """Return whether a value lies between the bounds."""
+        return value is not None and self.low - SAME * abs(self.low) <= value <= self.high + SAME * abs(self.high)
+
+    def met(self, value: float) -> float:
+        """Return a value, or the bound that it misses by its last digits."""
+        return min(max(value, self.low), self.high) if self.holds(value) else value
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
@@ -33,7 +42,12 @@ class Space:
 
     def params(self, settings: Mapping[str, Any]) -> dict[str, float | int]:
         """Return the values of a row (or of `settings_of` a trial) on the axes."""
-        return {a.name: int(settings[a.name]) if a.integer else float(settings[a.name]) for a in self.axes}
+        met = {a.name: a.met(settings[a.name]) for a in self.axes}
+        return {a.name: int(met[a.name]) if a.integer else float(met[a.name]) for a in self.axes}
+
+    def holds(self, settings: Mapping[str, Any]) -> bool:
+        """Return whether settings lie within the bounds of every axis."""
+        return all(axis.holds(settings[axis.name]) for axis in self.axes)
 
 
 def settings_of(trial: Trial) -> dict[str, Any]:
@@ -71,12 +85,20 @@ def variants(trials: Iterable[Trial]) -> dict[str, tuple[Trial, ...]]:
     return {",".join(f"{n}={getattr(g[0], n)}" for n in names): tuple(g) for g in groups.values()}
 
 
-def n_searches(trials: Iterable[Trial], methods: Container[str]) -> int:
-    """Return how many searches the trials of a grid span: one for each variant of each of these methods."""
+def by_search(trials: Iterable[Trial], methods: Container[str]) -> dict[str, tuple[Trial, ...]]:
+    """Return the trials of a grid by what is searched on its own: each of these methods, or each variant of it.
+
+    LoRA+'s trials of ratio 1 are LoRA's: LoRA is searched only where it has a grid.
+    """
     by_method: dict[str, list[Trial]] = {}
     for trial in trials:
         by_method.setdefault(trial.method, []).append(trial)
-    return sum(len(variants(members)) for method, members in by_method.items() if method in methods)
+    return {
+        f"{method}/{variant}" if variant else method: members
+        for method, of_method in by_method.items()
+        if method in methods
+        for variant, members in variants(of_method).items()
+    }
 
 
 def trial_at(template: Trial, params: Mapping[str, float], *, seed: int, alpha_of_rank: float | None) -> Trial:
@@ -100,7 +122,7 @@ def trial_at(template: Trial, params: Mapping[str, float], *, seed: int, alpha_o
 def is_in(space: Space, template: Trial, row: Mapping[str, Any], *, alpha_of_rank: float | None) -> bool:
     """Return whether a row is of a trial that `trial_at` could have made: within bounds, all else the template's."""
     names = {a.name for a in space.axes}
-    if not all(row[a.name] is not None and a.low <= row[a.name] <= a.high for a in space.axes):
+    if not space.holds(row):
         return False
     values = {name: row[name] for name in (*names, "eta_A", "seed") if name != "lr_ratio"}
     if template.eta_B is not None:

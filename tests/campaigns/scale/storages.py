@@ -14,7 +14,7 @@ from tests.support import postgres
 from tests.support import sweep_helpers as fakes
 
 PACK = 16
-Way = Callable[[bridge.Bridge, str, space.Space, Sequence[bridge.Entry]], None]
+Way = Callable[[bridge.Bridge, str, Sequence[bridge.Entry]], None]
 
 
 def throughput(urls: Sequence[str], n: int, *, own_server: bool = False) -> None:
@@ -43,23 +43,25 @@ def speed(directory: Path, url: str | None, n: int, way: Way) -> tuple[float, fl
     name, marks = f"scale-{time.time_ns()}", [time.monotonic()]
     for i in range(0, n, PACK):
         entries = [
-            bridge.Entry(trial_id=t.trial_id, params=axes.params(space.settings_of(t)), attributes={"seed": t.seed})
+            bridge.Entry(
+                trial_id=t.trial_id, space=axes, params=axes.params(space.settings_of(t)), attributes={"seed": t.seed}
+            )
             for t in trials[i : i + PACK]
         ]
-        way(one, name, axes, entries)
+        way(one, name, entries)
         marks.append(time.monotonic())
     one.close()
     quarter = max(1, len(marks) // 4)
     return quarter * PACK / (marks[quarter] - marks[0]), quarter * PACK / (marks[-1] - marks[-1 - quarter])
 
 
-def queued(one: bridge.Bridge, name: str, axes: space.Space, entries: Sequence[bridge.Entry]) -> None:
+def queued(one: bridge.Bridge, name: str, entries: Sequence[bridge.Entry]) -> None:
     """Queue, ask and tell a pack, as a sweep of up to QUEUE_LIMIT trials does."""
-    for entry, asked in zip(entries, one.enqueue_and_ask(name, axes, entries), strict=True):
+    for entry, asked in zip(entries, one.enqueue_and_ask(name, entries), strict=True):
         one.tell(name, asked, 0.5, {"trial_id": entry.trial_id, "status": "ok"})
 
 
-def mirrored(one: bridge.Bridge, name: str, axes: space.Space, entries: Sequence[bridge.Entry]) -> None:
+def mirrored(one: bridge.Bridge, name: str, entries: Sequence[bridge.Entry]) -> None:
     """Add finished trials, as a larger sweep does, and a sweep that fills a new storage from its rows."""
     for entry in entries:
-        one.add(name, axes, replace(entry, value=0.5, attributes={**entry.attributes, "status": "ok"}))
+        one.add(name, replace(entry, value=0.5, attributes={**entry.attributes, "status": "ok"}))

@@ -17,7 +17,8 @@ from bench.sweep.events import STATE
 
 GIVEN = {
     "study": "demo", "methods": "lora", "sampler": "tpe", "n_trials": "6", "pruner": "hyperband", "pack_size": "6",
-    "max_steps": "8", "eval_steps": "2", "precision": "fp64", "seeds": "0", "n_select": "100", "rank": "2",
+    "widen": "false", "max_steps": "8", "eval_steps": "2", "precision": "fp64", "seeds": "0",
+    "n_select": "100", "rank": "2",
 }  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def test_a_search_searches_each_variant_on_its_own_and_ties_alpha_to_rank(tmp_pa
     trials += tuple(trial(eta_A=e, eta_B=4 * e, rank=r, lora_alpha=2.0 * r) for e in (1e-4, 1e-3) for r in (4, 32))
     grids = (MethodGrid(method="mora", axes=()), MethodGrid(method="lora+", axes=(("lr_ratio", (4.0, 8.0)),)))
     engine = FakeEngine()
-    run(tmp_path, trials, engine, of=study(sampler="tpe", n_trials=8, grids=grids, seeds=(0,)))
+    run(tmp_path, trials, engine, of=study(sampler="tpe", n_trials=8, widen=False, grids=grids, seeds=(0,)))
     found = [t for pack in engine.packs for t in pack.trials]
     for kind in (1, 6):
         assert sum(t.mora_type == kind for t in found) == 8
@@ -97,3 +97,20 @@ def test_a_search_of_one_point_is_bad_input(tmp_path: Path) -> None:
     full = tuple(t for t in TRIALS if t.method == "full" and t.eta_A == 1e-3)
     with pytest.raises(BadInput, match="sampler tpe must have a range to search"):
         run(tmp_path, full, of=only)
+
+
+def test_a_space_of_few_points_comes_to_its_end_and_stays_there(tmp_path: Path) -> None:
+    """A choice that is there already is no trial: the search has all points, whether it was killed or not."""
+    trials = tuple(trial(method="mora", mora_type=6, mora_rounding="floor", rank=r, lora_alpha=None, eta_B=None,
+                         init=None) for r in (2, 5))  # fmt: skip
+    few = study(sampler="tpe", n_trials=12, widen=False, grids=(MethodGrid(method="mora", axes=()),), seeds=(0,))
+    whole = run(tmp_path / "whole", trials, of=few)
+    assert {row["rank"] for row in rows(tmp_path / "whole")} == {2, 3, 4, 5}
+    assert whole.n_finished == 4
+    run(tmp_path / "parts", trials, interrupt_at(1), of=few)
+    for _ in range(2):
+        last = FakeEngine()
+        run(tmp_path / "parts", trials, last, of=few)
+    assert last.packs == []
+    settings = [[(row["rank"], row["pack_id"]) for row in rows(tmp_path / one)] for one in ("whole", "parts")]
+    assert settings[0] == settings[1]
