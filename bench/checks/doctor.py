@@ -90,7 +90,7 @@ def memory(study: Study, packs: Sequence[Pack], limits: Limits, weight_bytes: in
         return Check(name="memory", level="ok", found=f"{_gigabytes(free)} free")
     shape = limits.shape
     of_pack = max(sum(planner.bytes_of(trial, shape) for trial in pack.trials) for pack in packs)
-    need = weight_bytes + of_pack
+    need = (weight_bytes + of_pack) * (len(devices.workers(study.device)) if devices.shares_memory(study.device) else 1)
     text = f"about {_gigabytes(need)} for the largest pack and the model, {_gigabytes(free)} free"
     if free is not None and need > free:
         way_out = "a pack that does not fit is halved until it does; free memory, or give --pack-size"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from bench.commands._resolve import Resolved
+from bench.core.errors import BadInput
+from bench.core.spec import Study
 from bench.executors import AbstractExecutor
 from bench.schedule import planner
 from bench.schedule.planner import Limits
@@ -40,8 +42,9 @@ def sweep_shown(
     from bench.sweep import live
 
     study, directory = resolved.study, results_dir / resolved.study.name
+    check_workers(study, on_ray)
     limits = planner.limits_for(study, options.limits)
-    remote = None if on_ray is None else _remote(resolved, directory, on_ray, limits)
+    remote = _remote(resolved, directory, on_ray, limits)
     slots = 1 if remote is None else remote.slots
     preview = sweep.preview(study, resolved.trials, results_dir=results_dir, options=options, slots=slots)
     print(_show.heading(resolved, directory, options.place.device))
@@ -99,10 +102,36 @@ def _reporters(names: Sequence[str], group: str, directory: Path, told: list[str
     ]  # fmt: skip
 
 
-def _remote(resolved: Resolved, directory: Path, on_ray: OnRay, limits: Limits) -> AbstractExecutor:
+def check_workers(study: Study, on_ray: OnRay | None) -> None:
+    """Refuse several workers for a search whose trials move from pack to pack.
+
+    Raises:
+        BadInput: for such a search on Ray, or on a device that means several.
+    """
+    from bench import searches
+    from bench.core import devices
+
+    if not searches.stops(study) or (on_ray is None and len(devices.workers(study.device)) == 1):
+        return
+    where, got, way_out = ("--device", study.device, "--device cpu or cuda")
+    if on_ray is not None:
+        where, got, way_out = ("--executor", "ray", "--executor local")
+    why = f'sampler = "{study.sampler}"' if study.pruner is None else f'pruner = "{study.pruner}"'
+    rule = f"must be one worker with {why}, whose trials move from pack to pack"
+    raise BadInput(where, rule, got=got, way_out=f'use {way_out}, or sampler = "grid"')
+
+
+def _remote(resolved: Resolved, directory: Path, on_ray: OnRay | None, limits: Limits) -> AbstractExecutor | None:
+    """Return the executor of several workers, on Ray or one for each device; None for this process alone."""
     from bench.core import devices
     from bench.executors import cluster, runtime
 
+    several = devices.workers(resolved.study.device)
+    if on_ray is None:
+        return None if len(several) == 1 else runtime.processes_executor(
+            task=resolved.task, data=resolved.data, located=resolved.located, devices=several,
+            log_dir=directory / runtime.LOGS, state_dir=directory / STATE, limits=limits,
+        )  # fmt: skip
     cluster.connect(on_ray.address)
     return cluster.executor(
         task=resolved.task,

@@ -44,7 +44,6 @@ def command(
     ] = 3600,
 ) -> int:
     """Run the trials of a study that are not finished, then draw its figures."""
-    from bench import searches
     from bench.commands import _last, _resolve, _run
 
     if executor not in EXECUTORS:
@@ -52,10 +51,7 @@ def command(
     on_ray = _run.OnRay(address=ray_address or None, time_limit_seconds=time_limit) if executor == "ray" else None
     to = _trackers(report_to)
     study = selection.study()
-    if on_ray is not None and searches.stops(study):
-        why = f'sampler = "{study.sampler}"' if study.pruner is None else f'pruner = "{study.pruner}"'
-        rule = f"must be local with {why}, whose trials move from pack to pack on one machine"
-        raise BadInput("--executor", rule, got="ray", way_out='use --executor local, or sampler = "grid"')
+    _run.check_workers(study, on_ray)
     resolved = _resolve.resolve_to_train(study)
     options = resolved.sweep_options(storage=storage, rerun_stale=rerun_stale)
     _last.keep(selection, study)

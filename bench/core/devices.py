@@ -9,6 +9,8 @@ from pathlib import Path
 
 from bench.core.errors import BadInput
 
+ALL_GPUS = "cuda:all"
+
 
 def n_gpus() -> int:
     """Return how many CUDA devices the installed torch could use; CUDA_VISIBLE_DEVICES counts, as it does for torch."""
@@ -18,12 +20,12 @@ def n_gpus() -> int:
 
 
 def resolve(device: str) -> str:
-    """Return cpu or cuda:N for auto, cpu, cuda or cuda:N.
+    """Return cpu or cuda:N for auto, cpu, cuda or cuda:N; of cpu:N and cuda:all the device of their first worker.
 
     Raises:
         BadInput: for a CUDA device that is not there.
     """
-    if device == "cpu":
+    if device.startswith("cpu"):
         return "cpu"
     found = n_gpus()
     if device == "auto":
@@ -34,14 +36,35 @@ def resolve(device: str) -> str:
     return f"cuda:{index_of(device)}"
 
 
+def workers(device: str) -> tuple[str, ...]:
+    """Return the devices that train at once, each with a process of its own where there are several.
+
+    cpu:N is N processes of one thread each, cuda:all one for each GPU.
+
+    Raises:
+        BadInput: for a CUDA device that is not there.
+    """
+    kind, _, rest = device.partition(":")
+    first = resolve(device)
+    if device == ALL_GPUS:
+        return tuple(f"cuda:{i}" for i in range(n_gpus()))
+    return ("cpu",) * int(rest) if kind == "cpu" and rest else (first,)
+
+
+def shares_memory(device: str) -> bool:
+    """Return whether the workers of a device have one memory: those of a CPU do."""
+    return resolve(device) == "cpu"
+
+
 def default_profile(device: str) -> str:
     """Return the profile for a device: quick on a CPU, full on a GPU."""
     return "quick" if resolve(device) == "cpu" else "full"
 
 
 def index_of(device: str) -> int:
-    """Return N of cuda:N, 0 of cuda."""
-    return int(device.partition(":")[2] or 0)
+    """Return N of cuda:N, 0 of cuda and cuda:all."""
+    rest = device.partition(":")[2]
+    return int(rest) if rest.isdecimal() else 0
 
 
 def gpu_name(index: int) -> str:

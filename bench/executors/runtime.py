@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
     from bench.data.splits import Encoded, EncodedData
     from bench.engine.bank import Bank
+    from bench.executors.processes import ProcessExecutor
     from bench.models import LoadedModel
 
 LOGS = "logs"
+TIME_LIMIT_SECONDS = 3600.0  # of one pack on a worker; then it is taken for hung
 CPU_UNITS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}  # in torch.cpu's names
 
 
@@ -73,6 +75,42 @@ def local_executor(
         probe=probe,
         train_in=train_in,
     )
+
+
+def processes_executor(
+    *, task: Task, data: TextData | ToyData, located: Located, devices: Sequence[str], log_dir: Path,
+    state_dir: Path, limits: Limits, time_limit_seconds: float = TIME_LIMIT_SECONDS,
+) -> ProcessExecutor:  # fmt: skip
+    """Return an executor of several devices of this machine, a process for each; one of a CPU has one thread."""
+    from bench.executors._workers import WorkerOptions
+    from bench.executors.processes import Place, ProcessExecutor
+
+    settings: dict[str, Any] = {
+        "task": task,
+        "data": data,
+        "located": located,
+        "state_dir": state_dir,
+        "limits": limits,
+    }
+    places = [
+        Place(
+            name=device,
+            make=functools.partial(_made_in_process, device=device, **settings),
+            threads=1 if device == "cpu" else None,
+        )
+        for device in devices
+    ]
+    return ProcessExecutor(
+        places=places,
+        provenance=provenance.collect(workloads.place_of(devices[0]).device),
+        metric_name=task.metric,
+        options=WorkerOptions(time_limit_seconds=time_limit_seconds),
+        log_dir=log_dir,
+    )
+
+
+def _made_in_process(log_dir: Path, **settings: Any) -> LocalExecutor[Any]:
+    return local_executor(log_dir=log_dir, **settings)
 
 
 def check_precision(precision: str, device: str) -> None:

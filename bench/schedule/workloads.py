@@ -65,9 +65,15 @@ def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
     return Limits(
         max_pack_size=TOY_PACK if located.model_type == TOY else None,
         device_kind=chosen.partition(":")[0],
-        memory_bytes=devices.memory_bytes(chosen),
+        memory_bytes=_share(device, devices.memory_bytes(chosen)),
         shape=shape if shape.n_layers and shape.hidden_size else None,
     )
+
+
+def _share(device: str, memory_bytes: int | None) -> int | None:
+    """Return what one worker has of a device's memory: of a CPU's all workers take their part."""
+    n = len(devices.workers(device)) if devices.shares_memory(device) else 1
+    return None if memory_bytes is None else memory_bytes // n
 
 
 def _of_decoder(config: Mapping[str, object], hidden: int) -> dict[str, int]:

@@ -34,7 +34,8 @@ class CommandLine:
         help="quick, full or advised, narrow grids from stored rows [default: quick on a CPU, full on a GPU]",
     )] = None  # fmt: skip
     device: Annotated[str, Setting(
-        check=rules.device, parse=rules.as_text, flags=("--device",), help="auto, cpu, cuda or cuda:N",
+        check=rules.device, parse=rules.as_text, flags=("--device",),
+        help="auto, cpu, cuda, cuda:N; several at once: cuda:all, cpu:N",
     )] = "auto"  # fmt: skip
     settings: Mapping[str, Any]
     train: Mapping[str, Any]

@@ -20,13 +20,13 @@ ray = pytest.importorskip("ray")
 from bench import store, sweep  # noqa: E402
 from bench.core.spec import Pack  # noqa: E402
 from bench.executors import cluster  # noqa: E402
+from bench.executors._workers import Worker  # noqa: E402
 from bench.executors.local import LocalExecutor  # noqa: E402
-from bench.executors.ray import Worker  # noqa: E402
 from bench.schedule import planner  # noqa: E402
 from bench.schedule.planner import Limits  # noqa: E402
 from bench.sweep.events import PackStarted  # noqa: E402
 from tests.support.loopback import assert_on_loopback  # noqa: E402
-from tests.support.ray_helpers import PAUSE, executor, notes  # noqa: E402
+from tests.support.ray_helpers import executor  # noqa: E402
 from tests.support.sweep_helpers import OPTIONS as PLAIN  # noqa: E402
 from tests.support.sweep_helpers import (  # noqa: E402
     PROVENANCE,
@@ -39,6 +39,7 @@ from tests.support.sweep_helpers import (  # noqa: E402
     run,
     study,
 )  # fmt: skip
+from tests.support.worker_fakes import PAUSE, notes  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 TRIALS = grid()

@@ -1,0 +1,159 @@
+"""Runs packs on several devices of this machine: one process for each (`_workers.py` says what becomes of packs).
+
+A worker is a fresh interpreter, not a fork and not a child of `multiprocessing`: torch and CUDA start in it anew, with
+the threads that it is told, and a script that calls `api.sweep` is not run again in it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from bench.core.record import Provenance
+from bench.core.spec import Pack
+from bench.executors import _workers
+from bench.executors._base import AbstractExecutor, StoppedError
+from bench.executors._workers import Answer, LostWorker, Seat, Worker, WorkerOptions, WorkersExecutor
+
+END_SECONDS = 10.0  # until a process that was killed is gone
+_SERVE = "import sys; sys.path[:] = {path!r}; from bench.executors import processes; processes.serve({descriptor})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where one worker runs: `make` builds its executor in its process, on `threads` threads (None: torch's own)."""
+
+    name: str
+    make: Callable[[Path], AbstractExecutor]
+    threads: int | None = None
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class ProcessSeat(Seat):
+    """A process and the line to it."""
+
+    place: Place
+    process: subprocess.Popen[bytes]
+    line: Connection
+
+
+class ProcessExecutor(WorkersExecutor[ProcessSeat]):
+    """Runs packs on these places at once, each in a process of its own."""
+
+    def __init__(
+        self, *, places: Sequence[Place], provenance: Provenance, metric_name: str,
+        options: WorkerOptions | None = None, log_dir: Path | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            provenance=provenance, metric_name=metric_name, options=options or WorkerOptions(), log_dir=log_dir
+        )
+        self._places = tuple(places)
+        self._idle: ProcessSeat | None = None  # has answered probes; the first worker of the next packs
+
+    @property
+    def slots(self) -> int:
+        """How many places there are."""
+        return len(self._places)
+
+    def seconds_per_trial_step(self, pack: Pack) -> float | None:
+        """Return what one worker says, which then is the first to train."""
+        if self._idle is None:
+            self._idle = self._start([])
+            self._idle.host = str(self._answer(self._idle, wait=None))
+        with suppress(OSError):
+            self._idle.line.send(("probe", pack))
+        try:
+            found: float | None = self._idle.line.recv()
+        except (EOFError, OSError):
+            self._kill(self._idle)
+            self._idle = found = None
+        return found
+
+    def _start(self, seats: list[ProcessSeat]) -> ProcessSeat:
+        if self._idle is not None:
+            seat, self._idle = self._idle, None
+            return seat
+        taken = [id(seat.place) for seat in seats]
+        place = next(one for one in self._places if id(one) not in taken)
+        here, there = Pipe()
+        # The descriptor keeps its number in the child; stdin is its life line, which ends when this process does.
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE.format(path=sys.path, descriptor=there.fileno())], stdin=subprocess.PIPE,
+            pass_fds=[there.fileno()], env=_environment(place), start_new_session=True,
+        )  # fmt: skip
+        there.close()
+        with suppress(OSError):  # it has died since: the answer says so
+            here.send(place.make)
+        return ProcessSeat(place=place, process=process, line=here)
+
+    def _give(self, seat: ProcessSeat, pack: Pack, study: str) -> None:
+        with suppress(OSError):  # as above
+            seat.line.send(("run", pack, study))
+
+    def _heard(self, seats: list[ProcessSeat]) -> list[ProcessSeat]:
+        lines = {seat.line: seat for seat in seats}
+        return [lines[line] for line in wait(list(lines), _workers.POLL_SECONDS) if isinstance(line, Connection)]
+
+    def _answer(self, seat: ProcessSeat, wait: float | None = 0.0) -> str | Answer:
+        if not seat.line.poll(wait):
+            raise _workers.took_too_long(seat.host)
+        try:
+            answer: str | Answer = seat.line.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            how = _ending(seat.process)
+            if seat.host is None:
+                raise StoppedError(f"the process for {seat.place.name} {how} before it could start") from None
+            raise LostWorker(f"worker on {seat.host} lost ({how})") from None
+        return f"{seat.place.name}, process {seat.process.pid}" if isinstance(answer, str) else answer
+
+    def _kill(self, seat: ProcessSeat) -> None:
+        seat.line.close()
+        seat.process.kill()
+        seat.process.wait(END_SECONDS)
+        if seat.process.stdin is not None:
+            seat.process.stdin.close()
+
+    def _no_worker(self) -> str:
+        return f"no process has started for {self.options.start_seconds:.0f} s; run again"
+
+
+def serve(descriptor: int) -> None:
+    """Run, in a worker's process, the packs that come over a line, until it ends."""
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
+    line = Connection(descriptor)
+    try:
+        worker = Worker(line.recv())
+        line.send(worker.ready())
+        while True:
+            what, *of = line.recv()
+            line.send(getattr(worker, what)(*of))
+    except (EOFError, OSError):
+        return
+
+
+def _end_with_the_driver() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
+def _environment(place: Place) -> dict[str, str]:
+    threads = {} if place.threads is None else {"OMP_NUM_THREADS": str(place.threads)}
+    return {**os.environ, **threads}
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    try:
+        code = process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "closed its line"
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

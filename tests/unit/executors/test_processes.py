@@ -1,0 +1,185 @@
+"""Several processes of this machine: whatever dies, every cell is there once, with the rows of one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import store, sweep
+from bench.core import devices
+from bench.core.errors import BadInput
+from bench.core.spec import Pack
+from bench.executors import StoppedError
+from bench.executors.local import LocalExecutor
+from bench.executors.processes import Place, ProcessExecutor
+from tests.support.process_helpers import executor
+from tests.support.sweep_helpers import (
+    OPTIONS,
+    PROVENANCE,
+    FakeEngine,
+    comparable,
+    family,
+    grid,
+    ids,
+    outcome,
+    run,
+    study,
+)
+from tests.support.worker_fakes import PAUSE, notes
+
+ROOT = Path(__file__).resolve().parents[3]
+TRIALS = grid()
+HANG_SECONDS = 600.0  # only ends a test that hangs
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    path = tmp_path / "scratch"
+    path.mkdir()
+    return path
+
+
+def rows(results: Path) -> list[dict[str, object]]:
+    """Return the rows without the packs that they were trained in: several workers get smaller ones."""
+    found = comparable(store.load(results / "s"))
+    return [{name: value for name, value in row.items() if name not in ("pack_id", "pack_size")} for row in found]
+
+
+def swept(results: Path, scratch: Path, **options: object) -> sweep.SweepSummary:
+    one = executor(scratch, **options)
+    return sweep.run(study(), TRIALS, results_dir=results, executor=one, options=OPTIONS, family=family)
+
+
+def test_workers_that_die_cost_an_attempt_and_the_rows_are_those_of_one_process(tmp_path: Path, scratch: Path) -> None:
+    run(tmp_path / "local", TRIALS, FakeEngine())
+    for order in ("kill-1", "kill-2", "raise-1", "lose-1"):
+        (scratch / order).touch()
+    first = swept(tmp_path / "two", scratch, seconds=0.02)
+    assert first.n_failed > 0
+    assert swept(tmp_path / "two", scratch).exit_code == 0, "what failed is tried again by the next call"
+    assert rows(tmp_path / "two") == rows(tmp_path / "local")
+    reasons = Counter(row["reason"] for row in store.load_attempts(tmp_path / "two" / "s").to_pylist())
+    assert sum("ended by SIGKILL" in reason for reason in reasons) >= 1
+    assert any("illegal memory access" in reason for reason in reasons)
+    workers = [pid for (pid,) in notes(scratch, "load")]
+    assert len(workers) == len(set(workers)), "each loads once"
+    assert notes(scratch, "threads") == [["1"]] * len(workers)
+    assert len(workers) >= 5, "those that died and the one that lost its device were replaced"
+
+
+def test_a_worker_that_hangs_is_killed_and_its_pack_runs_again(tmp_path: Path, scratch: Path) -> None:
+    (scratch / "hang-1").touch()
+    # A busy machine may make the others late, too: each attempt is told, and enough of them are allowed.
+    done = swept(tmp_path, scratch, time_limit_seconds=5.0, max_attempts=50)
+    assert (done.exit_code, done.n_finished) == (0, 30)
+    assert [row["trial_id"] for row in rows(tmp_path)] == ids(TRIALS)
+    attempts = store.load_attempts(tmp_path / "s").to_pylist()
+    assert attempts
+    assert all("longer than the time limit" in row["reason"] for row in attempts)
+
+
+def test_a_pack_that_kills_each_worker_fails_after_its_attempts(scratch: Path) -> None:
+    for n in range(2):
+        (scratch / f"kill-{n}").touch()
+    (record, *_) = executor(scratch, max_attempts=2).run(Pack(trials=TRIALS[:2]), study="s")
+    assert (str(record.outcome.status), record.pack_size) == ("failed", 2)
+    assert "attempt 2 of 2" in (record.outcome.reason or "")
+
+
+def test_a_probe_is_answered_by_the_worker_that_then_trains(scratch: Path) -> None:
+    one = executor(scratch)
+    assert one.seconds_per_trial_step(Pack(trials=TRIALS[:2])) is None, "the fake engine has no probe"
+    one._places = tuple(replace(place, make=probed) for place in one._places)
+    one._kill(one._start([]))
+    assert one.seconds_per_trial_step(Pack(trials=TRIALS[:2])) == 0.25
+    assert one._idle is not None
+    pid = one._idle.process.pid
+    assert [str(r.outcome.status) for r in one.run(Pack(trials=TRIALS[:2]), study="s")] == ["ok", "ok"]
+    assert one._idle is None
+    assert not psutil.pid_exists(pid), "it was a worker of the packs and ended with them"
+
+
+def probed(log_dir: Path) -> LocalExecutor[None]:
+    return LocalExecutor(
+        load=lambda one: None, train=lambda pack, loaded: [outcome(one) for one in pack.trials],
+        probe=lambda pack, loaded: 0.25, provenance=PROVENANCE, metric_name="accuracy",
+    )  # fmt: skip
+
+
+def refuse_to_load(log_dir: Path) -> ProcessExecutor:
+    raise AssertionError("never called: the process ends first")
+
+
+def test_a_process_that_cannot_start_stops_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    one = ProcessExecutor(
+        places=[Place(name="cpu", make=refuse_to_load)], provenance=PROVENANCE, metric_name="accuracy"
+    )
+    with pytest.raises(StoppedError, match="process for cpu ended with code 1 before it could start"):
+        one.run(Pack(trials=TRIALS[:2]), study="s")
+
+
+def test_workers_end_with_their_driver_and_the_next_one_goes_on(tmp_path: Path, scratch: Path) -> None:
+    results = tmp_path / "results"
+    command = [sys.executable, "-m", "tests.support.process_helpers", str(results), str(scratch)]
+    (scratch / PAUSE).touch()
+    first = subprocess.Popen(command, cwd=ROOT)
+    until = time.monotonic() + HANG_SECONDS
+    try:
+        while len(list((results / "s" / "trials").glob("*.parquet"))) < 2 or len(notes(scratch, "load")) < 2:
+            assert first.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        first.kill()
+        first.wait()
+    for (pid,) in notes(scratch, "load"):
+        while psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < until, "a worker outlives its driver"
+            time.sleep(0.05)
+    (scratch / PAUSE).unlink()
+    before = {row["trial_id"] for row in rows(results)}
+    assert 0 < len(before) < 30
+    assert subprocess.run(command, cwd=ROOT, timeout=HANG_SECONDS, check=False).returncode == 0
+    run(tmp_path / "local", TRIALS)
+    assert rows(results) == rows(tmp_path / "local")
+
+
+def test_the_command_line_trains_on_two_processes_of_one_thread(tmp_path: Path) -> None:
+    """The scores of one process up to the order of sums; the packs are cut for two."""
+    words = (
+        "--methods lora --eta-A 1e-3,3e-3 --ranks 2 --seeds 0 --steps 3 --eval-steps 3 --precision fp64 --pack-size 2"
+    )
+    command = [sys.executable, "-m", "bench", "sweep", "--task", "demo", *words.split()]
+    found = {}
+    for device in ("cpu", "cpu:2"):
+        done = subprocess.run(
+            [*command, "--device", device, "--results-dir", str(tmp_path / device)], cwd=ROOT, capture_output=True,
+            text=True, timeout=HANG_SECONDS, check=False,
+            env={**os.environ, "LORASWEEP_CACHE": str(tmp_path / "cache")},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        found[device] = comparable(store.load(tmp_path / device / "demo-tiny-roberta"))
+    one, two = found["cpu"], found["cpu:2"]
+    assert [row["trial_id"] for row in two] == [row["trial_id"] for row in one]
+    assert [row["train_loss"] for row in two] == pytest.approx([row["train_loss"] for row in one], rel=1e-9)
+    assert ({row["pack_size"] for row in one}, {row["pack_size"] for row in two}) == ({2}, {1})
+
+
+def test_devices_that_mean_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices.workers("cpu") == ("cpu",)
+    assert devices.workers("cpu:3") == ("cpu", "cpu", "cpu")
+    monkeypatch.setattr(devices, "n_gpus", lambda: 2)
+    assert devices.workers("cuda:all") == ("cuda:0", "cuda:1")
+    assert devices.workers("cuda:1") == ("cuda:1",)
+    monkeypatch.setattr(devices, "n_gpus", lambda: 0)
+    with pytest.raises(BadInput, match="device of this machine"):
+        devices.workers("cuda:all")
