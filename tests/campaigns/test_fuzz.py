@@ -12,7 +12,7 @@ from bench.core.errors import BadInput, one_line
 from tests.campaigns.fuzz.outcome import check_form, check_line
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("study", "task", "tsv", "csv", "jsonl", "parquet", "part", "cli")
+TARGETS = ("study", "task", "tsv", "csv", "jsonl", "parquet", "part", "stopped", "cli")
 
 
 def test_every_target_takes_a_few_inputs() -> None:

@@ -74,29 +74,41 @@ class Bridge:
     ) -> str | None:  # fmt: skip
         """Make the Optuna study `name` agree with the rows; return what had to be put right, or None.
 
-        Waiting and running trials of a killed sweep fail, but for those whose ids are `going_on` (see `running`). A
-        finished trial that neither `rows` nor `also` (trial_id -> value) holds, or holds with another value, or that is
-        there twice, has the whole study written anew. Rows that are not there are added.
+        Waiting and running trials of a killed sweep fail, but for those whose ids are `going_on` (see `running`), and
+        for those that rows finish: they keep their places, which a sampler goes by. A finished trial that neither
+        `rows` nor `also` (trial_id -> value) holds, or holds with another value, or that is there twice, has the whole
+        study written anew. Rows that are not there are added.
         """
         with quiet():
             study = self._study(name)
-            known = self._finished(study, {**also, **{r.trial_id: r.value for r in rows}}, going_on)
+            known = self._finished(study, {**also, **{r.trial_id: r.value for r in rows}})
             note = None
             if known is None:
                 optuna.delete_study(study_name=name, storage=self._storage)
                 del self._studies[name]
                 study, known, note = self._study(name), set(), f"Optuna study {name} written anew from the rows"
+            running = self._running(study)
+            left = {*going_on, *(row.trial_id for row in rows)} - known
+            self._fail_the_rest(study, {asked.number for trial_id, asked in running.items() if trial_id in left})
             for row in rows:
-                if row.trial_id not in known:
+                if row.trial_id in known:
+                    continue
+                if row.trial_id in running:
+                    state = TrialState.PRUNED if row.value is None else TrialState.COMPLETE
+                    self._end(name, running[row.trial_id], row.value, state, row.attributes, row.curve)
+                else:
                     self._add(study, row)
             return note
 
     def running(self, name: str) -> dict[str, Asked]:
         """Return the running trials of which Optuna knows the trial_id (see `name_it`)."""
         with quiet():
-            trials = self._study(name).get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            known = [one for one in trials if "trial_id" in one.user_attrs]
-            return {one.user_attrs["trial_id"]: Asked(number=one.number, params=one.params) for one in known}
+            return self._running(self._study(name))
+
+    def _running(self, study: optuna.Study) -> dict[str, Asked]:
+        trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        known = [one for one in trials if "trial_id" in one.user_attrs]
+        return {one.user_attrs["trial_id"]: Asked(number=one.number, params=one.params) for one in known}
 
     def name_it(self, name: str, asked: Asked, trial_id: str) -> None:
         """Tell Optuna the trial_id of a running trial, so that a later sweep can go on with it."""
@@ -195,23 +207,22 @@ class Bridge:
             way_out = "give another storage or study name, or delete that study with `optuna delete-study`"
             raise BadInput(f"storage, study {study.study_name}", rule, got="one that another made", way_out=way_out)
 
-    def _finished(
-        self, study: optuna.Study, expected: Mapping[str, float | None], going_on: Collection[str]
-    ) -> set[str] | None:
-        """Return the ids of the finished trials, or None where they contradict `expected`; fail what is left over."""
+    def _finished(self, study: optuna.Study, expected: Mapping[str, float | None]) -> set[str] | None:
+        """Return the ids of the finished trials, or None where they contradict `expected`."""
         known: set[str] = set()
-        for trial in study.get_trials(deepcopy=False):
-            if trial.state is TrialState.RUNNING and trial.user_attrs.get("trial_id") in going_on:
-                continue
-            if not trial.state.is_finished():
-                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                trial_id = trial.user_attrs.get("trial_id")
-                value = trial.value if trial.state is TrialState.COMPLETE else None
-                if trial_id in known or trial_id not in expected or expected[trial_id] != value:
-                    return None
-                known.add(trial_id)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            trial_id = trial.user_attrs.get("trial_id")
+            value = trial.value if trial.state is TrialState.COMPLETE else None
+            if trial_id in known or trial_id not in expected or expected[trial_id] != value:
+                return None
+            known.add(trial_id)
         return known
+
+    def _fail_the_rest(self, study: optuna.Study, but: Collection[int]) -> None:
+        """Fail what waits or runs, but for the trials with these numbers."""
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)):
+            if trial.number not in but:
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def _add(self, study: optuna.Study, row: Entry) -> None:
         params = dict(row.params)

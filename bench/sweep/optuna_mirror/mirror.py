@@ -122,13 +122,12 @@ class Mirror:
         asked: list[Asked] | None = self._call(lambda b: b.suggest(name, space, points, sampler=sampler))
         return asked or []
 
-    def take(self, name: str, asked: Asked, trial_id: str, *, may_pause: bool) -> bool:
+    def take(self, name: str, asked: Asked, trial_id: str) -> bool:
         """Make a suggested point the trial of this id; False, and the point failed, if that one is running already."""
         if trial_id in self._running:
             self.drop(name, asked)
             return False
-        if may_pause:
-            self._call(lambda b: b.name_it(name, asked, trial_id))
+        self._call(lambda b: b.name_it(name, asked, trial_id))
         self._running[trial_id] = Told(name=name, asked=asked)
         return True
 

@@ -101,6 +101,6 @@ class MethodSearch:
             trial = self.reach.trial(asked.params, seed=seed)
             if trial.trial_id in known:
                 self._mirror.drop(self.name, asked)
-            elif self._mirror.take(self.name, asked, trial.trial_id, may_pause=self._study.pruner is not None):
+            elif self._mirror.take(self.name, asked, trial.trial_id):
                 new[i] = trial
         return new

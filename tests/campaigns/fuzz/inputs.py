@@ -123,8 +123,8 @@ def json_lines() -> st.SearchStrategy[bytes]:
 
 
 KNOWN_WORDS = ["demo", "sst2", "lora", "lora+", "mora", "full", "0", "1e-3", "1e-3,1e-2", "-1", "nan", "", " ", "cpu",
-               "cuda", "all-linear", "rank", "quick", "tpe", "../x", "x.toml", "%s", "--", "[",
-               "(", "\x1b[31m", "9" * 400, "x/" * 3000, "9" * 400 + ".toml"]  # fmt: skip
+               "cuda", "all-linear", "rank", "quick", "tpe", "advised", "halving", "median", "true", "../x",
+               "x.toml", "%s", "--", "[", "(", "\x1b[31m", "9" * 400, "x/" * 3000, "9" * 400 + ".toml"]  # fmt: skip
 # No surrogate and no NUL: a shell cannot pass them, and the operating system refuses them before we are asked.
 ANY = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8)
 

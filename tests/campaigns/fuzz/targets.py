@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from bench import cli, commands, store, study, tasks
 from bench.core import registry
 from bench.core.errors import BadInput
+from bench.core.record import to_row
 from bench.study import overrides
 from bench.tasks import _custom, _files
 from bench.tasks._base import TsvLayout
@@ -60,6 +61,7 @@ def targets(home: Path) -> dict[str, Target]:
         "jsonl": of(either(edited(inputs.JSONL), inputs.json_lines()), _file(home / "x.jsonl", _split), json_lines),
         "parquet": of(inputs.mutated(parquet), _file(home / "x.parquet", _split), parquet),
         "part": of(inputs.mutated(part), lambda content, ends: _load_part(home, content, ends), part),
+        "stopped": of(inputs.mutated(part), lambda content, ends: _load_stopped(home, content, ends), part),
         "cli": of(inputs.arguments(*_words()), lambda words, ends: _command(home, words, ends)),
     }
 
@@ -113,6 +115,25 @@ def _load_part(home: Path, content: bytes, ends: Ends) -> None:
         rows = store.load(directory)
         store.finished_ids(directory)
     assert set(fakes.ids(fakes.grid()[10:12])) <= set(rows.column("trial_id").to_pylist())
+    for finding in found.findings:
+        check_line(str(finding))
+    ends.counts["refused" if found.findings else "accepted"] += 1
+
+
+def _load_stopped(home: Path, content: bytes, ends: Ends) -> None:
+    """A damaged part beside a whole one, at a rung and of trials left out there: a sweep goes by the whole one."""
+    directory, whole = home / "stopped", fakes.records(fakes.grid()[10:12])
+    shutil.rmtree(directory, ignore_errors=True)
+    paused = [replace(one, outcome=fakes.at_rung(one.trial, 4)) for one in whole]
+    paths = [*store.write(directory, paused), store.write_pruned(directory, [to_row(one) for one in paused])]
+    for path in paths:
+        path.with_name(f"{fakes.records(fakes.grid()[:3])[0].pack_id}.parquet").write_bytes(content)
+    with in_time():
+        found = store.recover(directory)
+        tables = [store.load_rungs(directory), store.load_pruned(directory)]
+        ids = [store.rungs_reached(directory).keys(), store.pruned_ids(directory)]
+    for table, read in zip(tables, ids, strict=True):
+        assert set(fakes.ids(fakes.grid()[10:12])) <= set(table.column("trial_id").to_pylist()) == set(read)
     for finding in found.findings:
         check_line(str(finding))
     ends.counts["refused" if found.findings else "accepted"] += 1

@@ -19,13 +19,13 @@ from typing import Any
 from tests.campaigns.torture.faults import FAULTS, Skipped
 from tests.campaigns.torture.kills import Counts, storm
 from tests.campaigns.torture.phases import PHASES
-from tests.campaigns.torture.subjects import Fake, Real, Subject
+from tests.campaigns.torture.subjects import STOPPING, Fake, Real, Stopping, Subject
 from tests.support.portions import Portions
 
 ANYWHERE = "anywhere"
 # By engine: kills inside each phase, kills at random moments, in how many portions the latter come.
-FULL = {"fake": (16, 80, 4), "real": (7, 15, 3)}
-SHORT = {"fake": (2, 4, 1)}
+FULL = {"fake": (16, 80, 4), **dict.fromkeys(STOPPING, (4, 8, 1)), "real": (7, 15, 3), "real-halving": (2, 8, 1)}
+SHORT = {"fake": (2, 4, 1), "halving": (1, 1, 1), "median": (1, 1, 1)}
 SHORT_SKIPS = ("a trial going nan", "data file changed between runs", "corrupt model directory")  # real engine
 
 
@@ -59,7 +59,7 @@ def kills(place: Path, portions: Portions, seed: int, *, short: bool) -> int:
     """Run the storms of kills, print what they did; return how many of them failed."""
     done, failures, n_left = Counts(), 0, portions.n_left
     for name, (inside, anywhere, n_parts) in (SHORT if short else FULL).items():
-        phases = PHASES[:-1] if short else PHASES
+        phases = PHASES if name in ("fake", "real") and not short else PHASES[:-1]
         aims = [(phase, inside) for phase in phases] + [(ANYWHERE, anywhere // n_parts)] * n_parts
         for i, (where, n) in enumerate(aims):
             title = f"kills, {name} engine, {where} ({i})"
@@ -75,7 +75,7 @@ def kills(place: Path, portions: Portions, seed: int, *, short: bool) -> int:
                 failures += 1
                 print(f"{title}: FAILED", flush=True)
     inside_phases = ", ".join(f"{phase} {done.by_phase[phase]}" for phase in PHASES)
-    real = done.by_engine["real"]
+    real = sum(n for name, n in done.by_engine.items() if name.startswith("real"))
     print(f"killed {done.killed} sweeps with SIGKILL, {real} of them with the real engine (inside {inside_phases}; "
           f"elsewhere {done.by_phase['idle']}); {done.checked_rows:,} rows read back")  # fmt: skip
     if not failures and portions.n_left == n_left:
@@ -100,11 +100,15 @@ def _shown(counts: Counts) -> str:
 
 
 def _subject(name: str, root: Path) -> Subject:
+    if name in STOPPING:
+        import bench.engine.state  # imported here, not in each fork
+
+        return Stopping(name, STOPPING[name])
     if name == "fake":
         return Fake()
     import bench.engine.run  # noqa: F401  imported here, not in each fork
 
-    return Real(root / "home")
+    return Real(root / "home", sampler=name.partition("-")[2] or "grid")
 
 
 def faults(place: Path, portions: Portions, seed: int, rounds: int, *, short: bool) -> int:

@@ -95,7 +95,9 @@ class Storm:
         assert whole.exit_code == 0, whole
         self.calls = {"plot": 20_000, **whole.calls}
         self.expected = comparable(subject.directory(directory / "whole"))
-        assert set(self.expected) == {trial.trial_id for trial in subject.trials}
+        self.pruned = comparable(subject.directory(directory / "whole"), store.load_pruned)
+        if subject.whole:
+            assert set(self.expected) == {trial.trial_id for trial in subject.trials}
         self._fresh()
 
     def _fresh(self) -> None:
@@ -139,6 +141,8 @@ class Storm:
         directory = self.subject.directory(self.results)
         assert ended.exit_code == 0, ended
         assert comparable(directory) == self.expected, "rows differ from those of a sweep that was never killed"
+        pruned = comparable(directory, store.load_pruned)
+        assert pruned == self.pruned, "a sweep that was never killed left out other trials"
         leftovers = [p.name for p in (directory / store.TRIALS).iterdir() if p.name.startswith(".")]
         assert not leftovers, leftovers
         check_optuna(directory, set(self.expected))
@@ -151,6 +155,8 @@ class Storm:
         assert not ended.ran_again, "a finished trial was trained again"
         assert ended.exit_code in (None, 0), ended
         rows = read_everything(directory, self.expected)
+        pruned = comparable(directory, store.load_pruned)
+        assert pruned.items() <= self.pruned.items(), "a trial was left out that is not where nothing was killed"
         present = frozenset(rows)
         lost = (self.known | ended.stored) - present
         assert not lost, f"{len(lost)} finished trials lost: {sorted(lost)}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from bench import store, study, sweep
 from bench.commands import _resolve, plot
-from bench.core.spec import Pack, Trial
+from bench.core.spec import MethodGrid, Pack, Study, Trial
 from bench.executors import runtime
 from bench.schedule import planner
-from bench.sweep.events import Event, PackStored
+from bench.sweep.events import STATE, Event, PackStored
 from bench.sweep.optuna_mirror.mirror import Mirror
 from tests.campaigns.torture.phases import Marks
 from tests.support import sweep_helpers as fakes
@@ -30,6 +33,7 @@ class Subject(ABC):
     name: str
     study_name: str
     seconds: float  # about as long as a sweep takes, drawing apart
+    whole = True  # every trial is known before the first one trains, and trains to its end
 
     @property
     @abstractmethod
@@ -53,6 +57,7 @@ class Subject(ABC):
         finished = store.finished_ids(self.directory(results_dir))
         planner.plan = marks.wrapped("plan", planner.plan)  # type: ignore[assignment]
         store.write = marks.wrapped("store", store.write)
+        store.write_pruned = marks.wrapped("store", store.write_pruned)
         Mirror.tell = marks.wrapped("tell", Mirror.tell)  # type: ignore[method-assign]
         self.before_pack = lambda pack: _notice(pack, finished, marks)
         code = self.sweep(results_dir, marks)
@@ -80,7 +85,7 @@ def _say_stored(marks: Marks) -> Callable[[Event], None]:
 
 
 class Fake(Subject):
-    """Thirty trials of an engine that looks scores up."""
+    """A study with an engine that looks scores up: thirty trials of a grid."""
 
     name, study_name, seconds = "fake", "s", 0.25
 
@@ -89,13 +94,18 @@ class Fake(Subject):
         """The grid of the sweep tests."""
         return fakes.grid()
 
+    @property
+    def study(self) -> Study:
+        """What is swept."""
+        return fakes.study()
+
     def sweep(self, results_dir: Path, marks: Marks) -> int:
         """Run with the fake engine."""
         engine = fakes.FakeEngine(before=self.before_pack)
         engine_in_phase = marks.wrapped("train", engine)
         executor = fakes.executor(engine_in_phase)  # type: ignore[arg-type]
         done = sweep.run(
-            fakes.study(), self.trials, results_dir=results_dir, executor=executor, options=fakes.OPTIONS,
+            self.study, self.trials, results_dir=results_dir, executor=executor, options=fakes.OPTIONS,
             on_event=_say_stored(marks), family=fakes.family,
         )  # fmt: skip
         return done.exit_code
@@ -108,10 +118,45 @@ class Fake(Subject):
             pass
 
 
+class Stopping(Fake):
+    """A study that stops trials early or chooses them, and grows: the best rate lies beyond its border."""
+
+    whole, seconds = False, 0.5
+
+    def __init__(self, name: str, settings: Mapping[str, object]) -> None:
+        """`settings` are those of the study."""
+        self.name, self._settings = name, settings
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """A grid of LoRA and LoRA+ of 8 cells, with evaluations that a pruner may stop a trial at."""
+        found = fakes.grid([1e-5, 4e-5, 1.6e-4, 6.4e-4], [1.0, 4.0])
+        return tuple(
+            replace(one, budget=replace(one.budget, eval_steps=4)) for one in found if one.method in ("lora", "lora+")
+        )
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        grids = (MethodGrid(method="lora+", axes=(("eta_A", (1e-5, 6.4e-4)), ("lr_ratio", (1.0, 4.0)))),)
+        return fakes.study(grids=grids, budget=self.trials[0].budget, **self._settings)
+
+
+SEARCH: Mapping[str, object] = {"sampler": "tpe", "n_trials": 12}
+STOPPING: Mapping[str, Mapping[str, object]] = {
+    "widening": {"sampler": "grid", "widen": True},
+    "halving": {"sampler": "halving"},
+    "tpe": SEARCH,
+    "median": {**SEARCH, "pruner": "median"},
+    "hyperband": {**SEARCH, "pruner": "hyperband"},
+}
+
+
 STUDY = """task = "{task}"
 model = "tiny-roberta"
 seeds = [0, 1]
 pack_size = 2
+sampler = "{sampler}"
 [train]
 batch_size = 4
 max_steps = 3
@@ -137,13 +182,15 @@ class Real(Subject):
 
     name, study_name, seconds = "real", "few", 4.0
 
-    def __init__(self, directory: Path, *, worst: str = "1e-2") -> None:
+    def __init__(self, directory: Path, *, worst: str = "1e-2", sampler: str = "grid") -> None:
         """Write task, data and study into `directory`; `worst` is the larger learning rate, as TOML."""
+        if sampler != "grid":
+            self.name, self.whole = f"real-{sampler}", False
         directory.mkdir(parents=True, exist_ok=True)
         self.home = directory
         write_data(directory)
         (directory / "few-words.toml").write_text(TASK)
-        text = STUDY.format(task=directory / "few-words.toml", worst=worst)
+        text = STUDY.format(task=directory / "few-words.toml", worst=worst, sampler=sampler)
         (directory / "few.toml").write_text(text)
         self.resolve()
 
@@ -168,7 +215,8 @@ class Real(Subject):
         runtime._train = marks.wrapped("train", noticed)
         resolved, directory = self.resolved, self.directory(results_dir)
         executor = runtime.local_executor(
-            task=resolved.task, data=resolved.data, located=resolved.located, device="cpu", log_dir=directory / "logs"
+            task=resolved.task, data=resolved.data, located=resolved.located, device="cpu", log_dir=directory / "logs",
+            state_dir=directory / STATE,
         )  # fmt: skip
         done = sweep.run(
             resolved.study, resolved.trials, results_dir=results_dir, executor=executor,
@@ -195,7 +243,7 @@ def write_data(directory: Path) -> None:
             lines.writerows(zip(split.texts[:n], split.labels[:n].tolist(), strict=True))
 
 
-def comparable(directory: Path) -> dict[str, dict[str, Any]]:
-    """Return each finished row by its trial_id, without what differs between two runs."""
-    rows = store.load(directory).to_pylist()
+def comparable(directory: Path, read: Callable[[Path], pa.Table] = store.load) -> dict[str, dict[str, Any]]:
+    """Return each row by its trial_id, without what differs between two runs; finished rows if not told else."""
+    rows = read(directory).to_pylist()
     return {row["trial_id"]: {k: v for k, v in row.items() if k not in TIMES} for row in rows}

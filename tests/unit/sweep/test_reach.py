@@ -11,9 +11,10 @@ import pytest
 
 from bench import store
 from bench.core.cells import Score
-from bench.core.record import Status, to_row
+from bench.core.record import Record, Status, to_row
 from bench.core.spec import MethodGrid, Study, Trial
 from bench.sweep.optuna_mirror import reach
+from bench.sweep.optuna_mirror.mirror import Mirror
 from bench.sweep.optuna_mirror.reach import Growth, Reach
 from bench.sweep.optuna_mirror.space import Axis, Space, settings_of
 from tests.support import sweep_helpers
@@ -223,3 +224,30 @@ def test_a_search_grows_only_once_all_its_trials_have_ended(tmp_path: Path, monk
     monkeypatch.setattr(sweep_helpers, "outcome", usual)
     second = run(tmp_path, start, of=a_study(start))
     assert second.n_widened > 0
+
+
+@pytest.mark.usefixtures("no_waiting_for_the_disk", "handlers_are_put_back")
+@pytest.mark.parametrize("pruner", [None, "median"])
+def test_a_death_between_rows_and_optuna_leaves_trials_where_the_sampler_had_them(
+    tmp_path: Path, pruner: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sampler goes by the order of trials, too: what was not told is told in its place."""
+    start = tuple(replace(t, budget=replace(t.budget, eval_steps=4)) for t in box(1e-3))
+    of = a_study(start, pruner=pruner)
+    run(tmp_path / "whole", start, of=of)
+    tell, told = Mirror.tell, list[str]()
+
+    def dying(mirror: Mirror, record: Record) -> None:
+        if record.outcome.status.finished:
+            told.append(record.trial.trial_id)
+            if len(told) == 13:
+                raise KeyboardInterrupt
+        tell(mirror, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "tell", dying)
+        patch.setattr(Mirror, "abandon", lambda mirror: None)
+        run(tmp_path / "parts", start, of=of)
+    assert told[-1] in {str(row["trial_id"]) for row in rows(tmp_path / "parts")}
+    run(tmp_path / "parts", start, of=of)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
