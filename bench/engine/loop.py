@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -80,12 +80,10 @@ class Loop:
             max_steps=budget.max_steps,
             share=budget.train_share,
         )
-        for places in itertools.islice(batches, state.steps_done, end):
+        left = itertools.islice(batches, state.steps_done, end)
+        while state.steps_done < end:
             with self.clock.phase("train"):
-                self.since.append(self.step(places))
-                at_point = state.steps_done % budget.eval_steps == 0 or state.steps_done == budget.max_steps
-                if at_point:
-                    self._look(self.since)
+                at_point = self._to_next_stop(left)
             if at_point:
                 self._add_points(len(self.since))
                 self.since = []
@@ -95,6 +93,20 @@ class Loop:
             if self.keeper is not None and state.steps_done < end:
                 self.keeper.after_step(self.state_dict)
         return state
+
+    def _to_next_stop(self, batches: Iterator[npt.NDArray[np.int64]]) -> bool:
+        """Train to the next point of the curves or until the state is to be kept; return whether it is a point.
+
+        All of it is one phase of the clock: the host waits for a GPU at both ends of a phase.
+        """
+        for places in batches:
+            self.since.append(self.step(places))
+            if self.state.steps_done % self.budget.eval_steps == 0 or self.state.steps_done == self.budget.max_steps:
+                self._look(self.since)
+                return True
+            if self.keeper is not None and self.keeper.is_due():
+                break
+        return False
 
     def recent_loss(self) -> npt.NDArray[np.float64]:
         """Return each trial's training loss, its mean over the later half of the steps done: [K]."""

@@ -181,9 +181,13 @@ class Keeper:
         self._path, self._key, self._interval, self._now = path, key, interval_seconds, now
         self._saved_at = now()
 
+    def is_due(self) -> bool:
+        """Return whether the interval since the last save is over."""
+        return self._now() - self._saved_at >= self._interval
+
     def after_step(self, take: Callable[[], LoopState]) -> None:
         """Save the state that `take` returns if the interval is over."""
-        if self._now() - self._saved_at < self._interval:
+        if not self.is_due():
             return
         with contextlib.suppress(OSError):
             _write(self._path, self._key, take())

@@ -95,7 +95,7 @@ def test_the_curve_has_a_point_at_every_evaluation_and_at_the_end(three: Any) ->
 
 def test_seconds_are_shares_that_add_up_and_evaluation_is_not_training(three: Any) -> None:
     _, outcomes, clock = three
-    assert clock.seconds("train") == 50, "one tick a step"
+    assert clock.seconds("train") == 3, "one tick for the steps to each point of the curve"
     assert clock.seconds("eval") == 4, "three points of the curve and the select split"
     assert clock.seconds("setup") == 1
     for phase in ("train", "eval", "setup"):
@@ -196,6 +196,12 @@ def test_without_a_select_split_there_is_no_select_metric() -> None:
     (outcome,) = go([lora(max_steps=2)], data=replace(data(), select=None), clock=clock)
     assert outcome.select_metric is None
     assert clock.seconds("eval") == 1
+
+
+def test_the_host_waits_for_the_device_where_something_is_read_not_in_each_step() -> None:
+    waits: list[None] = []
+    go([lora(max_steps=50, eval_steps=20)], clock=Clock(synchronize=lambda: waits.append(None)))
+    assert len(waits) == 2 * (1 + 3 + 3 + 1), "setup, training to three points, evaluation at them, held-out part"
 
 
 def test_isolated_timing_is_for_a_trial_alone() -> None:
