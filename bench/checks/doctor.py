@@ -99,8 +99,8 @@ def memory(study: Study, packs: Sequence[Pack], limits: Limits, weight_bytes: in
 
 
 def free_memory(chosen: str) -> int | None:
-    """Return the bytes that are free on cpu or cuda:N now; None where nobody says."""
-    if chosen != "cpu":
+    """Return the bytes that are free on cpu, cuda:N or mps now; None where nobody says."""
+    if chosen.startswith("cuda"):
         import torch
 
         return int(torch.cuda.mem_get_info(devices.index_of(chosen))[0])

@@ -184,7 +184,7 @@ def _architecture_rests_on(subject: Subject) -> object:
 def _precision(subject: Subject) -> str:
     precision = subject.study.budget.precision
     runtime.check_precision(precision, subject.study.device)
-    runtime.check_base(subject.trials, is_causal=subject.task.causal is not None)
+    runtime.check_base(subject.trials, is_causal=subject.task.causal is not None, device=subject.study.device)
     base = "" if subject.study.budget.base_precision == "same" else ", the base in 4 bits"
     return f"{precision}, in which the device computes{base}"
 

@@ -125,7 +125,8 @@ def _loaded(resolved: Resolved, budget: TrainBudget) -> tuple[EncodedData, Loade
 
     data: Any = resolved.data
     trial = replace(resolved.trials[0], budget=budget)
-    runtime.check_base([replace(trial, method=methods.BASELINE)], is_causal=True)
+    baseline = [replace(trial, method=methods.BASELINE)]
+    runtime.check_base(baseline, is_causal=True, device=resolved.study.device)
     return runtime.load_for(trial, task=resolved.task, data=data, located=resolved.located)
 
 

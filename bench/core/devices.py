@@ -1,14 +1,21 @@
-"""Which devices this machine has, asked without importing torch: of the CUDA driver, and of the system."""
+"""Which devices this machine has, asked of the CUDA driver and of the system; of torch only on Apple's CPUs."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import platform
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.core.errors import BadInput
 
+if TYPE_CHECKING:
+    import torch
+
+MPS = "mps"  # Apple's GPU, by Metal
 ALL_GPUS = "cuda:all"
 
 
@@ -20,13 +27,22 @@ def n_gpus() -> int:
 
 
 def resolve(device: str) -> str:
-    """Return cpu or cuda:N for auto, cpu, cuda or cuda:N; of cpu:N and cuda:all the device of their first worker.
+    """Return cpu, cuda:N or mps for what was asked; of cpu:N and cuda:all the device of their first worker.
+
+    auto is never mps, which was not measured.
 
     Raises:
-        BadInput: for a CUDA device that is not there.
+        BadInput: for a GPU that is not there.
     """
     if device.startswith("cpu"):
         return "cpu"
+    if device == MPS:
+        if not has_mps():
+            way_out = "use --device cpu, or an Apple GPU with a torch built for it"
+            raise BadInput(
+                "--device", "must be a device of this machine", got=f"{device!r} (none found)", way_out=way_out
+            )
+        return MPS
     found = n_gpus()
     if device == "auto":
         return "cuda:0" if found else "cpu"
@@ -56,9 +72,26 @@ def shares_memory(device: str) -> bool:
     return resolve(device) == "cpu"
 
 
+@functools.cache
+def has_mps() -> bool:
+    """Return whether the installed torch can use Apple's GPU; asked of torch only where there may be one."""
+    if (platform.system(), platform.machine()) != ("Darwin", "arm64"):
+        return False
+    import torch
+
+    return torch.backends.mps.is_available()
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return what sums over many examples are kept in: float64, or float32 on mps, which has no float64."""
+    import torch
+
+    return torch.float32 if device.type == MPS else torch.float64
+
+
 def default_profile(device: str) -> str:
-    """Return the profile for a device: quick on a CPU, full on a GPU."""
-    return "quick" if resolve(device) == "cpu" else "full"
+    """Return the profile for a device: full on a CUDA device, quick elsewhere."""
+    return "full" if resolve(device).startswith("cuda") else "quick"
 
 
 def index_of(device: str) -> int:
@@ -76,8 +109,11 @@ def gpu_name(index: int) -> str:
 
 
 def memory_bytes(device: str) -> int | None:
-    """Return the whole memory of cpu or cuda:N; of the CPU what the process may use of it. None: not known."""
-    if device == "cpu":
+    """Return the whole memory of cpu, cuda:N or mps; of the CPU what the process may use of it. None: not known.
+
+    Apple's GPU has the CPU's memory.
+    """
+    if device in ("cpu", MPS):
         known = [limit for limit in (_physical_memory(), _cgroup_limit()) if limit]
         return min(known) if known else None
     driver, handle = _device(index_of(device))

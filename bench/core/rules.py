@@ -150,9 +150,9 @@ def max_grad_norm(value: Any, where: str) -> float | None:
 
 
 def device(value: Any, where: str) -> str:
-    """Return auto, cpu, cuda, cuda:N, or what means several: cuda:all, cpu:N."""
-    if not re.fullmatch(r"auto|cpu(:[1-9]\d{0,2})?|cuda(:\d{1,3}|:all)?", value):
-        known = "known: auto, cpu, cuda, cuda:N, cuda:all, cpu:N"
+    """Return auto, cpu, cuda, cuda:N, mps, or what means several: cuda:all, cpu:N."""
+    if not re.fullmatch(r"auto|mps|cpu(:[1-9]\d{0,2})?|cuda(:\d{1,3}|:all)?", value):
+        known = "known: auto, cpu, cuda, cuda:N, mps, cuda:all, cpu:N"
         raise BadInput(where, "must be a known device", got=shown(value), way_out=known)
     return str(value)
 

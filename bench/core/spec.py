@@ -311,7 +311,7 @@ class Study:
     grids: tuple[MethodGrid, ...]
     budget: TrainBudget
     profile: str
-    device: str = "auto"  # auto | cpu | cuda | cuda:N | cuda:all | cpu:N
+    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps | cuda:all | cpu:N
     figure: str = ""  # what it reproduces: the comment on line 1 of the file
     sampler: Annotated[str, Setting(  # a file of bench/searches/
         check=rules.choice(*registry.names_in("searches")), parse=rules.as_text, flags=("--sampler",),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bench.core import devices
 from bench.core.seeds import derive
 from bench.data.splits import Encoded
 
@@ -90,7 +92,7 @@ class Batches:
         self._type_ids = None if split.type_ids is None else torch.from_numpy(split.type_ids).to(device, torch.int64)
         self._offsets = split.offsets
         self.labels = split.labels
-        self._labels = torch.from_numpy(split.labels).to(device)
+        self._labels = _on(device, split.labels)
         self._index = torch.from_numpy(split.index).to(device)
         self.prompt_lengths = split.prompt_lengths
         wanted = split.is_target()
@@ -182,9 +184,15 @@ class Batches:
     def _to(self, array: npt.NDArray[np.int64]) -> Tensor:
         """Return the numbers on the device; only from pinned memory can a GPU fetch them while the host goes on."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def _on(device: torch.device, labels_N: npt.NDArray[Any]) -> Tensor:
+    """Return classes as they are, numbers in the device's widest type."""
+    labels = torch.from_numpy(labels_N)
+    return labels.to(device, devices.widest_float(device) if labels.is_floating_point() else labels.dtype)
 
 
 def _pieces(total: int, size: int) -> list[int]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bench.core import devices
 from bench.data import causal
 from bench.data.splits import Reading
 from bench.engine import generate
@@ -64,10 +65,11 @@ class NextTokens:
 
     @torch.no_grad()
     def _losses(self, path: Path, split: Batches, n_trials: int) -> Floats:
-        losses = torch.zeros(n_trials, split.n, dtype=torch.float64, device=split.device)
+        wide = devices.widest_float(split.device)
+        losses = torch.zeros(n_trials, split.n, dtype=wide, device=split.device)
         for chunk in split.chunks_of(max(1, CHUNK_TOKENS // n_trials)):
-            losses[:, chunk.place_b] = self._of_examples(path, chunk).double()
-        return losses.cpu().numpy()
+            losses[:, chunk.place_b] = self._of_examples(path, chunk).to(wide)
+        return losses.cpu().numpy().astype(np.float64)
 
     def _of_examples(self, path: Path, chunk: Chunk) -> Tensor:
         """Return the cross-entropy of each example's target, summed over its tokens: [K, b]."""

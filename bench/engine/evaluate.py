@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bench.core import metrics
+from bench.core import devices, metrics
 from bench.engine.batching import Batches
 from bench.engine.paths import Path
 
@@ -89,7 +89,9 @@ def evaluate(path: Path, split: Batches, labels_N: npt.NDArray[np.int64], *, n_t
 def regress(path: Path, split: Batches, labels_N: Floats, *, n_trials: int) -> Regressed:
     """Return predicted numbers and mean losses of all trials on the whole split; `labels_N` in file order."""
     read = partial(torch.squeeze, dim=-1)
-    predicted, loss_K = _predict(path, split, n_trials, torch.float64, read, summed_squares)
+    wide = devices.widest_float(split.device)
+    predicted, loss_K = _predict(path, split, n_trials, wide, read, summed_squares)
+    predicted = predicted.astype(np.float64)
     # a trial that has diverged has loss nan, and is scored with the others: its numbers must not warn
     return Regressed(predicted_KxN=np.nan_to_num(predicted, posinf=0, neginf=0), loss_K=loss_K, labels_N=labels_N)
 
@@ -100,13 +102,14 @@ def _predict(
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[npt.NDArray[Any], Floats]:  # fmt: skip
     predicted = torch.zeros(n_trials, split.n, dtype=dtype, device=split.device)
-    loss_K = torch.zeros(n_trials, dtype=torch.float64, device=split.device)
+    wide = devices.widest_float(split.device)
+    loss_K = torch.zeros(n_trials, dtype=wide, device=split.device)
     rows = CPU_CHUNK_ROWS if split.device.type == "cpu" else CHUNK_ROWS
     for chunk in split.chunks_of(max(1, rows // n_trials)):
         logits_KxbxC = path.logits(chunk)
         predicted[:, chunk.place_b] = read(logits_KxbxC).to(dtype)
-        loss_K += loss(logits_KxbxC, chunk.labels_b).double()
-    return predicted.cpu().numpy(), (loss_K / split.n).cpu().numpy()
+        loss_K += loss(logits_KxbxC, chunk.labels_b).to(wide)
+    return predicted.cpu().numpy(), loss_K.cpu().numpy().astype(np.float64) / split.n
 
 
 def summed_squares(logits_Kxbx1: Tensor, labels_b: Tensor) -> Tensor:

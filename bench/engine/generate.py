@@ -32,7 +32,7 @@ from bench.engine.trial_rows import TrialRows
 Ints = npt.NDArray[np.int64]
 TURN = 4  # rows move where a quarter of them would be new, or has stopped
 PADDING = 1.1  # most computed tokens of prompts over real ones, in a group of more than LEAST tokens
-LEAST = {"cpu": 256, "cuda": 8192}  # tokens that are hardly slower than fewer: by reckoning on cuda, not measured
+LEAST = {"cpu": 256, "cuda": 8192, "mps": 1024}  # tokens that are hardly slower than fewer; of GPUs by reckoning
 
 
 def ragged(bank: Bank, split: Batches, *, end_id: int, limit: int, max_tokens: int) -> list[list[list[int]]]:

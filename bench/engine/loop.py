@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bench.core import devices
 from bench.core.clock import Clock, Phase
 from bench.core.record import CurvePoint
 from bench.core.spec import TrainBudget
@@ -111,14 +112,14 @@ class Loop:
     def recent_loss(self) -> npt.NDArray[np.float64]:
         """Return each trial's training loss, its mean over the later half of the steps done: [K]."""
         self.state.diverged_step_K = self.died_K.cpu().numpy()
-        since = [loss_K.double().cpu().numpy() for loss_K, _ in self.since]
+        since = [loss_K.cpu().numpy().astype(np.float64) for loss_K, _ in self.since]
         losses_SxK = np.stack([*self.state.losses_SxK, *since])
         return np.asarray(losses_SxK[len(losses_SxK) // 2 :].mean(axis=0))
 
     def step(self, places: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Do one step on the examples at `places` [batch]; return each trial's mean loss and gradient norm.
 
-        Both are [K] on the device, the loss in float64, the norm before clipping; either may not be finite.
+        Both are [K] on the device, the loss in its widest type, the norm before clipping; either may not be finite.
         """
         self.bank.keys.step = self.state.steps_done
         self.bank.params.zero_grad()
@@ -135,7 +136,8 @@ class Loop:
 
         A mean over all rows would divide each trial's gradient by K, which AdamW hides but clipping and eps do not.
         """
-        loss_K = torch.zeros(self.bank.n_trials, dtype=torch.float64, device=self.split.device)
+        wide = devices.widest_float(self.split.device)
+        loss_K = torch.zeros(self.bank.n_trials, dtype=wide, device=self.split.device)
         n = self.objective.count(self.split, places)
         with self.bank.training():
             for chunk in self.split.chunks(places, self.n_chunks):
@@ -165,8 +167,8 @@ class Loop:
 
     def _look(self, since: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Bring losses, norms and the steps at which trials died to the host."""
-        self.state.losses_SxK += list(torch.stack([loss for loss, _ in since]).double().cpu().numpy())
-        self.state.norms_SxK += list(torch.stack([norm for _, norm in since]).double().cpu().numpy())
+        self.state.losses_SxK += list(torch.stack([loss for loss, _ in since]).cpu().numpy().astype(np.float64))
+        self.state.norms_SxK += list(torch.stack([norm for _, norm in since]).cpu().numpy().astype(np.float64))
         self.state.diverged_step_K = self.died_K.cpu().numpy()
 
     def _add_points(self, n_steps: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PretrainedConfig
 
+from bench.engine import hardware
 from bench.engine.bank import Bank
 from bench.engine.batching import Chunk
 from bench.engine.dropout import token_key
@@ -92,18 +93,14 @@ def draws_own_masks(bank: Bank, path: Path, chunk: Chunk) -> bool:
     Some architectures drop by function calls, which no module stands for. Such masks would depend on the pack.
     """
     device = chunk.ids_N.device
-    before = _generator_state(device)
+    before = hardware.generator_state(device)
     with bank.training():
         if chunk.target_N is None:
             path.logits(chunk)
         else:  # one target's logits: those of all tokens may be more than there is memory for
             target_M = chunk.target_places()[:1]
             path.losses(chunk, target_M - 1, chunk.ids_N[target_M])
-    return not torch.equal(before, _generator_state(device))
-
-
-def _generator_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return not torch.equal(before, hardware.generator_state(device))
 
 
 def path_name(path: Path, bank: Bank) -> str:

@@ -198,9 +198,9 @@ def _look(descent: Descent, course: Course, i: int, clock: Clock) -> None:
     with clock.phase("eval"):
         places = descent.places.cpu().numpy()
         (train_K, _), (eval_K, stderr_K) = descent.losses(descent.train), descent.losses(descent.eval)
-        course.train_PxK[i, places] = train_K.double().cpu().numpy()
-        course.eval_PxK[i, places] = eval_K.double().cpu().numpy()
-        course.stderr_PxK[i, places] = stderr_K.double().cpu().numpy()
+        course.train_PxK[i, places] = train_K.cpu().numpy()
+        course.eval_PxK[i, places] = eval_K.cpu().numpy()
+        course.stderr_PxK[i, places] = stderr_K.cpu().numpy()
         course.seconds_P[i] = clock.seconds("train") or 0.0
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.core import cache, provenance
+from bench.core import cache, devices, provenance
 from bench.core.errors import BadInput
 from bench.core.record import Provenance
 from bench.models import Located
@@ -93,11 +93,13 @@ def check_device(device: str) -> str:
     """Return cuda or cpu, what each worker of the connected cluster is to run on, for a resolved device.
 
     Raises:
-        BadInput: for cuda where the cluster has no GPU.
+        BadInput: for cuda where the cluster has no GPU, and for mps, which workers would share.
     """
     import ray
 
     kind = device.partition(":")[0]
+    if kind == devices.MPS:
+        raise BadInput("--device", "must be cpu or cuda on a cluster", got=device, way_out="use --executor local")
     if kind == "cuda" and not ray.cluster_resources().get("GPU", 0):
         got, way_out = f"{device!r}, and the cluster has no GPU", "use --device cpu, or add a node with one"
         raise BadInput("--device", "must be a device of the cluster", got=got, way_out=way_out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core import devices, provenance
 from bench.core.errors import BadInput
 from bench.core.record import Outcome, Status
-from bench.core.spec import Pack, Trial
+from bench.core.spec import Pack, Precision, Trial
 from bench.data import causal
 from bench.data.splits import TextData
 from bench.data.toy import ToyData
@@ -22,8 +22,6 @@ from bench.schedule.planner import Limits
 from bench.tasks import Task
 
 if TYPE_CHECKING:
-    import torch
-
     from bench.data.splits import Encoded, EncodedData
     from bench.engine.bank import Bank
     from bench.executors.processes import ProcessExecutor
@@ -113,8 +111,10 @@ def _made_in_process(log_dir: Path, **settings: Any) -> LocalExecutor[Any]:
     return local_executor(log_dir=log_dir, **settings)
 
 
-def check_precision(precision: str, device: str) -> None:
-    """Refuse a precision that the device would only emulate; imports torch where it must be asked."""
+def check_precision(precision: Precision, device: str) -> None:
+    """Refuse a precision that the device lacks or would only emulate; imports torch where it must be asked."""
+    if devices.resolve(device) == devices.MPS:
+        _check_on_mps(precision)
     if devices.resolve(device) != "cpu" or precision not in CPU_UNITS:
         return
     import torch
@@ -124,8 +124,20 @@ def check_precision(precision: str, device: str) -> None:
         raise BadInput("--precision", rule, got=precision, way_out="use --precision fp32")
 
 
-def check_base(trials: Sequence[Trial], *, is_causal: bool) -> None:
-    """Refuse a base in 4 bits where it is trained itself, where there is no language model, and without bitsandbytes.
+def _check_on_mps(precision: Precision) -> None:
+    """Refuse what Metal has no numbers for: fp64, and a half precision in which one small product fails."""
+    if precision == "fp32":
+        return
+    from bench.engine import hardware
+    from bench.engine.run import DTYPES
+
+    if precision == "fp64" or not hardware.computes(DTYPES[precision], devices.MPS):
+        rule = f"must be one the device computes in: mps has no {precision} here"
+        raise BadInput("--precision", rule, got=precision, way_out="use --precision fp32, or --device cpu")
+
+
+def check_base(trials: Sequence[Trial], *, is_causal: bool, device: str) -> None:
+    """Refuse a base in 4 bits where it is trained itself, without a language model or bitsandbytes, and on mps.
 
     Raises:
         BadInput: by whichever of these comes first.
@@ -141,6 +153,8 @@ def check_base(trials: Sequence[Trial], *, is_causal: bool) -> None:
     trained = next((t.method for t in trials if methods.get(t.method).trains_base), None)
     if trained is not None:
         raise BadInput(where, "a base in 4 bits cannot be trained itself", got=f"method {trained}", way_out=way_out)
+    if devices.resolve(device) == devices.MPS:
+        raise BadInput(where, "nf4 is for cpu and cuda", got=f"device {device}", way_out="leave base_precision out")
     models.require_nf4()
 
 
@@ -202,11 +216,12 @@ def _train(
     import torch
 
     from bench.core.clock import Clock
+    from bench.engine import hardware
     from bench.engine.memory import meter_of
     from bench.engine.run import EngineOptions, run_pack
 
     chosen = torch.device(device)
-    clock = Clock(synchronize=_waiting_for(chosen))
+    clock = Clock(synchronize=hardware.waiting_for(chosen))
     data, model = loaded
     options = EngineOptions(device=chosen, gradient_checkpointing=checkpoints(pack.trials[0]), more_chunks=more_chunks)
     meter = meter_of(chosen)
@@ -219,11 +234,12 @@ def _probe(
     import torch
 
     from bench.core.clock import Clock
+    from bench.engine import hardware
     from bench.engine.probe import seconds_per_trial_step
     from bench.engine.run import EngineOptions
 
     chosen, (data, model) = torch.device(device), loaded
-    clock = Clock(synchronize=_waiting_for(chosen))
+    clock = Clock(synchronize=hardware.waiting_for(chosen))
     options = EngineOptions(device=chosen, gradient_checkpointing=checkpoints(pack.trials[0]))
     return seconds_per_trial_step(pack, data, model, options, clock=clock)
 
@@ -236,6 +252,7 @@ def train_once(
     import torch
 
     from bench.core.clock import Clock
+    from bench.engine import hardware
     from bench.engine.run import EngineOptions, run_pack
 
     chosen = torch.device(devices.resolve(device))
@@ -243,7 +260,7 @@ def train_once(
     banks: list[Bank] = []
     (outcome,) = run_pack(
         Pack(trials=(trial,)), encoded, loaded, EngineOptions(device=chosen),
-        clock=Clock(synchronize=_waiting_for(chosen)), on_trained=banks.append,
+        clock=Clock(synchronize=hardware.waiting_for(chosen)), on_trained=banks.append,
     )  # fmt: skip
     if outcome.status is Status.OK:
         keep(banks[0], loaded)
@@ -254,16 +271,12 @@ def _train_toy(pack: Pack, data: ToyData, *, device: str, on_steps: Callable[[in
     import torch
 
     from bench.core.clock import Clock
-    from bench.engine import toy
+    from bench.engine import hardware, toy
 
     chosen = torch.device(device)
-    return toy.run_pack(pack, data, device=chosen, clock=Clock(synchronize=_waiting_for(chosen)), on_steps=on_steps)
-
-
-def _waiting_for(device: torch.device) -> Callable[[], None]:
-    import torch
-
-    return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    return toy.run_pack(
+        pack, data, device=chosen, clock=Clock(synchronize=hardware.waiting_for(chosen)), on_steps=on_steps
+    )
 
 
 def _free() -> None:
@@ -271,3 +284,5 @@ def _free() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if devices.has_mps():
+        torch.mps.empty_cache()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.core.devices import widest_float
 from bench.core.spec import Trial
 from bench.methods._base import LayerShape, Role
 from bench.methods.lora import LoRA
@@ -66,7 +67,10 @@ class DoRA(LoRA):
         """The scaling, and ||W0||^2 of each output."""
         if weight is None:
             raise ValueError("DoRA is a map of the frozen weight")
-        return {**super().constants(trials, shape, weight), "square_O": weight.double().square().sum(1)}
+        return {
+            **super().constants(trials, shape, weight),
+            "square_O": weight.to(widest_float(weight.device)).square().sum(1),
+        }
 
     def output(
         self, params: Mapping[str, Tensor], constants: Mapping[str, Any], h: Tensor, x: Tensor, *, dropped: bool = False

@@ -24,7 +24,7 @@ SETUP, TRAIN, EVAL = "setup", "train", "eval"
 CALIBRATION_NAME = ".calibration.json"  # below the results directory
 # Sustained rates assumed where nothing was measured: half of what a current 2-core CPU, a tenth of what a current GPU
 # reaches on large matrices. The estimate says that it is uncalibrated.
-NOMINAL_FLOP_PER_SECOND = {"cpu": 1e11, "cuda": 1e14}
+NOMINAL_FLOP_PER_SECOND = {"cpu": 1e11, "cuda": 1e14, "mps": 1e12}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class Place:
     """Where trials run, as far as speed goes."""
 
     device: str  # as in the rows
-    kind: str = "cpu"  # cpu or cuda
+    kind: str = "cpu"  # cpu, cuda or mps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

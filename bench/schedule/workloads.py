@@ -29,6 +29,8 @@ def place_of(device: str) -> Place:
     chosen = devices.resolve(device)
     if chosen == "cpu":
         return Place(device=provenance.cpu_name(), kind="cpu")
+    if chosen == devices.MPS:
+        return Place(device=f"{provenance.cpu_name()} GPU", kind=devices.MPS)
     return Place(device=devices.gpu_name(devices.index_of(chosen)), kind="cuda")
 
 

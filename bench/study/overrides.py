@@ -31,11 +31,11 @@ class CommandLine:
     )] = None  # fmt: skip
     profile: Annotated[str | None, Setting(
         check=rules.choice(*rules.PROFILES, rules.ADVISED), parse=rules.as_text, flags=("--profile",),
-        help="quick, full or advised, narrow grids from stored rows [default: quick on a CPU, full on a GPU]",
+        help="quick, full or advised, narrow grids from stored rows [default: full on a CUDA GPU, else quick]",
     )] = None  # fmt: skip
     device: Annotated[str, Setting(
         check=rules.device, parse=rules.as_text, flags=("--device",),
-        help="auto, cpu, cuda, cuda:N; several at once: cuda:all, cpu:N",
+        help="auto, cpu, cuda, cuda:N, mps; several at once: cuda:all, cpu:N",
     )] = "auto"  # fmt: skip
     settings: Mapping[str, Any]
     train: Mapping[str, Any]

@@ -33,7 +33,9 @@ class Load:
 
 
 def load_of(device: str, *, sleep: Callable[[float], None] = time.sleep) -> Load:
-    """Return the load of cpu or cuda:N, over SAMPLE_SECONDS in which this process does nothing."""
+    """Return the load of cpu, cuda:N or mps, over SAMPLE_SECONDS in which this process does nothing."""
+    if device == devices.MPS:
+        return Load(share=None, limit=GPU_LIMIT, words="not known")
     return _cpu(sleep) if device == "cpu" else _gpu(devices.index_of(device))
 
 

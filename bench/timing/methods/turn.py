@@ -167,7 +167,7 @@ def _frozen(bank: Bank) -> list[Tensor]:
 def _evaluate(path: Path, bench: Bench) -> float:
     """Return the seconds of one evaluation, after a small one; on a GPU after a whole one, which sees every shape."""
     split = bench.data.eval
-    n_warm_up = len(split) if bench.device.type == "cuda" else min(EVAL_WARM_UP, len(split))
+    n_warm_up = len(split) if bench.device.type != "cpu" else min(EVAL_WARM_UP, len(split))
     small = take(split, np.arange(n_warm_up))
     evaluate(path, Batches(small, device=bench.device), small.labels, n_trials=1)
     batches = Batches(split, device=bench.device)

@@ -14,8 +14,8 @@ TRAIN_FLOP, EVAL_FLOP = (
     2,
 )  # FLOP for each weight in a matmul and real token: forward, and backward through frozen ones
 LEAST_SECONDS = 0.25  # of one measurement: far above what reading the clock and starting threads costs
-ROWS = {"cpu": 2048, "cuda": 16_384}  # tokens of the products; more is no faster
-SQUARE = {"cpu": 2048, "cuda": 8192}
+ROWS = {"cpu": 2048, "cuda": 16_384, "mps": 4096}  # tokens of the products; more is no faster
+SQUARE = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,7 @@ from bench.core import devices, provenance
 from bench.core.errors import BadInput
 from bench.core.spec import Precision, TrainBudget, Trial
 from bench.data import causal, splits, text
+from bench.engine import hardware
 from bench.engine.run import settle_cpu
 from bench.executors import runtime
 from bench.methods import BASELINE
@@ -134,11 +135,11 @@ def timer_of(device: torch.device, clock: str = "wall") -> Timer:
     Raises:
         BadInput: for the CPU's seconds of work that a GPU does.
     """
-    if device.type != "cuda":
+    if device.type == "cpu":
         return Timer(now=CLOCKS[clock])
     if clock != "wall":
         raise BadInput("--clock", "must be wall on a GPU", got=clock, way_out="leave it out")
-    return Timer(synchronize=lambda: torch.cuda.synchronize(device))
+    return Timer(synchronize=hardware.waiting_for(device))
 
 
 def context_of(work: Work, chosen: Chosen, load: Load, now: datetime | None = None) -> Context:

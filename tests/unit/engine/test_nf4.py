@@ -176,13 +176,13 @@ def test_what_cannot_be_in_4_bits_is_refused_in_one_line(monkeypatch: pytest.Mon
     with pytest.raises(
         BadInput, match="base_precision: a base in 4 bits cannot be trained itself, but got method full"
     ):
-        runtime.check_base((*members(), full), is_causal=True)
+        runtime.check_base((*members(), full), is_causal=True, device="cpu")
     with pytest.raises(BadInput, match="nf4 is for language models"):
-        runtime.check_base(members(), is_causal=False)
-    runtime.check_base(members(), is_causal=True)
+        runtime.check_base(members(), is_causal=False, device="cpu")
+    runtime.check_base(members(), is_causal=True, device="cpu")
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"no package bitsandbytes; pip install 'lorasweep\[nf4\]'"):
-        runtime.check_base(members(), is_causal=True)
+        runtime.check_base(members(), is_causal=True, device="cpu")
 
 
 def test_the_plan_says_it_and_refuses_full_fine_tuning(

@@ -52,7 +52,7 @@ class OurSession(Session):
 
     def train(self, timer: Timer) -> Block:
         """Do the block's steps; on a GPU every shape is seen once before, since the first visit may compile it."""
-        warm_up = self.batches if self.work.device.type == "cuda" else self.batches[: WARM_UP_STEPS - 1]
+        warm_up = self.batches if self.work.device.type != "cpu" else self.batches[: WARM_UP_STEPS - 1]
         for places in (self.work.longest(), *warm_up):
             self.loop.step(places)
         start = timer.read()
@@ -74,7 +74,7 @@ class OurSession(Session):
         """Evaluate all K trials on the whole split."""
         split = self.work.data.eval
         self._evaluate(take(split, np.arange(min(EVAL_WARM_UP, len(split)))))
-        if self.work.device.type == "cuda":
+        if self.work.device.type != "cpu":
             self._evaluate(split)
         start = timer.read()
         self._evaluate(split)
@@ -94,7 +94,7 @@ class OurSession(Session):
         split = self.work.written
         assert split.prompt_lengths is not None
         self._write(take(split, np.arange(2)))
-        if self.work.device.type == "cuda":
+        if self.work.device.type != "cpu":
             self._write(split)
         start = timer.read()
         made = self._write(split)
