@@ -313,6 +313,7 @@ class Sweeper:
         """Tell Optuna what will not be finished, keep the measured speeds."""
         with self.guard.shield():
             if mirror is not None:
+                mirror.summarise(self.ledger.trials)
                 mirror.close()
             learnt = self.forecast.learnt()
             if learnt is not None:

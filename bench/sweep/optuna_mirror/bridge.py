@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 
 from bench.core.errors import BadInput, one_line
 from bench.store.lock import directory_id
-from bench.sweep.optuna_mirror import journal
+from bench.sweep.optuna_mirror import journal, summary
 from bench.sweep.optuna_mirror.space import Space
 
 _OWNER = "lorasweep_results"  # study attribute: id of the results directory that it mirrors
@@ -178,6 +178,16 @@ class Bridge:
         """Add a finished trial that was never queued."""
         with quiet():
             self._add(self._study(name), row)
+
+    def summarise(self, cells: Mapping[str, Hashable]) -> None:
+        """Give the studies that were opened what is known of their seeds; `cells` maps a trial_id to its cell."""
+        with quiet():
+            for study in self._studies.values():
+                trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+                known = study.user_attrs
+                for key, value in summary.attributes(trials, cells).items():
+                    if key not in known or known[key] != value:
+                        study.set_user_attr(key, value)
 
     def close(self) -> None:
         """Close the storage (see `close_storage`)."""

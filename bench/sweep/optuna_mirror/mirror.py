@@ -173,6 +173,10 @@ class Mirror:
             self._call(lambda b, t=told: b.tell(t.name, t.asked, None, {"status": "abandoned"}))  # type: ignore[misc]
         self._running = {}
 
+    def summarise(self, trials: Mapping[str, Trial]) -> None:
+        """Tell each study how many seeds its cells have and how much values spread over them; trials by id."""
+        self._call(lambda b: b.summarise({trial_id: trial.cell for trial_id, trial in trials.items()}))
+
     def close(self) -> None:
         """Fail what is still running, and close the storage."""
         self.abandon()

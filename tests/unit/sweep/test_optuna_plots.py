@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import optuna
 import pytest
 from optuna.storages import JournalStorage
@@ -12,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.visualization import matplotlib as figures
 
 from bench import api
+from bench.sweep.optuna_mirror import summary
 from bench.sweep.optuna_mirror.journal import JOURNAL_NAME
 
 pytestmark = [
@@ -44,6 +46,30 @@ def test_parameters_values_curves_and_attributes_are_those_of_the_rows(swept: tu
         assert trial.intermediate_values == {point["step"]: point["metric_value"] for point in row["curve"]}
         if row["status"] == "ok":
             assert trial.value == pytest.approx(row["metric_value"])
+
+
+def test_a_study_tells_its_seeds_and_their_spread(swept: tuple[Any, optuna.Study]) -> None:
+    rows, study = swept
+    by_cell = rows[rows["status"] == "ok"].groupby(["eta_A", "lr_ratio", "rank"]).metric_value
+    assert study.user_attrs["n_cells"] == by_cell.ngroups == 12
+    assert study.user_attrs["n_seeds"] == by_cell.count().max() == 2
+    assert study.user_attrs["spread"] == pytest.approx(float(np.sqrt(by_cell.var().mean())), abs=1e-12)
+    assert study.user_attrs["spread"] > 0
+
+
+def test_the_spread_of_cells_with_unequal_numbers_of_seeds_is_pooled() -> None:
+    cells = {"a": 1, "b": 1, "c": 1, "d": 2, "e": 2, "f": 3, "gone": 1}
+    scores = {"a": 0.1, "b": 0.2, "c": 0.6, "d": 0.5, "e": 0.7, "f": 0.4, "gone": -1.0, "strange": 9.0}
+    trials = [
+        optuna.trial.create_trial(
+            value=value, user_attrs={"trial_id": name, "status": "diverged" if name == "gone" else "ok"}
+        )
+        for name, value in scores.items()
+    ]
+    found = summary.attributes(trials, cells)
+    squares = (0.2**2 + 0.1**2 + 0.3**2) + 2 * 0.1**2  # about the means 0.3 and 0.6
+    assert found == {"n_cells": 3, "n_seeds": 3, "spread": pytest.approx((squares / 3) ** 0.5)}
+    assert summary.attributes(trials[:1], cells) == {"n_cells": 1, "n_seeds": 1, "spread": None}
 
 
 def test_optuna_draws_importance_parallel_coordinates_slices_and_contours(swept: tuple[Any, optuna.Study]) -> None:
