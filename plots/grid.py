@@ -5,6 +5,7 @@ Nothing here draws. Positions are counted in cells, so that the centre of cell (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,9 +29,10 @@ _SLACK = 1e-9  # of a bound, relative: the bounds themselves belong to their set
 class Grid:
     """One panel. Arrays are [len(ys), len(xs)]; where nothing is planned, counts are 0 and floats nan."""
 
-    view: View
+    view: str  # the column of the y axis
     xs: tuple[float, ...]  # eta_A, ascending
-    ys: tuple[float, ...]  # eta_B or lambda, descending
+    ys: tuple[Any, ...]  # eta_B, lambda or another setting, descending
+    names: tuple[str, ...]  # of ys, at their ticks
     mean: Floats
     n_expected: npt.NDArray[np.int64]
     n_ok: npt.NDArray[np.int64]
@@ -83,11 +85,15 @@ class Grid:
         return self.n_collapsed > 0
 
 
-def grid_of(panel: CellTable, view: View) -> Grid:
-    """Return one panel's cells as arrays, with the best cells and the cells near the best one."""
+def grid_of(panel: CellTable, view: str, *, words: Mapping[Any, str] | None = None) -> Grid:
+    """Return one panel's cells as arrays, with the best cells and the cells near the best one.
+
+    `words` names the values of a view over a setting that is no rate.
+    """
     cells = panel.cells
     xs = tuple(sorted(cells["eta_A"].unique()))
     ys = tuple(sorted(cells[view].unique(), reverse=True))
+    names = [f"{y:.1e}" if view == "eta_B" else f"{y:.3g}" if words is None else words[y] for y in ys]
     place = (cells[view].map({y: i for i, y in enumerate(ys)}), cells["eta_A"].map({x: j for j, x in enumerate(xs)}))
     best, equal = choose(panel), choose(panel.where(_equal(cells)))
     near = _near(panel, best)
@@ -101,6 +107,7 @@ def grid_of(panel: CellTable, view: View) -> Grid:
         view=view,
         xs=xs,
         ys=ys,
+        names=tuple(names),
         mean=fill(cells["mean"].to_numpy(float), np.nan),
         n_expected=fill(cells["n_expected"].to_numpy(np.int64), 0),
         n_ok=fill(cells["n_ok"].to_numpy(np.int64), 0),
@@ -195,5 +202,5 @@ def _near(panel: CellTable, best: pd.Series[Any] | None) -> tuple[Bools, Bools]:
     return far <= WITHIN * abs(best["mean"]) * (1 + _SLACK), far <= stderr * (1 + _SLACK)
 
 
-def _place(cell: pd.Series[Any] | None, view: View, xs: tuple[float, ...], ys: tuple[float, ...]) -> Place | None:
+def _place(cell: pd.Series[Any] | None, view: str, xs: tuple[float, ...], ys: tuple[Any, ...]) -> Place | None:
     return None if cell is None else (ys.index(cell[view]), xs.index(cell["eta_A"]))

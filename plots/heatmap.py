@@ -75,7 +75,7 @@ def draw(
         )  # fmt: skip
         for panel_ax, grid, (_, panel) in zip(axes, grids, panels, strict=True):
             _panel(panel_ax, grid, panel, title=None, form=form, scale=scale)
-        _colour_bar(figure, axes, table, scale)
+        add_shared_bar(figure, axes, table, scale)
         return figure
 
 
@@ -128,7 +128,8 @@ def _turned(grid: Grid, width: float) -> bool:
     return width / len(grid.xs) < TICK_INCHES * page.pt(8) / 8
 
 
-def _panel(ax: Axes, grid: Grid, panel: CellTable, *, title: str | None, form: Form, scale: Scale) -> None:
+def draw_panel(ax: Axes, grid: Grid, panel: CellTable, *, form: Form, scale: Scale) -> None:
+    """Draw one panel without its title."""
     import seaborn  # at drawing, not at start-up
 
     ax.grid(False)
@@ -141,6 +142,10 @@ def _panel(ax: Axes, grid: Grid, panel: CellTable, *, title: str | None, form: F
     if form.equal_line is not None and (line := equal_line(grid)) is not None:
         marks.draw_equal_line(ax, *line, form)
     _ticks(ax, grid, form.tick_every)
+
+
+def _panel(ax: Axes, grid: Grid, panel: CellTable, *, title: str | None, form: Form, scale: Scale) -> None:
+    draw_panel(ax, grid, panel, form=form, scale=scale)
     if title is not None:
         ax.set_title(
             _title(title, grid, panel, form), loc="left", fontsize=page.pt(page.TITLE_POINTS), linespacing=1.25
@@ -155,9 +160,8 @@ def _ticks(ax: Axes, grid: Grid, at_least: int) -> None:
     every_x = max(at_least, int(np.ceil(0.2 * len(grid.xs) / wide)))
     every_y = max(at_least, int(np.ceil(0.17 * len(grid.ys) / tall)))
     xs, ys = range(0, len(grid.xs), every_x), range(0, len(grid.ys), every_y)
-    named = style.rate if grid.view == "eta_B" else style.ratio
     ax.set_xticks([j + 0.5 for j in xs], [style.rate(grid.xs[j]) for j in xs])
-    ax.set_yticks([i + 0.5 for i in ys], [named(grid.ys[i]) for i in ys])
+    ax.set_yticks([i + 0.5 for i in ys], [grid.names[i] for i in ys])
     ax.tick_params(length=0, pad=3)
     if turned:
         style.turn(ax)
@@ -176,7 +180,7 @@ def _title(title: str, grid: Grid, panel: CellTable, form: Form) -> str:
     if grid.best_cell is None:
         return f"{named}\nno cell has a value"
     best, equal = grid.best_cell, grid.best_equal_cell
-    lines = [named + edge, f"best {_value(panel, best)} at {_rates(best)}"]
+    lines = [named + edge, f"best {value(panel, best)} at {_rates(best)}"]
     if equal is None:
         lines.append("no cell with equal rates has a value")
     elif grid.best == grid.best_equal:
@@ -184,14 +188,15 @@ def _title(title: str, grid: Grid, panel: CellTable, form: Form) -> str:
     else:
         far = style.metric(abs(best["mean"] - equal["mean"]), as_percent=panel.higher_is_better)
         at = style.rate(equal["eta_A"]) if equal["lr_ratio"] == 1 else _rates(equal)
-        lines.append(f"best equal rates {_value(panel, equal)} at {at}: {far} worse")
+        lines.append(f"best equal rates {value(panel, equal)} at {at}: {far} worse")
     return "\n".join(lines)
 
 
-def _value(panel: CellTable, cell: pd.Series[Any]) -> str:
-    value = style.metric(cell["mean"], as_percent=panel.higher_is_better)
+def value(panel: CellTable, cell: pd.Series[Any]) -> str:
+    """Return a cell's mean, with its standard error where it is known."""
+    mean = style.metric(cell["mean"], as_percent=panel.higher_is_better)
     stderr = style.metric(cell["stderr"], as_percent=panel.higher_is_better) if np.isfinite(cell["stderr"]) else None
-    return value if stderr is None else f"{value} ± {stderr}"
+    return mean if stderr is None else f"{mean} ± {stderr}"
 
 
 def _rates(cell: pd.Series[Any]) -> str:
@@ -209,7 +214,8 @@ def colour_bar(
         bar_ax.axhline(level, color=style.EQUAL_LINE, linewidth=2.0, gid="level")
 
 
-def _colour_bar(figure: Figure, axes: Sequence[Axes], table: CellTable, scale: Scale) -> None:
+def add_shared_bar(figure: Figure, axes: Sequence[Axes], table: CellTable, scale: Scale) -> None:
+    """Add the colour bar that all panels share, beside the last one of the first row."""
     add_bar(figure, axes[0], axes[0 if page.current().width else min(len(axes), 3) - 1], table, scale)
 
 

@@ -47,6 +47,33 @@ class Ratio:
     n: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slope:
+    """The power of x with which medians grow, and its bootstrap interval over seeds; None: one seed."""
+
+    value: float
+    interval: Interval | None
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f"{self.value:+.2f}"
+        return f"{self.value:+.2f} ({self.interval.low:+.2f} to {self.interval.high:+.2f})"
+
+
+def log_log_slope(xs: npt.ArrayLike, logs_XxS: Floats) -> Slope:
+    """Return the least-squares slope of the medians of `logs_XxS` over log x, with its percentile bootstrap interval.
+
+    `logs_XxS` are logarithms, a row for each x > 0, a column for each seed; seeds are drawn for each x alone.
+    """
+    n_xs, n_seeds = logs_XxS.shape
+    drawn = np.random.default_rng(0).integers(n_seeds, size=(N_RESAMPLES, n_xs, n_seeds))
+    resampled_RxX = np.median(np.take_along_axis(logs_XxS[None], drawn, axis=2), axis=2)
+    slopes = np.polyfit(np.log(xs), np.vstack([np.median(logs_XxS, axis=1), resampled_RxX]).T, 1)[0]
+    tail = (1 - LEVEL) / 2
+    ends = Interval(low=float(np.quantile(slopes[1:], tail)), high=float(np.quantile(slopes[1:], 1 - tail)))
+    return Slope(value=float(slopes[0]), interval=ends if n_seeds > 1 else None)
+
+
 def mean_interval(values: npt.ArrayLike, rng: np.random.Generator, *, level: float = LEVEL) -> Interval | None:
     """Return the interval of a mean that inverts the sign-flip test: every centre that it does not reject at 1 - level.
 

@@ -212,7 +212,7 @@ def _heatmap(title: str, panel: CellTable, grid: Grid, ends: tuple[float, float]
     columns = range(len(grid.xs))
     return Heatmap(
         title=title,
-        view=grid.view,
+        view="eta_B" if grid.view == "eta_B" else "lr_ratio",
         xs=grid.xs,
         ys=grid.ys,
         cells=tuple(tuple(cell_at(i, j) for j in columns) for i in range(len(grid.ys))),

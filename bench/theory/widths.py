@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.core.stats import LEVEL, N_RESAMPLES, Interval
+from bench.core.stats import Slope, log_log_slope
 
 WIDTHS = (64, 128, 256, 512, 1024)
 
@@ -43,18 +43,7 @@ class Updates:
     of_B: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Exponent:
-    """The power of n with which a median update grows, and its bootstrap interval over seeds."""
-
-    value: float
-    interval: Interval
-
-    def __str__(self) -> str:
-        return f"{self.value:+.2f} ({self.interval.low:+.2f} to {self.interval.high:+.2f})"
-
-
-def exponents(found: Sequence[Updates], scaling: Scaling) -> tuple[Exponent, Exponent]:
+def exponents(found: Sequence[Updates], scaling: Scaling) -> tuple[Slope, Slope]:
     """Return the slopes of log update over log width, of A's half and of B's: least squares on medians over seeds.
 
     Raises:
@@ -66,17 +55,7 @@ def exponents(found: Sequence[Updates], scaling: Scaling) -> tuple[Exponent, Exp
         raise ValueError(f"a slope takes at least two widths, but got {widths}")
     by_width = [[one for one in own if one.width == width] for width in widths]
     first, second = (
-        _exponent(widths, np.log([[getattr(one, name) for one in ones] for ones in by_width]))
+        log_log_slope(widths, np.log([[getattr(one, name) for one in ones] for ones in by_width]))
         for name in ("of_A", "of_B")
     )
     return first, second
-
-
-def _exponent(widths: Sequence[int], logs_WxS: np.ndarray) -> Exponent:
-    n_seeds = logs_WxS.shape[1]
-    drawn = np.random.default_rng(0).integers(n_seeds, size=(N_RESAMPLES, len(widths), n_seeds))
-    resampled_RxW = np.median(np.take_along_axis(logs_WxS[None], drawn, axis=2), axis=2)
-    slopes = np.polyfit(np.log(widths), np.vstack([np.median(logs_WxS, axis=1), resampled_RxW]).T, 1)[0]
-    tail = (1 - LEVEL) / 2
-    ends = Interval(low=float(np.quantile(slopes[1:], tail)), high=float(np.quantile(slopes[1:], 1 - tail)))
-    return Exponent(value=float(slopes[0]), interval=ends)

@@ -35,7 +35,10 @@ from tests.support.plot_rows import frame, lora_grid, score, trial
 def test_all_figures_are_named_and_captioned() -> None:
     trials = mixed((0, 1))
     drawn = figures.all_figures(frame(trials), info(trials))
-    assert list(drawn) == ["heatmap_eta_B_zero_B", "heatmap_lr_ratio_zero_B", "rates", "rank", "curves"]
+    assert list(drawn) == [
+        "heatmap_eta_B_zero_B", "heatmap_lr_ratio_zero_B", "heatmap_eta_A_rank", "rates", "best_rate_rank", "rank",
+        "curves",
+    ]  # fmt: skip
     for name, figure in drawn.items():
         caption = style.figure_caption(figure)
         assert caption.startswith(
