@@ -142,7 +142,7 @@ def _panel(ax: Axes, table: RateTable, title: str, series: Sequence[str]) -> Non
         counts = mine.groupby(["x", "eta_A", "at_border"]).size().reset_index(name="n")
         for border, some in counts.groupby("at_border"):
             ax.scatter(
-                some["x"] * shift, some["eta_A"], s=page.pt(9) * some["n"] + 8, marker=MarkerStyle(look.marker),
+                some["x"] * shift, some["eta_A"], s=page.pt(14) * some["n"] + 4, marker=MarkerStyle(look.marker),
                 facecolors="white" if border else look.color, edgecolors=look.color, gid=f"best {name}", zorder=4,
             )  # fmt: skip
     words = own.drop_duplicates("x").sort_values("x")
