@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from bench.commands import _show, _text
+from bench.core.pruned import told
 from bench.core.record import Record, Status
 from bench.core.spec import Trial
 from bench.study import varying
@@ -139,7 +140,8 @@ class Bar(Plain):
 
 def pruned(event: PackStored) -> str:
     """Return how many trials were left out, where some were."""
-    return f", {event.n_pruned} pruned" if event.n_pruned else ""
+    left_out = f", {told(event.n_pruned, event.share_saved)}" if event.n_pruned else ""
+    return f"{left_out}, {event.n_widened:,} beyond the border" if event.n_widened else left_out
 
 
 def failures(records: Sequence[Record]) -> list[str]:

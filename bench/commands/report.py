@@ -32,6 +32,7 @@ class Material:
     attempts: pd.DataFrame | None = None
     fresh: pd.DataFrame | None = None  # the rows of the comparison's fresh runs
     speed: pa.Table | None = None
+    pruned: pd.DataFrame | None = None  # the rows of trials that were left out early
 
 
 @study_command
@@ -84,6 +85,7 @@ def of_directory(resolved: Readable, selection: Selection) -> tuple[Readable, Ma
     comparison = comparison_of(resolved, selection.results_dir)
     return resolved, Material(
         rows=table, comparison=comparison, attempts=store.load_attempts(rows_in).to_pandas(), speed=speed_of(directory),
+        pruned=store.load_pruned(rows_in).to_pandas(),
         fresh=None if comparison is None else fresh_of(comparison, selection.results_dir),
     )  # fmt: skip
 
@@ -138,7 +140,7 @@ def page_of(resolved: Readable, selection: Selection, found: Material) -> str:
     attempts = SCHEMA.empty_table().to_pandas() if found.attempts is None else found.attempts
     return page.page(report.build(
         found.rows.to_pandas(), attempts, shown, info, source=source, comparison=comparison, speed=found.speed,
-        fresh=found.fresh, claims=ledger.of_study(study.name, selection.results_dir),
+        fresh=found.fresh, claims=ledger.of_study(study.name, selection.results_dir), pruned=found.pruned,
     ))  # fmt: skip
 
 

@@ -47,10 +47,12 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
     """Return whether every trial is finished, and what there is to tell."""
     from bench import store
     from bench.commands import _show
+    from bench.core.pruned import share_saved
+    from bench.core.pruned import told as told_pruned
     from bench.schedule import workloads
     from bench.sweep import live
 
-    found = store.scan(directory)
+    found, n_of_grid = store.scan(directory), len(resolved.trials)
     resolved, table, told = resolved.reading(found.table)
     rows = dict(zip(*(table.column(name).to_pylist() for name in ("trial_id", "status")), strict=True))
     attempts = frozenset(store.load_attempts(directory).column("trial_id").to_pylist())
@@ -59,9 +61,18 @@ def look(resolved: Resolved, directory: Path) -> tuple[bool, str]:
         n_finished, n_wanted, line = _searched(resolved, directory, table)
         lines.append(line)
     else:
-        n_pruned = len((resolved.ids & _pruned(directory)) - rows.keys())
-        n_wanted, n_finished = len(resolved.trials), len(resolved.ids & rows.keys()) + n_pruned
-        lines.append(_show.progress(resolved.trials, rows, attempts, _pruned(directory)))
+        pruned = {row["trial_id"]: row for row in store.load_pruned(directory).to_pylist()}
+        left_out = (resolved.ids & pruned.keys()) - rows.keys()
+        n_wanted, n_finished = len(resolved.trials), len(resolved.ids & rows.keys()) + len(left_out)
+        lines.append(_show.progress(resolved.trials, rows, attempts, pruned))
+        if left_out:
+            steps = {trial.trial_id: trial.budget.max_steps for trial in resolved.trials}
+            share = share_saved(
+                [(pruned[one]["steps_done"], steps[one]) for one in left_out], (steps[i] for i in steps if i in rows)
+            )
+            lines.append(told_pruned(len(left_out), share))
+        if len(resolved.trials) > n_of_grid:
+            lines.append(f"{len(resolved.trials) - n_of_grid:,} of them beyond the border of the grid")
     lines.append(_show.at_work(live.read(directory), n_finished, n_wanted))
     best, on_border = ((), ()) if resolved.is_search else resolved.best(table)
     if best:
@@ -77,6 +88,7 @@ def _searched(resolved: Resolved, directory: Path, table: pa.Table) -> tuple[int
     """
     from bench import store
     from bench.commands import _resolve
+    from bench.core.pruned import share_saved, told
     from bench.sweep.optuna_mirror.reach import Reach
     from bench.sweep.optuna_mirror.space import by_search
 
@@ -96,16 +108,15 @@ def _searched(resolved: Resolved, directory: Path, table: pa.Table) -> tuple[int
     n_finished, n_pruned = len(mine & scores.keys()), len((mine & pruned.keys()) - scores.keys())
     n_failed = len((mine & attempts.keys()) - scores.keys() - pruned.keys())
     line = f"sampler {study.sampler}: {n_finished:,} of {n_wanted:,} trials finished, {n_failed:,} failed"
-    line += f", {n_pruned:,} pruned" if n_pruned else ""
+    if n_pruned:
+        left_out = [pruned[one] for one in (mine & pruned.keys()) - scores.keys()]
+        share = share_saved(
+            [(row["steps_done"], row["max_steps"]) for row in left_out],
+            (rows[one]["max_steps"] for one in mine & scores.keys()),
+        )
+        line += f", {told(n_pruned, share)}"
     line += f"; {n_added:,} of them beyond the border" if n_added else ""
     return n_finished + n_pruned, n_wanted, line
-
-
-def _pruned(directory: Path) -> frozenset[str]:
-    """Return the ids of the trials that were left out at a rung."""
-    from bench import store
-
-    return store.pruned_ids(directory)
 
 
 def _print(text: str, watch: bool) -> None:

@@ -75,6 +75,7 @@ def _trackers(text: str) -> tuple[str, ...]:
 def finish(resolved: Resolved, done: SweepSummary) -> None:
     """Print what a sweep found and where it lies, and draw its figures unless it was interrupted."""
     from bench.commands import _show, _text
+    from bench.core import pruned
 
     print()
     if done.best:
@@ -84,7 +85,7 @@ def finish(resolved: Resolved, done: SweepSummary) -> None:
     print()
     pace = "" if done.trials_per_minute is None else f", {done.trials_per_minute:.1f} trials per minute"
     counts = f"{done.n_finished:,} of {done.n_trials:,} trials finished ({done.n_diverged:,} diverged)"
-    counts += f", {done.n_pruned:,} pruned" if done.n_pruned else ""
+    counts += f", {pruned.told(done.n_pruned, done.share_saved)}" if done.n_pruned else ""
     counts += f"; {done.n_widened:,} of them were added beyond the border" if done.n_widened else ""
     print(f"{counts}; this run: {done.n_run:,} in {_text.duration(done.seconds)}{pace}, {done.n_failed:,} failed")
     print(f"rows: {done.directory / 'trials'}")

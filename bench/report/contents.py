@@ -17,6 +17,7 @@ import pyarrow as pa
 from bench.claims.verdict import Verdict
 from bench.comparison.numbers import Comparison
 from bench.core.cells import others_of
+from bench.core.pruned import share_saved
 from bench.core.record import Status
 from bench.core.spec import Study
 from bench.report import repeat
@@ -50,18 +51,19 @@ LEAST_FILLED = 0.2  # of a table's positions: below, as where the axes' log step
 def build(
     df: pd.DataFrame, attempts: pd.DataFrame, study: Study, info: StudyInfo, *, source: Source,
     comparison: Comparison | None = None, speed: pa.Table | None = None, fresh: pd.DataFrame | None = None,
-    claims: Sequence[Verdict] = (),
+    claims: Sequence[Verdict] = (), pruned: pd.DataFrame | None = None,
 ) -> Report:  # fmt: skip
     """Return the report of a study from its finished rows and its failed attempts (columns: record.SCHEMA).
 
     `speed` are the rows of `bench speed`, `fresh` those of the comparison's fresh runs, where there are some;
-    `claims` the verdicts that rest on the study.
+    `claims` the verdicts that rest on the study, `pruned` the rows of trials that were left out early.
 
     Raises:
         BadInput: where a trial occurs twice or the rows hold several metrics.
     """
     rows, n_other = tidy.rows_of_study(df, info)
     failed = _failed(attempts, rows, planned=info.trials is not None)
+    left_out = _left_out(pruned, rows, planned=info.trials is not None)
     table = tidy.tidy(df, info)
     return Report(
         study=study.name,
@@ -74,14 +76,14 @@ def build(
         n_seeds=len(study.seeds),
         fixed=fixed_text(table),
         varying=told(table),
-        counts=_counts(rows, failed, n_other),
+        counts=_counts(rows, failed, left_out, n_other),
         best=tuple(_best_cells(table, rows)),
         borders=source.borders,
         heatmaps=tuple(_heatmaps(df, info)),
         charts=all_charts(df, info, comparison, fresh),
         speeds=tuple(_speeds(rows)),
         isolated=None if speed is None or not speed.num_rows else _isolated(speed),
-        troubles=tuple(_troubles(rows, failed, told(table))),
+        troubles=tuple(_troubles(rows[~rows["trial_id"].isin(left_out["trial_id"])], failed, told(table))),
         comparison=comparison,
         repeat=repeat.of_rows(rows, study, source),
         claims=tuple(claims),
@@ -96,17 +98,30 @@ def _failed(attempts: pd.DataFrame, rows: pd.DataFrame, *, planned: bool) -> pd.
     return open_.drop_duplicates("trial_id", keep="last")
 
 
-def _counts(rows: pd.DataFrame, failed: pd.DataFrame, n_other: int) -> Counts:
+def _left_out(pruned: pd.DataFrame | None, rows: pd.DataFrame, *, planned: bool) -> pd.DataFrame:
+    """Return the rows of the study's trials that were left out early and not finished since."""
+    if pruned is None:
+        return rows.iloc[:0]
+    done = set(rows.loc[rows["status"].notna(), "trial_id"])
+    mine = pruned["trial_id"].isin(rows["trial_id"]) if planned else pd.Series(True, index=pruned.index)
+    return pruned[mine & ~pruned["trial_id"].isin(done)]
+
+
+def _counts(rows: pd.DataFrame, failed: pd.DataFrame, left_out: pd.DataFrame, n_other: int) -> Counts:
+    planned = len(rows.index) + len(set(left_out["trial_id"]) - set(rows["trial_id"]))
+    steps = list(zip(left_out["steps_done"].astype(int), left_out["max_steps"].astype(int), strict=True))
     ok = rows["status"].eq(Status.OK.value)
     diverged = rows["status"].eq(Status.DIVERGED.value)
     return Counts(
-        n_planned=len(rows),
+        n_planned=planned,
         n_ok=int(ok.sum()),
         n_diverged=int(diverged.sum()),
         n_collapsed=int((ok & rows["collapsed"].eq(True)).sum()),
-        n_missing=int((~ok & ~diverged).sum()),
+        n_missing=int((~ok & ~diverged & ~rows["trial_id"].isin(left_out["trial_id"])).sum()),
         n_failed=len(failed),
         n_other_rows=n_other,
+        n_pruned=len(left_out),
+        share_saved=share_saved(steps, rows.loc[ok | diverged, "max_steps"].astype(int)),
     )
 
 

@@ -23,6 +23,8 @@ class Counts:
     n_missing: int
     n_failed: int
     n_other_rows: int  # rows of the directory that are not of the study
+    n_pruned: int = 0  # left out early, and not among the missing
+    share_saved: float | None = None  # of the steps of all that has ended, by that
 
     @property
     def n_finished(self) -> int:

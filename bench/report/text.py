@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.comparison import verdict as comparing
+from bench.core import pruned
 from bench.report.data import Best, CellNumbers, Counts, Report
 from plots import style
 
@@ -81,6 +82,7 @@ def counted(counts: Counts) -> str:
     parts = [f"{counts.n_finished:,} of {counts.n_planned:,} trials finished"]
     parts += [f"{counts.n_diverged:,} diverged", f"{counts.n_collapsed:,} collapsed"]
     parts += [f"{counts.n_failed:,} failed"] if counts.n_failed else []
+    parts += [pruned.told(counts.n_pruned, counts.share_saved)] if counts.n_pruned else []
     return ", ".join(parts)
 
 

@@ -73,6 +73,8 @@ class PackStored:
     remaining: Estimate | None
     best: tuple[str, float] | None  # trial_id and score (select_metric, else metric_value) of the best trial so far
     n_pruned: int = 0  # of the study's trials, so far
+    n_widened: int = 0  # trials beyond the border, among n_trials
+    share_saved: float | None = None  # of the steps of all that has ended, by leaving trials out
     index: int = 0  # of the pack, as in its PackStarted
 
 
@@ -110,6 +112,7 @@ class SweepSummary:
     interrupted: bool
     stopped: str | None  # why the run ended before its work did, if it did: one line
     n_pruned: int = 0  # left out at a rung, this run and those before
+    share_saved: float | None = None  # of the steps of all that has ended, by leaving trials out
     n_widened: int = 0  # trials beyond the border of the grid, among n_trials
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.core import cells
 from bench.core.cells import BestCell, Score
+from bench.core.pruned import share_saved
 from bench.core.record import Record, Status, to_row
 from bench.core.spec import Trial
 
@@ -49,6 +50,13 @@ class Ledger:
     def n_pruned(self) -> int:
         """How many of the study's trials were left out and have not been finished since."""
         return sum(trial_id in self.pruned and trial_id not in self.scores for trial_id in self.trials)
+
+    @property
+    def share_saved(self) -> float | None:
+        """Which share of the steps of all that has ended was saved by leaving trials out; None where none was."""
+        left = [trial for trial_id, trial in self.trials.items() if trial_id in self.pruned.keys() - self.scores.keys()]
+        ended = (self.trials[score.trial_id].budget.max_steps for score in self.finished())
+        return share_saved([(self.pruned[t.trial_id], t.budget.max_steps) for t in left], ended)
 
     def begin(self, trials: Iterable[Trial], n_goal: int) -> None:
         """Take the trials that are known before any runs, in the place of those known until now."""

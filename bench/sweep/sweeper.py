@@ -277,6 +277,8 @@ class Sweeper:
             remaining=self.forecast.remaining(),
             best=self.ledger.best,
             n_pruned=self.ledger.n_pruned,
+            n_widened=len(self.ledger.widened),
+            share_saved=self.ledger.share_saved,
             index=index,
         )
         self.on_event(event)
@@ -338,6 +340,7 @@ class Sweeper:
             n_run=ledger.n_run,
             n_failed=ledger.n_failed,
             n_pruned=ledger.n_pruned,
+            share_saved=ledger.share_saved,
             n_widened=len(ledger.widened),
             n_diverged=sum(score.status == Status.DIVERGED for score in mine),
             seconds=seconds,

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.claims.verdict import Verdict
+from bench.core import pruned
 from bench.report.charts import Chart
 from bench.report.data import Best, Report, Trouble
 from bench.report.page import claims_section, compare_section, heat_section, speed_section, svg
@@ -183,6 +184,7 @@ def _trouble(report: Report) -> View:
         f"{n.n_diverged} trials diverged, {n.n_collapsed} collapsed (they predict one class or end above chance loss), "
         f"{n.n_failed} failed or ran out of memory, {n.n_missing - n.n_failed} were not run."
     )
+    note += f" Left out early: {pruned.told(n.n_pruned, n.share_saved)}." if n.n_pruned else ""
     rows = [_trouble_row(t)[shown] for t in report.troubles]
     return {"note": note, "table": table(columns[shown], rows, long=("detail",)) if rows else None}
 

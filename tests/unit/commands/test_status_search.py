@@ -9,9 +9,10 @@ import pytest
 
 from bench import store
 from bench.commands import _resolve, status
+from bench.core.record import to_row
 from bench.study import resolve
 from bench.sweep.optuna_mirror.reach import Reach
-from tests.support.sweep_helpers import records
+from tests.support.sweep_helpers import at_rung, records
 
 GIVEN = {"study": "demo", "methods": "lora", "sampler": "tpe", "n_trials": "6", "rank": "2", "seeds": "0"}
 
@@ -37,3 +38,19 @@ def test_rows_of_an_earlier_grid_and_of_a_growth_are_told_apart(resolved: _resol
     store.write(tmp_path, records([reach.trial({"eta_A": grown.values[0]}, seed=0)]))
     told = status.look(resolved, tmp_path)[1]
     assert "sampler tpe: 3 of 7 trials finished, 0 failed; 1 of them beyond the border\n" in told
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "halving"])
+def test_what_pruning_saves_is_told(sampler: str, tmp_path: Path) -> None:
+    """One trial ended, and two were left out after 20 of 80 steps: of 240 steps 120 were saved."""
+    given = {**GIVEN, "sampler": sampler, "max_steps": "80"}
+    resolved = _resolve.resolve(resolve.load(overrides=given if sampler == "tpe" else _without(given, "n_trials")))
+    ended, *gone = resolved.trials[:3]
+    store.write(tmp_path, records([ended]))
+    rows = [to_row(replace(one, outcome=at_rung(one.trial, 20))) for one in records(gone)]
+    store.write_pruned(tmp_path, [{**row, "status": "pruned"} for row in rows])
+    assert "2 pruned (50% of the steps saved)" in status.look(resolved, tmp_path)[1]
+
+
+def _without(given: dict[str, str], name: str) -> dict[str, str]:
+    return {key: text for key, text in given.items() if key != name}

@@ -99,6 +99,21 @@ def hand_made() -> tuple[pd.DataFrame, tuple[Trial, ...]]:
     return rows_of(scores), (*low, *high, *full)
 
 
+def test_trials_that_were_left_out_early_are_not_missing_and_what_they_saved_is_told() -> None:
+    rows, trials = hand_made()
+    gone = trial("full", 4e-4, 0)
+    left = rows_of({gone: outcome(None, status=Status.PRUNED, steps_done=75), trials[0]: outcome(0.8, steps_done=75)})
+    info = StudyInfo.of(STUDY, (*trials, gone), higher_is_better=True)
+    found = report.build(rows, NO_ATTEMPTS, STUDY, info, source=SOURCE, pruned=left)  # trials[0] has finished since
+    assert (found.counts.n_planned, found.counts.n_missing, found.counts.n_pruned) == (7, 0, 1)
+    assert found.counts.share_saved == pytest.approx(225 / (7 * 300))
+    assert not [one for one in found.troubles if one.kind == "missing"]
+    assert "1 pruned (11% of the steps saved)" in report_text.counted(found.counts)
+    assert "Left out early: 1 pruned (11% of the steps saved)." in page.page(found)
+    of_search = report.build(rows, NO_ATTEMPTS, STUDY, StudyInfo(name="s"), source=SOURCE, pruned=left)
+    assert (of_search.counts.n_planned, of_search.counts.n_pruned) == (7, 1)
+
+
 def test_counts_and_best_cells_by_hand() -> None:
     found = built(*hand_made())
     assert found.counts == Counts(
