@@ -86,7 +86,7 @@ def finish(resolved: Resolved, done: SweepSummary) -> None:
     pace = "" if done.trials_per_minute is None else f", {done.trials_per_minute:.1f} trials per minute"
     counts = f"{done.n_finished:,} of {done.n_trials:,} trials finished ({done.n_diverged:,} diverged)"
     counts += f", {pruned.told(done.n_pruned, done.share_saved)}" if done.n_pruned else ""
-    counts += f"; {done.n_widened:,} of them were added beyond the border" if done.n_widened else ""
+    counts += f"; {done.n_widened:,} of them beyond the border" if done.n_widened else ""
     print(f"{counts}; this run: {done.n_run:,} in {_text.duration(done.seconds)}{pace}, {done.n_failed:,} failed")
     print(f"rows: {done.directory / 'trials'}")
     if done.stopped is not None:

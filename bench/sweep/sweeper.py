@@ -211,7 +211,12 @@ class Sweeper:
         if not more:
             return ""
         ledger.widen(more)
-        mirror.widen(tuple(ledger.trials.values()))
+        if any(one.trial_id in ledger.scores or one.trial_id in ledger.pruned for one in more):
+            # of a run that was killed before Optuna was told of them
+            rows = self.read()[0]
+            mirror.recover_grid(tuple(ledger.trials.values()), rows, pruned=list(self.pruned_rows().values()))
+        else:
+            mirror.widen(tuple(ledger.trials.values()))
         agenda.extend(more, ledger)
         return widen.told({trial.cell: trial for trial in more}.values())
 

@@ -42,7 +42,7 @@ class Growth:
     def told(self) -> str:
         """Return where it grew, in words."""
         ends = f"{self.values[0]:.3g}" if len(self.values) == 1 else f"{self.values[0]:.3g} to {self.values[-1]:.3g}"
-        return f"at {self.axis} {ends} ({len(self.values)} trials)"
+        return f"at {self.axis} {ends} ({len(self.values)} trial{'s' if len(self.values) > 1 else ''})"
 
 
 def growth(

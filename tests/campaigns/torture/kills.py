@@ -8,7 +8,7 @@ import select
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,8 @@ class Storm:
         whole = start(subject, directory / "whole", count=True, drawn=drawn)
         assert whole.exit_code == 0, whole
         self.calls = {"plot": 20_000, **whole.calls}
-        self.expected = comparable(subject.directory(directory / "whole"))
-        self.pruned = comparable(subject.directory(directory / "whole"), store.load_pruned)
+        self.expected = subject.comparable(subject.directory(directory / "whole"))
+        self.pruned = subject.comparable(subject.directory(directory / "whole"), store.load_pruned)
         if subject.whole:
             assert set(self.expected) == {trial.trial_id for trial in subject.trials}
         self._fresh()
@@ -140,8 +140,10 @@ class Storm:
         self.check(ended)
         directory = self.subject.directory(self.results)
         assert ended.exit_code == 0, ended
-        assert comparable(directory) == self.expected, "rows differ from those of a sweep that was never killed"
-        pruned = comparable(directory, store.load_pruned)
+        assert self.subject.comparable(directory) == self.expected, (
+            "rows differ from those of a sweep that was never killed"
+        )
+        pruned = self.subject.comparable(directory, store.load_pruned)
         assert pruned == self.pruned, "a sweep that was never killed left out other trials"
         leftovers = [p.name for p in (directory / store.TRIALS).iterdir() if p.name.startswith(".")]
         assert not leftovers, leftovers
@@ -154,8 +156,8 @@ class Storm:
         directory = self.subject.directory(self.results)
         assert not ended.ran_again, "a finished trial was trained again"
         assert ended.exit_code in (None, 0), ended
-        rows = read_everything(directory, self.expected)
-        pruned = comparable(directory, store.load_pruned)
+        rows = read_everything(directory, self.expected, self.subject.comparable)
+        pruned = self.subject.comparable(directory, store.load_pruned)
         assert pruned.items() <= self.pruned.items(), "a trial was left out that is not where nothing was killed"
         present = frozenset(rows)
         lost = (self.known | ended.stored) - present
@@ -165,7 +167,10 @@ class Storm:
         self.counts.checked_rows += len(rows)
 
 
-def read_everything(directory: Path, expected: Mapping[str, Mapping[str, Any]]) -> set[str]:
+def read_everything(
+    directory: Path, expected: Mapping[str, Mapping[str, Any]],
+    compared: Callable[[Path], dict[str, dict[str, Any]]] = comparable,
+) -> set[str]:  # fmt: skip
     """Read every part by itself, as any program would; return the ids, each of which must be there once."""
     counts: Counter[str] = Counter()
     for path in sorted((directory / store.TRIALS).glob("[!.]*.parquet")):
@@ -174,7 +179,7 @@ def read_everything(directory: Path, expected: Mapping[str, Mapping[str, Any]]) 
     assert not doubled, f"trials in two parts: {doubled}"
     found = store.scan(directory)
     assert not found.findings, found.findings
-    for trial_id, row in comparable(directory).items():
+    for trial_id, row in compared(directory).items():
         assert row == expected[trial_id], f"trial {trial_id} differs from the one never killed"
     return set(counts)
 

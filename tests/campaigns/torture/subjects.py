@@ -34,6 +34,7 @@ class Subject(ABC):
     study_name: str
     seconds: float  # about as long as a sweep takes, drawing apart
     whole = True  # every trial is known before the first one trains, and trains to its end
+    decided: tuple[str, ...] = ()  # columns that a kill leaves as they are; none: all that do not tell times
 
     @property
     @abstractmethod
@@ -51,6 +52,11 @@ class Subject(ABC):
     def directory(self, results_dir: Path) -> Path:
         """Return the study's directory."""
         return results_dir / self.study_name
+
+    def comparable(self, directory: Path, read: Callable[[Path], pa.Table] = store.load) -> dict[str, dict[str, Any]]:
+        """Return what of each row must be as in a sweep that was never killed, by trial_id."""
+        rows = comparable(directory, read)
+        return {one: {k: row[k] for k in self.decided or row} for one, row in rows.items()}
 
     def run(self, results_dir: Path, marks: Marks, *, drawn: bool) -> int:
         """Sweep with every phase marked, then draw; return the exit code."""
@@ -186,6 +192,7 @@ class Real(Subject):
         """Write task, data and study into `directory`; `worst` is the larger learning rate, as TOML."""
         if sampler != "grid":
             self.name, self.whole = f"real-{sampler}", False
+            self.decided = ("status", "reason", "steps_done")  # whose states a kill took trains in another pack
         directory.mkdir(parents=True, exist_ok=True)
         self.home = directory
         write_data(directory)

@@ -15,7 +15,18 @@ from bench.core.cells import Score
 from bench.core.rules import round_rate
 from bench.core.spec import MethodGrid, Study, Trial
 from bench.study import widen
-from tests.support.sweep_helpers import FakeEngine, comparable, ids, interrupt_at, run, study, trial
+from tests.support.sweep_helpers import (
+    FakeEngine,
+    comparable,
+    complete,
+    ids,
+    interrupt_at,
+    journal_of,
+    rows,
+    run,
+    study,
+    trial,
+)
 
 Surface = Callable[[Trial], float]
 
@@ -132,6 +143,11 @@ def test_a_resumed_sweep_adds_the_same_cells(tmp_path: Path, sampler: str) -> No
     done = run(tmp_path / "parts", start, engine, of=wish)
     assert engine.packs == []
     assert (done.n_widened, done.n_trials, done.best) == (whole.n_widened, whole.n_trials, whole.best)
+    journal_of(tmp_path / "parts").unlink()
+    run(tmp_path / "parts", start, of=wish)
+    known = {one.user_attrs["trial_id"] for one in complete(tmp_path / "parts")}
+    expected = {row["trial_id"] for row in rows(tmp_path / "parts") if row["method"] == "lora+"}
+    assert known == expected, "Optuna knows the trials beyond the border, too"
     for read in (store.load, store.load_pruned):
         assert comparable(read(tmp_path / "parts" / "s")) == comparable(read(tmp_path / "whole" / "s"))
     assert set(ids(start)) < {str(row["trial_id"]) for row in comparable(store.load(tmp_path / "whole" / "s"))} | {
