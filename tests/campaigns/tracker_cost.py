@@ -1,0 +1,70 @@
+"""What a tracker costs a sweep: CPU seconds of sweeps of 100 demo trials with and without each tracker, interleaved.
+
+    python -m tests.campaigns.tracker_cost --rounds 3 --steps 8
+
+CPU seconds of the process and of children that it waited for (wait4): other work on the machine moves wall time.
+A service that a tracker leaves running is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TRACKERS = ("", "tensorboard", "trackio", "mlflow", "wandb")
+RATES = "2e-4,4e-4,8e-4,1.6e-3,3.2e-3"
+
+
+def sweep(tracker: str, steps: int) -> tuple[float, float]:
+    """Return the CPU and wall seconds of one sweep of 100 trials, user and system."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = [
+            sys.executable, "-m", "bench", "sweep", "--task", "demo", "--methods", "lora", "--rank", "8",
+            "--eta-A", RATES, "--seeds", ",".join(map(str, range(20))), "--steps", str(steps),
+            "--eval-steps", str(max(1, steps // 2)),
+            "--results-dir", directory, *(["--report-to", tracker] if tracker else []),
+        ]  # fmt: skip
+        places = {"TRACKIO_DIR": f"{directory}/trackio", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+        with (Path(directory) / "out.txt").open("w") as out:
+            start = os.times().elapsed
+            process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **places})
+            _, status, used = os.wait4(process.pid, 0)
+            wall = os.times().elapsed - start
+        (ledger,) = [*Path(directory).rglob(f"reported-{tracker}.txt")] if tracker else [None]
+        sent = 100 if ledger is None else len(ledger.read_text("utf-8").split())
+        if os.waitstatus_to_exitcode(status) != 0 or sent != 100:
+            shutil.copy(Path(directory) / "out.txt", "tracker_cost.txt")
+            raise SystemExit(f"{tracker or 'no tracker'}: {sent} runs sent; see tracker_cost.txt")
+        return used.ru_utime + used.ru_stime, wall
+
+
+def main() -> None:
+    """Print each round, then the cost of each tracker in the medians of the rounds' differences."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    chosen = parser.parse_args()
+    rounds: list[dict[str, float]] = []
+    for number in range(chosen.rounds):
+        order = TRACKERS[number % len(TRACKERS) :] + TRACKERS[: number % len(TRACKERS)]
+        rounds.append({})
+        for tracker in order:
+            rounds[-1][tracker], wall = sweep(tracker, chosen.steps)
+            print(f"round {number + 1} {tracker or 'none'}: {rounds[-1][tracker]:.2f} CPU s, {wall:.1f} s", flush=True)
+    for tracker in TRACKERS[1:]:
+        more = [one[tracker] - one[""] for one in rounds]
+        share = [one[tracker] / one[""] - 1 for one in rounds]
+        print(
+            f"{tracker}: {statistics.median(more):+.2f} CPU s ({min(more):+.2f} to {max(more):+.2f}), "
+            f"{statistics.median(share):+.1%} ({min(share):+.1%} to {max(share):+.1%}), n = {len(rounds)}"
+        )
+
+
+if __name__ == "__main__":
+    main()
