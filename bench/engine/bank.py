@@ -95,7 +95,7 @@ class Bank:
         if not self.only_keyed_masks:
             self.model.train()
         try:
-            with KeyedCalls(self.keys) if self.keyed_calls else nullcontext():
+            with self.params.unchanged(), KeyedCalls(self.keys) if self.keyed_calls else nullcontext():
                 yield
         finally:
             self.keys.training = False

@@ -5,7 +5,22 @@ from __future__ import annotations
 CHUNK_ROWS, CHUNK_WIDTH = 1024, 384  # tokens of all trials in a chunk at this hidden size: a CPU's caches still hold it
 HALF_CHUNK_ROWS = 1536  # in 16 bits, whose numbers are half as large
 GPU_CHUNK_ROWS = 16384  # by reckoning, not measured: products of fewer rows are over before the next one is launched
+GPU_PADDED_ROWS = 8192  # by reckoning: from here on two chunks of like lengths cost less than the padding they spare
 MOST_CHUNKS = 8
+
+
+def least_chunks(path: str, tokens: float, *, is_half: bool, on_cpu: bool) -> int:
+    """Return into how many chunks a batch of these tokens of all trials is cut at the least.
+
+    Two, whose examples have like lengths, spare padding: of the whole model, or on the unpadded path of attention,
+    where calls cost little beside it.
+    """
+    if path == "packed":
+        return 1
+    if path == "unpadded":
+        few_calls = is_half if on_cpu else tokens < GPU_PADDED_ROWS
+        return 1 if few_calls else 2
+    return 2
 
 
 def n_chunks(tokens: float, *, hidden_size: int, is_half: bool, on_cpu: bool, least: int) -> int:

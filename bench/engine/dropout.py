@@ -7,8 +7,9 @@ Flood 2014, "Fast splittable pseudorandom number generators", applied to the key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,7 +22,47 @@ from bench.engine.trial_rows import TrialRows
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number, splitmix64's increment
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+_MOST_BYTES = 1 << 28  # of the hash of masks that are drawn together
 _LEVELS = 1 << 16  # a probability is rounded to 1/65536: four uniform numbers come out of one hash
+
+
+_Call = tuple[str, int]  # a module and how often it was called before in the chunk
+_Kind = tuple[int, int | None, float, torch.dtype]  # which rows, features (None: as many as there are), p, dtype
+
+
+@dataclass(kw_only=True, slots=True)
+class Together:
+    """The masks that a chunk's modules draw, by kind: those of one kind come out of one hash, on a GPU few kernels.
+
+    Which will be asked for, the chunk before tells. Whether it was right does not matter: a mask depends on its key
+    alone, and one that was not foreseen is drawn by itself.
+    """
+
+    expected: dict[_Kind, list[_Call]] = field(default_factory=dict)
+    asked: dict[_Kind, list[_Call]] = field(default_factory=dict)
+    ready: dict[_Call, Tensor] = field(default_factory=dict)
+    rows: list[Tensor] = field(default_factory=list)  # the keys of this chunk, in the order of their first use
+
+    def start_chunk(self, rows: Sequence[Tensor]) -> None:
+        """Forget the last chunk's masks; expect that this one's modules ask as the last one's did."""
+        if self.asked:
+            self.expected = self.asked
+        self.asked, self.ready, self.rows = {}, {}, list(rows)
+
+    def kind_of(self, p: float, key: Tensor, n_features: int, dtype: torch.dtype) -> _Kind:
+        """Return the kind of a mask; rows that are neither tokens nor first tokens are attention's, of one width."""
+        place = next((i for i, known in enumerate(self.rows) if known is key), None)
+        if place is None:
+            place = len(self.rows)
+            self.rows.append(key)
+        return place, n_features if place < 2 else None, p, dtype
+
+    def due(self, kind: _Kind, call: _Call, most: int) -> list[_Call]:
+        """Return the calls, this one first, whose masks are to be drawn now: `most` of them at most."""
+        self.asked.setdefault(kind, []).append(call)
+        expected = self.expected.get(kind, [])
+        later = expected[expected.index(call) + 1 :] if call in expected else []
+        return [call, *later[: max(0, most - 1)]]
 
 
 class MaskKeys:
@@ -41,6 +82,7 @@ class MaskKeys:
         self.lengths: tuple[int, ...] | None = None
         self.table_trial: int | None = None  # whose turn it is with a table that all rows share
         self.rows: TrialRows | None = None  # where trials have unequally many rows, while texts are generated
+        self.together: Together | None = None  # None: each mask is drawn by itself, which keeps less memory
         self._calls: dict[str, int] = {}
 
     def start_chunk(self, token_key: Tensor, first_key: Tensor) -> None:
@@ -51,6 +93,8 @@ class MaskKeys:
         """
         self.token_key, self.first_key = token_key, first_key
         self._calls = {}
+        if self.together is not None:
+            self.together.start_chunk((token_key, first_key))
 
     @contextmanager
     def stream_of(self, lengths: tuple[int, ...]) -> Iterator[None]:
@@ -66,12 +110,13 @@ class MaskKeys:
         self, token_key: Tensor, first_key: Tensor, lengths: tuple[int, ...] | None, calls: dict[str, int]
     ) -> Iterator[None]:
         """Draw masks for other rows than the chunk's while inside, and as if only `calls` had been made."""
-        kept = self.token_key, self.first_key, self.lengths, self._calls
+        kept = self.token_key, self.first_key, self.lengths, self._calls, self.together
         self.token_key, self.first_key, self.lengths, self._calls = token_key, first_key, lengths, dict(calls)
+        self.together = None
         try:
             yield
         finally:
-            self.token_key, self.first_key, self.lengths, self._calls = kept
+            self.token_key, self.first_key, self.lengths, self._calls, self.together = kept
 
     @property
     def calls(self) -> dict[str, int]:
@@ -80,9 +125,15 @@ class MaskKeys:
 
     def salt(self, path: str) -> int:
         """Return what the masks of the module at `path` are keyed by in this call of it, beside their rows."""
-        call = self._calls.get(path, 0)
-        self._calls[path] = call + 1
-        return derive("dropout", self.seed, self.step, path, call)
+        return self._salt_of(self._call(path))
+
+    def _call(self, path: str) -> _Call:
+        n = self._calls.get(path, 0)
+        self._calls[path] = n + 1
+        return path, n
+
+    def _salt_of(self, call: _Call) -> int:
+        return derive("dropout", self.seed, self.step, *call)
 
     @contextmanager
     def table_of(self, trial: int) -> Iterator[None]:
@@ -98,7 +149,18 @@ class MaskKeys:
 
         A feature's number does not depend on n_features, so a wider mask begins with the narrower one.
         """
-        return keyed_mask(self.salt(path), p, key, n_features, dtype)
+        call = self._call(path)
+        if self.together is None:
+            return keyed_mask(self._salt_of(call), p, key, n_features, dtype)
+        kind = self.together.kind_of(p, key, n_features, dtype)
+        if call in self.together.ready:
+            self.together.due(kind, call, 1)
+            return self.together.ready.pop(call)
+        words = key.numel() * -(-n_features // 4)
+        calls = self.together.due(kind, call, _MOST_BYTES // (8 * words))
+        masks = keyed_masks([self._salt_of(one) for one in calls], p, key, n_features, dtype)
+        self.together.ready.update(zip(calls[1:], masks[1:], strict=True))
+        return masks[0]
 
 
 def token_key(example: Tensor, position: Tensor) -> Tensor:
@@ -112,13 +174,29 @@ def keyed_mask(salt: int, p: float, key: Tensor, n_features: int, dtype: torch.d
     p in [0, 1] is rounded to a multiple of 2^-16 (each word of the hash gives four features), and the scale follows
     the rounded one.
     """
+    return _drawn(key + salt, p, n_features, dtype)
+
+
+def keyed_masks(salts: Sequence[int], p: float, key: Tensor, n_features: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    """Return `keyed_mask` of each salt, out of one hash."""
+    if len(salts) == 1:
+        return (keyed_mask(salts[0], p, key, n_features, dtype),)
+    salt = torch.tensor(salts)
+    if key.device.type == "cuda":  # only from pinned memory can a GPU fetch them while the host goes on
+        salt = salt.pin_memory()
+    salt = salt.to(key.device, non_blocking=True)
+    return _drawn(key + salt.view(-1, *[1] * key.ndim), p, n_features, dtype).unbind()
+
+
+def _drawn(salted: Tensor, p: float, n_features: int, dtype: torch.dtype) -> Tensor:
+    """Return the masks of keys with their salts: [*salted.shape, n_features]."""
     n_words = -(-n_features // 4)
-    word = torch.arange(1, n_words + 1, device=key.device, dtype=torch.int64) * _GOLDEN
-    hashed = _mix(_mix(key + salt)[..., None] + word)
+    word = torch.arange(1, n_words + 1, device=salted.device, dtype=torch.int64) * _GOLDEN
+    hashed = _mix(_mix(salted)[..., None] + word)
     uniform = hashed.view(torch.int16)[..., :n_features]
     dropped = round(p * _LEVELS)
     if dropped == _LEVELS:  # as nn.Dropout(1): nothing is left, and nothing to scale
-        return torch.zeros(*key.shape, n_features, device=key.device, dtype=dtype)
+        return torch.zeros(*salted.shape, n_features, device=salted.device, dtype=dtype)
     return (uniform >= dropped - _LEVELS // 2).to(dtype).mul_(_LEVELS / (_LEVELS - dropped))
 
 
@@ -221,12 +299,15 @@ def attention_mask_of(
 
     The feature of (head h, key position j) is j * H + h, so that padding, which adds key positions, changes nothing.
     """
-    return attention_mask_by(keys.salt(path), p, query_key, n_heads=n_heads, n_keys=n_keys, dtype=dtype)
+    return _by_head(keys.mask(path, p, query_key, n_keys * n_heads, dtype), n_keys, n_heads)
 
 
 def attention_mask_by(
     salt: int, p: float, query_key: Tensor, *, n_heads: int, n_keys: int, dtype: torch.dtype
 ) -> Tensor:
     """Return what `attention_mask_of` does, for one call's salt: a call may make its mask in several parts."""
-    flat = keyed_mask(salt, p, query_key, n_keys * n_heads, dtype)
-    return flat.unflatten(-1, (n_keys, n_heads)).permute(0, 3, 1, 2)
+    return _by_head(keyed_mask(salt, p, query_key, n_keys * n_heads, dtype), n_keys, n_heads)
+
+
+def _by_head(flat_bxQxF: Tensor, n_keys: int, n_heads: int) -> Tensor:
+    return flat_bxQxF.unflatten(-1, (n_keys, n_heads)).permute(0, 3, 1, 2)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.engine.batching import Chunk
+from bench.engine.products import start_of
 
 
 class Layout:
@@ -27,6 +28,7 @@ class Layout:
         slot_NxH = (chunk.row_N[:, None] * n_heads + head_H) * chunk.longest + chunk.position_N[:, None]
         source_bxHxT = token_bxT[:, None] * n_heads + head_H[:, None]
         self.mask_bx1x1xT: Tensor | None = None
+        self._start: Tensor | None = None
         gap = None
         n_gaps = self.n_examples * self.longest - chunk.n_tokens
         if n_gaps:
@@ -38,6 +40,12 @@ class Layout:
         self.slot, self.source, self.gap = slot_NxH.flatten(), source_bxHxT.flatten(), gap
         self.query_key = key_N.unflatten(0, (self.n_examples, -1)) if gap is None else chunk.padded(key_N, 0)
         self.first_query_key = key_N[chunk.first_b][:, None]
+
+    def start(self, dtype: torch.dtype) -> Tensor | None:
+        """Return what the scores of every layer start from (`start_of`), made once."""
+        if self._start is None:
+            self._start = start_of(self.mask_bx1x1xT, dtype)
+        return self._start
 
     def heads(self, x_SxNxD: Tensor) -> Tensor:
         """Return the stream as [S, b, H, T, d_head]."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.core.spec import TrainBudget, Trial
 from bench.engine import optimizers
-from bench.engine.params import ParamBank, Segment
+from bench.engine.params import BLOCK, ParamBank, Segment
 from bench.methods._base import rate_of
 
 
@@ -43,7 +43,7 @@ class Optimizer:
 
     def __init__(self, bank: ParamBank, trials: Sequence[Trial], budget: TrainBudget) -> None:
         self.bank, self.budget, self.steps_done = bank, budget, 0
-        self.rates = [_rates(segment, trials, bank.values) for segment in bank.segments]
+        self.rates = [Rates(segment, trials, bank.values) for segment in bank.segments]
         self.rule = optimizers.of(budget)
         self.state = {name: torch.zeros_like(bank.values) for name in self.rule.state}
 
@@ -69,7 +69,7 @@ class Optimizer:
         self.steps_done += 1
         for segment, rate in zip(self.bank.segments, self.rates, strict=True):
             part = slice(segment.start, segment.stop)
-            self._update(part, rate * factor, None if all_alive else segment.spread(alive_K), segment)
+            self._update(part, rate.spread() * factor, None if all_alive else segment.spread(alive_K), segment)
 
     def _update(self, part: slice, rate: Tensor, alive: Tensor | None, segment: Segment) -> None:
         values, grads = self.bank.values[part], self.bank.grads[part]
@@ -84,14 +84,32 @@ class Optimizer:
         return {name: tensor[part] for name, tensor in self.state.items()}
 
 
-def _rates(segment: Segment, trials: Sequence[Trial], like: Tensor) -> Tensor:
-    """Return the learning rate of each of the segment's numbers, by its role and depth; [1] where there is but one."""
-    rates = [rate_of(segment.role, trial) for trial in trials]
-    if any(rate is None for rate in rates):
-        raise ValueError(f"role {segment.role} is trained, so it has a learning rate")
-    rates_K = torch.tensor(rates, dtype=torch.float64)
-    decay_K = torch.tensor([trial.layer_decay for trial in trials], dtype=torch.float64)
-    if not any(segment.depths) or bool((decay_K == 1).all()):
-        return segment.spread(rates_K.to(like))
-    of_each = zip(segment.widths, segment.depths, strict=True)
-    return torch.cat([(rates_K * decay_K**depth).repeat_interleave(width) for width, depth in of_each]).to(like)
+class Rates:
+    """The learning rates of a segment: one for each trial and, where they fall with the layer, parameter.
+
+    Raises:
+        ValueError: where a trial has none for the segment's role.
+    """
+
+    def __init__(self, segment: Segment, trials: Sequence[Trial], like: Tensor) -> None:
+        rates = [rate_of(segment.role, trial) for trial in trials]
+        if any(rate is None for rate in rates):
+            raise ValueError(f"role {segment.role} is trained, so it has a learning rate")
+        rates_K = torch.tensor(rates, dtype=torch.float64)
+        decay_K = torch.tensor([trial.layer_decay for trial in trials], dtype=torch.float64)
+        falls = any(segment.depths) and bool((decay_K != 1).any())
+        depths = segment.depths if falls else [0] * len(segment.depths)
+        self._segment, self._falls = segment, falls
+        self._parts = [(rates_K * decay_K**depth if depth else rates_K).to(like) for depth in depths]
+        # those of a large pack are made anew in each update: they would take as much memory as its numbers
+        self._kept = self._made() if like.numel() <= BLOCK else None
+
+    def spread(self) -> Tensor:
+        """Return the rate of each of the segment's numbers; [1] where there is but one."""
+        return self._made() if self._kept is None else self._kept
+
+    def _made(self) -> Tensor:
+        if not self._falls:
+            return self._segment.spread(self._parts[0])
+        pairs = zip(self._parts, self._segment.widths, strict=True)
+        return torch.cat([rates_K.repeat_interleave(width) for rates_K, width in pairs])

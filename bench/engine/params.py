@@ -6,10 +6,13 @@ it, [K, ...], with the trial axis leading: autograd accumulates into such parts 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from bench.engine.optimizers import Part
 from bench.methods._base import Role
 
 NEVER_TRAINED = (Role.FROZEN_HEAD, Role.FROZEN)
+BLOCK = 1 << 26  # numbers that are updated at once: what an update holds beside them is several times as large
 HIDDEN = (Role.A, Role.B, Role.M, Role.BASE)
 
 
@@ -44,7 +48,10 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """A run [start, stop) of the buffer with one role and one decay rule: parameters of widths[i] numbers a trial."""
+    """A run [start, stop) of the buffer with one role and one decay rule: parameters of widths[i] numbers a trial.
+
+    It is updated at once; where a role has more than BLOCK numbers, it has several.
+    """
 
     role: Role
     decays: bool
@@ -59,6 +66,23 @@ class Segment:
         if per_trial_K.shape[0] == 1:
             return per_trial_K
         return torch.cat([per_trial_K.repeat_interleave(width) for width in self.widths])
+
+
+class _InDtype(torch.autograd.Function):
+    """A parameter in another dtype, as it was made beforehand for all; its gradient is added where it belongs at once.
+
+    autograd would make a copy of the parameter in each call, and another of its gradient before it adds it up.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, copy: Tensor) -> Tensor:
+        ctx.total = parameter.grad
+        return copy.view_as(copy)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+        ctx.total.add_(grad)
+        return None, None
 
 
 class ParamBank:
@@ -80,11 +104,12 @@ class ParamBank:
         self.values = torch.zeros(size, device=device, dtype=dtype)
         self.grads = torch.zeros_like(self.values)
         self._parameters: dict[str, nn.Parameter] = {}
+        self._copies: dict[torch.dtype, Tensor] | None = None  # of `values`, while nothing changes them
         start = 0
         for slot in trained:
             self._parameters[slot.name] = self._place(slot, start)
             start += slot.values.numel()
-        self._grads_by_trial = [p.grad.flatten(1) for p in self._parameters.values() if p.grad is not None]
+        self._grads_by_trial = self._runs([slot.values[0].numel() for slot in trained])
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the parameter called `name`, [K, ...]."""
@@ -107,40 +132,81 @@ class ParamBank:
         """Return the shape [K, ...] of each trained parameter, in buffer order."""
         return {name: parameter.shape for name, parameter in self._parameters.items()}
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Promise that no value changes while inside: parameters in another dtype are copied once, all together."""
+        self._copies = {}
+        try:
+            yield
+        finally:
+            self._copies = None
+
     def zero_grad(self) -> None:
         """Set all gradients to zero, in place: the parameters' .grad are parts of the buffer and must stay so."""
         self.grads.zero_()
 
     def grad_norm(self) -> Tensor:
         """Return the L2 norm of each trial's whole gradient: [K], in the buffer's dtype."""
-        norms_PxK = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in self._grads_by_trial])
+        norms_PxK = torch.cat([torch.linalg.vector_norm(grads, dim=2) for grads in self._grads_by_trial])
         return torch.linalg.vector_norm(norms_PxK, dim=0)
 
     def scale_grads(self, scale_K: Tensor) -> None:
         """Multiply each trial's gradient, in place, by its own number, [K]."""
-        for grad_Kxn in self._grads_by_trial:
-            grad_Kxn.mul_(scale_K[:, None])
+        for grads_PxKxn in self._grads_by_trial:
+            grads_PxKxn.mul_(scale_K[:, None])
+
+    def _runs(self, widths: Sequence[int]) -> list[Tensor]:
+        """Return the gradients of parameters of equal width that lie side by side, [P, K, n]: few kernels for many."""
+        runs: list[Tensor] = []
+        start = 0
+        for width, members in itertools.groupby(widths):
+            size = len(list(members)) * self.n_trials * width
+            runs.append(self.grads[start : start + size].view(-1, self.n_trials, width))
+            start += size
+        return runs
 
     def _place(self, slot: Slot, start: int) -> nn.Parameter:
         part = slice(start, start + slot.values.numel())
         self.values[part] = slot.values.flatten().to(self.values)
         parameter = nn.Parameter(self.values[part].view(slot.values.shape))
         parameter.grad = self.grads[part].view(slot.values.shape)
+        parameter.in_dtype = functools.partial(self._in_dtype, parameter, part)  # type: ignore[attr-defined]
         return parameter
+
+    def _in_dtype(self, parameter: nn.Parameter, part: slice, dtype: torch.dtype) -> Tensor:
+        if self._copies is None or dtype == parameter.dtype or not torch.is_grad_enabled():
+            return parameter.to(dtype)
+        if dtype not in self._copies:
+            self._copies[dtype] = self.values.to(dtype)
+        made: Tensor = _InDtype.apply(parameter, self._copies[dtype][part].view(parameter.shape))
+        return made
 
 
 def _segments(slots: Sequence[Slot]) -> tuple[Segment, ...]:
     segments: list[Segment] = []
     start = 0
     for (role, decays), group in itertools.groupby(slots, key=lambda slot: (slot.role, slot.decays)):
-        members = list(group)
-        widths = tuple(math.prod(slot.values.shape[1:]) for slot in members)
-        stop = start + sum(slot.values.numel() for slot in members)
-        depths, parts = tuple(slot.depth for slot in members), _parts(members)
-        found = Segment(role=role, decays=decays, start=start, stop=stop, widths=widths, depths=depths, parts=parts)
-        segments.append(found)
-        start = stop
+        for members in _blocks(list(group)):
+            widths = tuple(math.prod(slot.values.shape[1:]) for slot in members)
+            stop = start + sum(slot.values.numel() for slot in members)
+            depths, parts = tuple(slot.depth for slot in members), _parts(members)
+            found = Segment(role=role, decays=decays, start=start, stop=stop, widths=widths, depths=depths, parts=parts)
+            segments.append(found)
+            start = stop
     return tuple(segments)
+
+
+def _blocks(slots: Sequence[Slot]) -> list[list[Slot]]:
+    """Cut parameters into runs of at most BLOCK numbers, or of one parameter that has more."""
+    blocks: list[list[Slot]] = [[]]
+    size = 0
+    for slot in slots:
+        if blocks[-1] and size + slot.values.numel() > BLOCK:
+            blocks.append([])
+            size = 0
+        blocks[-1].append(slot)
+        size += slot.values.numel()
+    return blocks
 
 
 def _parts(slots: Sequence[Slot]) -> tuple[Part, ...]:

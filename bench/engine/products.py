@@ -12,21 +12,28 @@ SHORT = 16  # numbers of 32 bits in a register of AVX-512
 
 
 def products_attention(
-    q_BxHxQxd: Tensor, k_BxHxTxd: Tensor, v_BxHxTxd: Tensor, mask_bx1x1xT: Tensor | None, kept_bxHxQxT: Tensor | None
+    q_BxHxQxd: Tensor, k_BxHxTxd: Tensor, v_BxHxTxd: Tensor, start_bx1x1xT: Tensor | None, kept_bxHxQxT: Tensor | None
 ) -> Tensor:
     """Return (softmax(q k^T / sqrt(d)) * kept) v, [B, H, Q, d], by matrix products; B = S * b, S streams of b examples.
 
-    `mask_bx1x1xT` is True where there is a token, `kept_bxHxQxT` the dropout mask of the weights; None: all ones.
+    `start_bx1x1xT` is what `start_of` returns of the tokens; `kept_bxHxQxT` the weights' dropout mask, None: all ones.
     """
     _, n_heads, n_queries, width = q_BxHxQxd.shape
     n_keys = k_BxHxTxd.shape[2]
-    start = None
-    if mask_bx1x1xT is not None:  # scores start from -inf where there is no token: no pass to fill it in afterwards
-        start = torch.zeros_like(mask_bx1x1xT, dtype=q_BxHxQxd.dtype).masked_fill_(~mask_bx1x1xT, -torch.inf)
-        start = start.expand(-1, n_heads, n_queries, n_keys)
+    start = None if start_bx1x1xT is None else start_bx1x1xT.expand(-1, n_heads, n_queries, n_keys)
     q, k, v = (t.flatten(0, 1) for t in (q_BxHxQxd, k_BxHxTxd, v_BxHxTxd))
     mixed: Tensor = _Products.apply(q, k, v, start, kept_bxHxQxT, width**-0.5)
     return mixed.unflatten(0, (-1, n_heads))
+
+
+def start_of(mask_bx1x1xT: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return what scores start from: 0 where there is a token, else -inf, so that no pass fills it in afterwards.
+
+    None where every slot has a token.
+    """
+    if mask_bx1x1xT is None:
+        return None
+    return torch.zeros_like(mask_bx1x1xT, dtype=dtype).masked_fill_(~mask_bx1x1xT, -torch.inf)
 
 
 class _Products(torch.autograd.Function):

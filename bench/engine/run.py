@@ -27,7 +27,8 @@ from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens, Written
 from bench.engine.checkpointing import checkpoint_layers
-from bench.engine.chunking import CHUNK_WIDTH, n_chunks
+from bench.engine.chunking import CHUNK_WIDTH, least_chunks, n_chunks
+from bench.engine.dropout import Together
 from bench.engine.loop import Loop, Training
 from bench.engine.memory import Meter
 from bench.engine.objective import Classification, Objective, Regression, Scored
@@ -92,6 +93,8 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
     ragged = writes and guard.ragged_problem(loaded, trial, bank.shapes, path.name) is None
     if options.gradient_checkpointing and path.name != "unpadded":  # whose texts are short
         checkpoint_layers(bank)
+    elif device.type != "cpu":
+        bank.keys.together = Together()
     train = Batches(data.train, device=device)
     settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
     # transformers maps n_embd, d_model and dim to it; a config of several parts may have none of its own
@@ -213,14 +216,11 @@ def choose_path(bank: Bank, wanted: str, problem: Callable[[str], str | None] = 
 
 
 def default_chunks(data: EncodedData, pack: Pack, path: str, device: torch.device, *, hidden_size: int) -> int:
-    """Return into how many chunks a batch is cut (chunking.py).
-
-    Two at least, which spare padding, where padding goes through the whole model or calls cost little.
-    """
+    """Return into how many chunks a batch is cut (chunking.py)."""
     budget = pack.trials[0].budget
     tokens = data.train.lengths.mean() * budget.batch_size * pack.size
     is_half, on_cpu = budget.precision in ("bf16", "fp16"), device.type == "cpu"
-    least = 1 if path == "packed" or (path == "unpadded" and (is_half or not on_cpu)) else 2
+    least = least_chunks(path, tokens, is_half=is_half, on_cpu=on_cpu)
     return n_chunks(tokens, hidden_size=hidden_size, is_half=is_half, on_cpu=on_cpu, least=least)
 
 

@@ -63,8 +63,8 @@ class SkippingOptimizer(Optimizer):
         factor_K = self._factors[self.updates_K]
         self.updates_K += alive_K
         self.steps_done += 1
-        for segment, rate in zip(self.bank.segments, self.rates, strict=True):
-            part = slice(segment.start, segment.stop)
+        for segment, rates in zip(self.bank.segments, self.rates, strict=True):
+            part, rate = slice(segment.start, segment.stop), rates.spread()
             ok = segment.spread(alive_K)
             grads = torch.where(ok, self.bank.grads[part], 0)
             count = segment.spread(self.updates_K).clamp(min=1).to(rate.dtype)

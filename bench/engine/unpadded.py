@@ -139,7 +139,7 @@ class UnpaddedPath:
                 self.keys, f"{module._keyed_path}.attention", p, query_key,
                 n_heads=self.n_heads, n_keys=k.shape[2], dtype=q.dtype,
             )  # fmt: skip
-        return products_attention(q, k, v, layout.mask_bx1x1xT, kept)
+        return products_attention(q, k, v, layout.start(q.dtype), kept)
 
     def _drop(self, x: Tensor, dropout: Any, key: Tensor | None) -> Tensor:
         return drop_stream(x, float(dropout.p), dropout.path, self.keys, key)
@@ -183,8 +183,7 @@ def _apply_all(layers: Sequence[Any], x_SxNxI: Tensor, keys: MaskKeys, key_N: Te
     bases = [_base_of(layer) for layer in layers]
     if any(isinstance(base, StackedLinear) or base.weight.requires_grad for base in bases):
         return [_apply(layer, x_SxNxI, keys, key_N) for layer in layers]
-    outputs = _FrozenProducts.apply(x_SxNxI.flatten(0, 1), *(t for base in bases for t in (base.weight, base.bias)))
-    streams = (h.unflatten(0, x_SxNxI.shape[:2]) for h in outputs)
+    streams = _FrozenProducts.apply(x_SxNxI, *(t for base in bases for t in (base.weight, base.bias)))
     return [_adapt(layer, h, x_SxNxI, keys, key_N) for layer, h in zip(layers, streams, strict=True)]
 
 
@@ -201,19 +200,36 @@ def _adapt(layer: Any, h: Tensor, x_SxNxI: Tensor, keys: MaskKeys, key_N: Tensor
 
 
 class _FrozenProducts(torch.autograd.Function):
-    """x W^T + b, [M, O], for several frozen (W, b). autograd would pass over [M, I] again to add up x's gradients."""
+    """x W^T + b, [S, N, O], for several frozen (W, b). autograd would pass over x again to add up its gradients.
+
+    The outputs are no views: what is added in place to a view passes over its gradient twice more in backward.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x_MxI: Tensor, *weights_and_biases: Tensor) -> tuple[Tensor, ...]:
-        ctx.weights = weights_and_biases[::2]
-        return tuple(linear(x_MxI, w, b) for w, b in zip(ctx.weights, weights_and_biases[1::2], strict=True))
+    def forward(ctx: Any, x_SxNxI: Tensor, *weights_and_biases: Tensor) -> tuple[Tensor, ...]:
+        ctx.weights, ctx.shape = weights_and_biases[::2], x_SxNxI.shape
+        x_MxI = x_SxNxI.flatten(0, 1)
+        products = []
+        for weight_OxI, bias in zip(ctx.weights, weights_and_biases[1::2], strict=True):
+            h_SxNxO = x_SxNxI.new_empty(*x_SxNxI.shape[:2], len(weight_OxI))
+            _product_into(h_SxNxO.flatten(0, 1), x_MxI, weight_OxI, bias)
+            products.append(h_SxNxO)
+        return tuple(products)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        total_MxI = grads[0] @ ctx.weights[0]
-        for grad_MxO, weight_OxI in zip(grads[1:], ctx.weights[1:], strict=True):
+        first_MxO, *others = (grad.flatten(0, 1) for grad in grads)
+        total_MxI = first_MxO @ ctx.weights[0]
+        for grad_MxO, weight_OxI in zip(others, ctx.weights[1:], strict=True):
             total_MxI.addmm_(grad_MxO, weight_OxI)
-        return total_MxI, *[None] * (2 * len(grads))
+        return total_MxI.view(ctx.shape), *[None] * (2 * len(grads))
+
+
+def _product_into(h_MxO: Tensor, x_MxI: Tensor, weight_OxI: Tensor, bias: Tensor | None) -> None:
+    if bias is None:
+        torch.mm(x_MxI, weight_OxI.T, out=h_MxO)
+    else:
+        torch.addmm(bias, x_MxI, weight_OxI.T, out=h_MxO)
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ cannot disagree. Parameters of K trials are stacked along a leading axis, shape 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -16,7 +16,7 @@ from bench.core.errors import BadInput
 from bench.core.spec import Precision, Trial
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, dtype
 
 
 class Role(StrEnum):
@@ -226,7 +226,7 @@ class Method:
 
     def computed(self, params: Mapping[str, Tensor], constants: Mapping[str, Any], x: Tensor) -> dict[str, Tensor]:
         """Return the parameters as `delta` takes them: in the precision of x; as they are where x holds ids."""
-        return {name: p.to(x.dtype) for name, p in params.items()} if x.is_floating_point() else dict(params)
+        return {name: in_dtype(p, x.dtype) for name, p in params.items()} if x.is_floating_point() else dict(params)
 
     def factors(self, params: Mapping[str, Tensor], constants: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
         """Return A [K, R, I] and B [K, O, R] where a Linear's `delta` is x A^T B^T, for an engine that fuses them.
@@ -289,6 +289,12 @@ def require_fit(method: Method, trial: Trial, shapes: Iterable[LayerShape]) -> N
         if problem is not None:
             way_out = "choose a smaller rank or other target_modules"
             raise BadInput(f"method {trial.method}", problem, way_out=way_out)
+
+
+def in_dtype(parameter: Tensor, wanted: dtype) -> Tensor:
+    """Return a parameter in another dtype; one of a pack may have a copy of all made beforehand (engine/params.py)."""
+    made: Callable[[dtype], Tensor] | None = getattr(parameter, "in_dtype", None)
+    return parameter.to(wanted) if made is None else made(wanted)
 
 
 def base_precision(precision: Precision, method: Method) -> Precision:

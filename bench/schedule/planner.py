@@ -17,12 +17,13 @@ from itertools import accumulate, pairwise
 from bench import methods
 from bench.core.spec import Pack, Study, TrainBudget, Trial
 from bench.engine import optimizers
-from bench.engine.chunking import n_chunks
+from bench.engine.chunking import least_chunks, n_chunks
 
 # A cap, not a tuning: beyond it a pack only makes Ctrl-C and a crash lose more. CPUs gain nothing after about 16.
 MAX_PACK_SIZE = {"cpu": 16, "cuda": 64}
 BYTES_OF = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 VALUES_KEPT = 13  # values kept for backward by token, layer and hidden unit, attention scores aside; frozen base
+UNCUT_KEPT = 22  # the same for a batch in one piece on a GPU, whose attention is padded to its longest text
 DECODER_KEPT = 10  # of a decoder, those of the hidden size: both norms in three stages, both sums, what attention gives
 LOGITS_BYTES = 3 * 28 * 2**20  # of a decoder, whatever the pack: see bench.engine.cross_entropy
 LEAST_PACK = 4  # before a pack gets smaller, layers compute again in backward
@@ -224,11 +225,32 @@ def _fitting(trial: Trial, limits: Limits, *, checkpointed: bool) -> int:
     if limits.memory_bytes is None or limits.shape is None:
         return max(MAX_PACK_SIZE.values())
     room, shape, sizes = MEMORY_SHARE * limits.memory_bytes, limits.shape, range(1, max(MAX_PACK_SIZE.values()) + 1)
-    if not shape.inner_size:
-        return max(1, int(room / bytes_of(trial, shape)))
     on_cpu = limits.device_kind == "cpu"
+    if not shape.inner_size and on_cpu:
+        return max(1, int(room / bytes_of(trial, shape)))
+    if not shape.inner_size:
+        return max((k for k in sizes if gpu_encoder_bytes(trial, shape, k) <= room), default=1)
     fit = (k for k in sizes if decoder_bytes(trial, shape, k, on_cpu=on_cpu, checkpointed=checkpointed) <= room)
     return max(fit, default=1)
+
+
+def gpu_encoder_bytes(trial: Trial, shape: Shape, n_trials: int) -> float:
+    """Return the memory that training a pack of encoders takes on a GPU beside the base model: the peak of a step.
+
+    Values kept for one chunk's backward, and adapters as if all products of a layer had one, or all weights, with their
+    gradients and the optimizer's state. Held against counts of tensors without data (tests/pretend), not against a GPU.
+    """
+    budget, value_bytes = trial.budget, BYTES_OF[trial.budget.precision]
+    tokens = n_trials * budget.batch_size * min(shape.train_tokens, budget.max_length)
+    is_half = budget.precision in ("bf16", "fp16")
+    path = "unpadded" if shape.n_weights else "bank"
+    least = least_chunks(path, tokens, is_half=is_half, on_cpu=False)
+    cut = n_chunks(tokens, hidden_size=shape.hidden_size, is_half=is_half, on_cpu=False, least=least)
+    kept = shape.hidden_size * shape.n_layers * (VALUES_KEPT if cut > 1 else UNCUT_KEPT)
+    trained = shape.n_weights
+    if not methods.get(trial.method).trains_base:
+        trained = (trial.rank or 0) * 18 * shape.hidden_size * shape.n_layers
+    return tokens / cut * kept * value_bytes + n_trials * trained * training_bytes(budget, 4)
 
 
 def decoder_bytes(trial: Trial, shape: Shape, n_trials: int, *, on_cpu: bool, checkpointed: bool = False) -> float:

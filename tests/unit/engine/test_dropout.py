@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import DebertaV2Config
 
+from bench.engine import dropout
 from bench.engine.batching import Batches
-from bench.engine.dropout import KeyedDropout, MaskKeys, keyed_mask, token_key
+from bench.engine.dropout import KeyedDropout, MaskKeys, Together, keyed_mask, token_key
 from bench.engine.run import choose_path
 from tests.support.engine_helpers import budget, load_random, random_data, tiny_model, trial
 from tests.support.oracle import CPU, make_bank
@@ -204,3 +205,49 @@ def test_table_of_relative_positions_has_one_mask_for_every_chunk_and_trial() ->
 
 def test_a_probability_of_one_leaves_nothing() -> None:
     assert not keyed_mask(1, 1.0, torch.arange(5), 7, torch.float32).any()
+
+
+def test_masks_that_are_drawn_together_are_those_drawn_alone() -> None:
+    """Bit for bit: in the first chunk, whose calls nobody foresees, in the next ones, and where calls differ."""
+    alone, together = MaskKeys(3), MaskKeys(3)
+    together.together = Together()
+    wide = torch.arange(12).reshape(3, 4)
+
+    def drawn(keys: MaskKeys, paths: str, n: int) -> list[torch.Tensor]:
+        token = token_key(torch.arange(n), torch.arange(n) + 5)
+        first = token[:2]
+        keys.start_chunk(token, first)
+        masks = []
+        for path in paths:
+            masks.append(keys.mask(path, 0.1, token, 10, torch.float32))
+            masks.append(keys.mask(f"{path}.first", 0.1, first, 10, torch.float32))
+            masks.append(keys.mask(f"{path}.attention", 0.25, wide, 4 * n, torch.float64))
+        return masks
+
+    hashes: list[int] = []
+    for step, (paths, n) in enumerate([("abcd", 5), ("abcd", 7), ("dbxa", 6), ("abab", 3), ("abab", 4)]):
+        alone.step = together.step = step
+        for expected, found in zip(drawn(alone, paths, n), drawn(together, paths, n), strict=True):
+            assert torch.equal(expected, found)
+        hashes.append(len(together.together.ready))
+    assert hashes[1] == 0, "what was foreseen was asked for"
+
+
+def test_few_hashes_make_the_masks_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, made = MaskKeys(3), []
+    keys.together = Together()
+    draw = dropout._drawn
+    monkeypatch.setattr(dropout, "_drawn", lambda *args: made.append(args) or draw(*args))
+    token = token_key(torch.arange(5), torch.arange(5))
+    for _ in range(2):
+        made.clear()
+        keys.start_chunk(token, token[:1])
+        for layer in range(6):
+            keys.mask(f"layer {layer}", 0.1, token, 8, torch.float32)
+    assert len(made) == 1
+    monkeypatch.setattr(dropout, "_MOST_BYTES", 2 * 8 * 5 * 2)
+    made.clear()
+    keys.start_chunk(token, token[:1])
+    for layer in range(6):
+        keys.mask(f"layer {layer}", 0.1, token, 8, torch.float32)
+    assert len(made) == 3, "two at a time where more would take too much memory"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from bench.engine.products import SHORT, products_attention, softmax, softmax_backward
+from bench.engine.products import SHORT, products_attention, softmax, softmax_backward, start_of
 
 LENGTHS = (1, 7, SHORT - 1, SHORT, 2 * SHORT - 1, 2 * SHORT, 40)  # on both sides of where another way is taken
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 3e-7, torch.bfloat16: 8e-3}  # of numbers up to 1
@@ -54,7 +54,7 @@ def test_attention_and_its_gradients_are_torchs(n_keys: int, pads: bool, drops: 
     mask = torch.arange(n_keys) < torch.tensor([n_keys, n_keys - 2])[:, None] if pads else None
     mask_bx1x1xT = None if mask is None else mask[:, None, None]
     kept = (draw(n_examples, n_heads, n_keys, n_keys) > 0).double() * 2 if drops else None
-    found = products_attention(q, k, v, mask_bx1x1xT, kept)
+    found = products_attention(q, k, v, start_of(mask_bx1x1xT, q.dtype), kept)
 
     full_mask = None if mask_bx1x1xT is None else mask_bx1x1xT.repeat(n_streams, 1, 1, 1)
     if kept is None:
