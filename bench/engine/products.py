@@ -18,11 +18,14 @@ def products_attention(
 
     `start_bx1x1xT` is what `start_of` returns of the tokens; `kept_bxHxQxT` the weights' dropout mask, None: all ones.
     """
+    q_BxHxQxd, k_BxHxTxd, v_BxHxTxd = (_as_computed(t) for t in (q_BxHxQxd, k_BxHxTxd, v_BxHxTxd))
+    kept_bxHxQxT = None if kept_bxHxQxT is None else _as_computed(kept_bxHxQxT)
     _, n_heads, n_queries, width = q_BxHxQxd.shape
     n_keys = k_BxHxTxd.shape[2]
     start = None if start_bx1x1xT is None else start_bx1x1xT.expand(-1, n_heads, n_queries, n_keys)
     q, k, v = (t.flatten(0, 1) for t in (q_BxHxQxd, k_BxHxTxd, v_BxHxTxd))
-    mixed: Tensor = _Products.apply(q, k, v, start, kept_bxHxQxT, width**-0.5)
+    with torch.autocast(q.device.type, enabled=False):
+        mixed: Tensor = _Products.apply(q, k, v, start, kept_bxHxQxT, width**-0.5)
     return mixed.unflatten(0, (-1, n_heads))
 
 
@@ -34,6 +37,12 @@ def start_of(mask_bx1x1xT: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if mask_bx1x1xT is None:
         return None
     return torch.zeros_like(mask_bx1x1xT, dtype=dtype).masked_fill_(~mask_bx1x1xT, -torch.inf)
+
+
+def _as_computed(x: Tensor) -> Tensor:
+    """Return the tensor in autocast's precision: inside, a forward would cast what a backward does not."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class _Products(torch.autograd.Function):

@@ -62,6 +62,21 @@ def test_trained_weights_stay_in_float32_and_are_computed_with_in_bf16(path: str
     assert base_precision("bf16", methods.get("lora")) == "bf16"
 
 
+@pytest.mark.parametrize("precision", ["bf16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_models_side_by_side_train_in_half_precision_nearly_as_in_fp32(precision: Any, dropout: float) -> None:
+    loaded = tiny_model(dtype=torch.float32, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    rates = (1e-3, 4e-3, 1e-4)
+
+    def pack(name: Any) -> Any:
+        return train_pack(loaded, random_data(), [full(rate, precision=name) for rate in rates], path="unpadded")
+
+    half, single = pack(precision), pack("fp32")
+    gap = np.abs(half.losses_SxK - single.losses_SxK)
+    assert 0 < gap.max() < 0.05
+    np.testing.assert_allclose(half.norms_SxK[0], single.norms_SxK[0], rtol=0.02)  # the first backward, before drift
+
+
 def test_a_cpu_and_an_unknown_architecture_train_one_base_at_a_time() -> None:
     shape = Shape(n_layers=12, hidden_size=768, train_tokens=14.4, n_weights=124_000_000)
     room = {"device_kind": "cuda", "memory_bytes": 139 * 2**30}
