@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from bench.models import LoadedModel
 
 LOGS = "logs"
-TIME_LIMIT_SECONDS = 3600.0  # of one pack on a worker; then it is taken for hung
 CPU_UNITS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}  # in torch.cpu's names
 
 
@@ -77,9 +77,12 @@ def local_executor(
 
 def processes_executor(
     *, task: Task, data: TextData | ToyData, located: Located, devices: Sequence[str], log_dir: Path,
-    state_dir: Path, limits: Limits, time_limit_seconds: float = TIME_LIMIT_SECONDS,
+    state_dir: Path, limits: Limits,
 ) -> ProcessExecutor:  # fmt: skip
-    """Return an executor of several devices of this machine, a process for each; one of a CPU has one thread."""
+    """Return an executor of several devices of this machine, a process for each; one of a CPU has one thread.
+
+    A pack may take as long as it takes, as in this process.
+    """
     from bench.executors._workers import WorkerOptions
     from bench.executors.processes import Place, ProcessExecutor
 
@@ -102,7 +105,7 @@ def processes_executor(
         places=places,
         provenance=provenance.collect(workloads.place_of(devices[0]).device),
         metric_name=task.metric,
-        options=WorkerOptions(time_limit_seconds=time_limit_seconds),
+        options=WorkerOptions(time_limit_seconds=math.inf),
         log_dir=log_dir,
     )
 
