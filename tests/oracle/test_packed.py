@@ -33,6 +33,7 @@ HARD: dict[str, Any] = {  # 8 does not divide the 20 examples
 }  # fmt: skip
 FOUR = [*MEMBERS, {"rank": 1, "eta_A": 8e-3, "eta_B": 2e-3, "method": "lora+"}]
 UNREAD = {"eta_B": None, "lora_alpha": None, "use_rslora": None, "init": None}
+USUAL = ("llama", "gemma2", "gpt2", "phi3")  # of the families, those whose MoRA is tested each time
 NO_ADAPTER = {**UNREAD, "method": "full", "rank": None, "lora_dropout": None, "target_modules": None}
 
 
@@ -52,10 +53,13 @@ def test_a_pack_trains_as_peft_alone(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("mora_type", [1, 6])
-@pytest.mark.parametrize("model_type", ["llama", "gemma2", "phi3"])
+@pytest.mark.parametrize(
+    "model_type",
+    [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
 def test_a_mora_pack_trains_as_mora_alone(model_type: str, mora_type: int) -> None:
     loaded, data = language_model(model_type), causal_data(n_train=20)
-    settings = {**UNREAD, "method": "mora", "rank": 4, "mora_type": mora_type, "mora_rounding": "floor"}
+    settings = {**UNREAD, "method": "mora", "rank": 3, "mora_type": mora_type, "mora_rounding": "floor"}
     etas = (1e-3, 3e-2, 5e-3, 1e-2)
     trials = [trial(budget=budget(**HARD), target_modules=ALL_LINEAR, **{**settings, "eta_A": eta}) for eta in etas]
     starts = start_values(loaded, trials)
@@ -66,7 +70,7 @@ def test_a_mora_pack_trains_as_mora_alone(model_type: str, mora_type: int) -> No
     assert_same_course(packed, alone, atol=1e-10)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "opt", "cohere"])
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_full_fine_tuning_is_plain_transformers(model_type: str) -> None:
     """Gemma, GPT-2, OPT and Cohere tie the output layer to the embedding."""
     loaded, data = language_model(model_type), causal_data(n_train=20)
@@ -77,8 +81,9 @@ def test_full_fine_tuning_is_plain_transformers(model_type: str) -> None:
     assert_same_course(packed, {0: alone}, atol=1e-10)
 
 
-def test_in_float32_a_pack_trains_as_peft_alone() -> None:
-    loaded, data = language_model("qwen3"), causal_data(n_train=20)
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_in_float32_a_pack_trains_as_peft_alone(model_type: str) -> None:
+    loaded, data = language_model(model_type), causal_data(n_train=20)
     loaded = LoadedModel(model=loaded.model.float(), head_names=())
     trials = [trial(budget=budget(**HARD, precision="fp32"), target_modules=ALL_LINEAR, **m) for m in FOUR]
     starts = start_values(loaded, trials)

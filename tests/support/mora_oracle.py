@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from bench.core.spec import Trial
 from bench.data.splits import Encoded
@@ -101,6 +102,17 @@ def train_mora_alone(loaded: LoadedModel, split: Encoded, member: Trial, start: 
     return train_alone(model, split, member, optimizer_of(model, member))
 
 
+def _as_linear(layer: Any) -> Any:
+    """Return the layer; where it is GPT-2's Conv1D, whose weight is transposed, the Linear that computes the same."""
+    if not isinstance(layer, Conv1D):
+        return layer
+    n_in, n_out = layer.weight.shape
+    linear = nn.Linear(n_in, n_out, dtype=layer.weight.dtype).requires_grad_(False)
+    linear.weight.data.copy_(layer.weight.T)
+    linear.bias.data.copy_(layer.bias)
+    return linear
+
+
 def mora_model(loaded: LoadedModel, member: Trial, start: Start) -> Any:
     """Return the plain transformers model with DenseMoRA layers that start from the trial's own."""
     model: Any = clone(loaded.model)
@@ -109,7 +121,7 @@ def mora_model(loaded: LoadedModel, member: Trial, start: Start) -> Any:
     for path, weights in start.adapters.items():
         parent, _, leaf = path.rpartition(".")
         (M,) = weights.values()
-        layer = model.get_submodule(path)
+        layer = _as_linear(model.get_submodule(path))
         n_out, n_in = layer.weight.shape
         assert member.rank is not None
         assert M.shape == (side(member.rank, n_in, n_out, member.mora_type),) * 2
