@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from bench import sweep
 from bench.core.spec import Trial
 from bench.models import Located
 from bench.schedule import planner, workloads
 from bench.schedule.planner import Limits, Shape
+from tests.support import sweep_helpers as helpers
 from tests.support.engine_helpers import budget, trial
 
 LLAMA: dict[str, Any] = {  # 384 wide, 6 layers, 6 heads of 64, 2 of keys and values, 1,024 in the MLP, which has a gate
@@ -61,6 +63,17 @@ def test_layers_compute_again_before_memory_makes_a_pack_smaller_than_four() -> 
     assert 1 <= planner.pack_limit(one, off) < planner.LEAST_PACK
     assert planner.checkpoints(one, replace(usual, gradient_checkpointing=True))
     assert not planner.checkpoints(one, replace(few, max_pack_size=1))
+
+
+@pytest.mark.parametrize(("gigabytes", "asked", "says"), [(40, None, False), (4, None, True), (4, False, False)])
+def test_the_plan_says_that_layers_compute_again(gigabytes: int, asked: bool | None, says: bool, tmp_path: Any) -> None:
+    limits = Limits(device_kind="cuda", shape=replace(SHAPE, train_tokens=200.0), memory_bytes=gigabytes * 2**30)
+    trials = tuple(replace(member(max_length=200), eta_A=1e-5 * (k + 1)) for k in range(8))
+    study = helpers.study(pack_size=None, gradient_checkpointing=asked)
+    options = replace(helpers.OPTIONS, limits=limits)
+    shown = sweep.preview(study, trials, results_dir=tmp_path, options=options)
+    assert any(line.startswith("gradient_checkpointing:") for line in shown.packing) is says
+    assert (min(pack.size for pack in shown.packs) < planner.LEAST_PACK) is (asked is False)
 
 
 def test_no_pack_takes_more_than_there_is() -> None:
