@@ -94,4 +94,7 @@ def test_an_installed_package_plans_and_sweeps_the_demo_and_writes_its_report(in
     assert "demo-tiny-roberta: demo (4,000 / 1,000 examples" in run(installed, tmp_path, "plan", "--task", "demo")
     run(installed, tmp_path, "sweep", "--methods", "lora", "--eta-A", "1e-3", "--steps", "2")
     run(installed, tmp_path, "report")
-    assert (tmp_path / "results" / "demo-tiny-roberta" / "report.html").stat().st_size > 50_000
+    report = (tmp_path / "results" / "demo-tiny-roberta" / "report.html").read_text(encoding="utf-8")
+    assert "1.0e-03" in report
+    assert report.rstrip().endswith("</html>"), "whole, its styles and scripts are package data"
+    assert "<style" in report
