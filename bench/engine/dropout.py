@@ -40,7 +40,7 @@ class Together:
 
     expected: dict[_Kind, list[_Call]] = field(default_factory=dict)
     asked: dict[_Kind, list[_Call]] = field(default_factory=dict)
-    ready: dict[_Call, Tensor] = field(default_factory=dict)
+    ready: dict[tuple[_Kind, int, _Call], Tensor] = field(default_factory=dict)  # by kind, features and call
     rows: list[Tensor] = field(default_factory=list)  # the keys of this chunk, in the order of their first use
 
     def start_chunk(self, rows: Sequence[Tensor]) -> None:
@@ -153,13 +153,14 @@ class MaskKeys:
         if self.together is None:
             return keyed_mask(self._salt_of(call), p, key, n_features, dtype)
         kind = self.together.kind_of(p, key, n_features, dtype)
-        if call in self.together.ready:
+        if (kind, n_features, call) in self.together.ready:
             self.together.due(kind, call, 1)
-            return self.together.ready.pop(call)
+            return self.together.ready.pop((kind, n_features, call))
         words = key.numel() * -(-n_features // 4)
         calls = self.together.due(kind, call, _MOST_BYTES // (8 * words))
         masks = keyed_masks([self._salt_of(one) for one in calls], p, key, n_features, dtype)
-        self.together.ready.update(zip(calls[1:], masks[1:], strict=True))
+        later = ((kind, n_features, one) for one in calls[1:])
+        self.together.ready.update(zip(later, masks[1:], strict=True))
         return masks[0]
 
 

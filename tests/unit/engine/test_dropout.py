@@ -233,6 +233,21 @@ def test_masks_that_are_drawn_together_are_those_drawn_alone() -> None:
     assert hashes[1] == 0, "what was foreseen was asked for"
 
 
+def test_a_module_that_asks_for_other_rows_than_foreseen_gets_their_mask() -> None:
+    alone, together = MaskKeys(3), MaskKeys(3)
+    together.together = Together()
+    token = token_key(torch.arange(6), torch.arange(6))
+    wide = token.reshape(2, 3)
+    for turn in range(2):
+        for keys in (alone, together):
+            keys.start_chunk(token, token[:2])
+        for path, key, n in (("a", token, 8), ("b", token[:2] if turn else token, 8), ("c", wide, 8), ("d", wide, 12)):
+            key = together.first_key if turn and path == "b" else key
+            assert key is not None
+            expected = alone.mask(path, 0.1, key, n, torch.float32)
+            assert torch.equal(together.mask(path, 0.1, key, n, torch.float32), expected)
+
+
 def test_few_hashes_make_the_masks_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     keys, made = MaskKeys(3), []
     keys.together = Together()
