@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import store
 from bench.core.record import Outcome
 from bench.core.spec import Pack
 from bench.executors.local import LocalExecutor
-from tests.support.sweep_helpers import PROVENANCE, outcome
+from tests.support.sweep_helpers import PROVENANCE, comparable, outcome
 
 FAULTS = ("kill", "hang", "lose", "raise")
 PAUSE = "pause-from-4"  # while this file is there, packs from the fourth one on wait
@@ -64,3 +65,9 @@ def obey(scratch: Path) -> None:
             if fault == "lose":
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             raise RuntimeError(f"as ordered, on {socket.gethostname()}")
+
+
+def rows(results: Path) -> list[dict[str, object]]:
+    """Return the rows without the packs that they were trained in: several workers get smaller ones."""
+    found = comparable(store.load(results / "s"))
+    return [{name: value for name, value in row.items() if name not in ("pack_id", "pack_size")} for row in found]

@@ -33,7 +33,7 @@ from tests.support.sweep_helpers import (
     run,
     study,
 )
-from tests.support.worker_fakes import PAUSE, notes
+from tests.support.worker_fakes import PAUSE, notes, rows
 
 ROOT = Path(__file__).resolve().parents[3]
 TRIALS = grid()
@@ -45,12 +45,6 @@ def scratch(tmp_path: Path) -> Path:
     path = tmp_path / "scratch"
     path.mkdir()
     return path
-
-
-def rows(results: Path) -> list[dict[str, object]]:
-    """Return the rows without the packs that they were trained in: several workers get smaller ones."""
-    found = comparable(store.load(results / "s"))
-    return [{name: value for name, value in row.items() if name not in ("pack_id", "pack_size")} for row in found]
 
 
 def swept(results: Path, scratch: Path, **options: object) -> sweep.SweepSummary:

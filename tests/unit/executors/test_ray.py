@@ -39,7 +39,7 @@ from tests.support.sweep_helpers import (  # noqa: E402
     run,
     study,
 )  # fmt: skip
-from tests.support.worker_fakes import PAUSE, notes  # noqa: E402
+from tests.support.worker_fakes import PAUSE, notes, rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 TRIALS = grid()
@@ -75,12 +75,6 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def connect(made: Any) -> None:
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-
-
-def rows(results: Path) -> list[dict[str, object]]:
-    """Return the rows without the packs that they were trained in: several workers get smaller ones."""
-    found = comparable(store.load(results / "s"))
-    return [{name: value for name, value in row.items() if name not in ("pack_id", "pack_size")} for row in found]
 
 
 def swept(tmp_path: Path, scratch: Path, seconds: float = 0.05, **options: object) -> sweep.SweepSummary:
