@@ -47,7 +47,8 @@ def tidy(df: pd.DataFrame, study: StudyInfo | None = None, *, axis: Axis | None 
 
     Each seed chooses its best cell by select_metric (by the metric shown, where there is none), and so a rate of its
     own. Methods with one value on the axis are left out where others have several. The slope is least squares of log
-    median rate over log value; its interval is a bootstrap over seeds.
+    median rate over log value; its interval is a bootstrap over seeds, from
+    stats.MIN_PAIRS of them.
     """
     table, of_seed = _tables(df, study or StudyInfo())
     numbers = (one for one in axes_of(table) if is_number(table, one))
@@ -123,7 +124,8 @@ def _slope(own: pd.DataFrame) -> Slope | None:
     wide = own.pivot(index="x", columns="seed", values="eta_A").dropna(axis="columns")
     if len(wide) < 2 or not wide.shape[1]:
         return None
-    return stats.log_log_slope(wide.index.to_numpy(float), np.log(wide.to_numpy(float)))
+    found = stats.log_log_slope(wide.index.to_numpy(float), np.log(wide.to_numpy(float)))
+    return found if wide.shape[1] >= stats.MIN_PAIRS else replace(found, interval=None)
 
 
 def _panel(ax: Axes, table: RateTable, title: str, series: Sequence[str]) -> None:
@@ -180,12 +182,14 @@ def _caption(table: RateTable) -> str:
     ]
     border = f"{int(best['at_border'].sum())} of {len(best)} best rates lie at the border of their grid"
     name = varying.named(table.axis.name, "")
-    what = f"power of {name}, least squares on the logarithms of the medians, with its 95 % bootstrap interval"
+    known = any(slope.interval is not None for slope in table.slopes.values())
+    interval = "with its 95 % bootstrap interval over seeds" if known else f"no interval below {stats.MIN_PAIRS} seeds"
+    what = f"power of {name}, least squares on the logarithms of the medians, {interval}"
     return style.caption(
         table.cells.facts,
         fixed_text(table.cells),
         "points: the best rate of each seed, larger where several seeds agree; lines: medians over seeds",
-        f"{what} over seeds: {'; '.join(powers)}" if powers else "no seed has every value",
+        f"{what}: {'; '.join(powers)}" if powers else "no seed has every value",
         f"{border}: the true ones may be beyond" if best["at_border"].any() else "",
     )
 
