@@ -34,6 +34,8 @@ def text(study: Study, merged: Layer) -> str:
 def value(given: object) -> str:
     """Return a value as TOML writes it; JSON's texts, lists and numbers are TOML's too.
 
+    None, alone or in a list, is "no clipping", which a file gives as 0.
+
     Raises:
         ValueError: for a number that is not finite.
     """
@@ -42,7 +44,9 @@ def value(given: object) -> str:
             raise ValueError(f"a study holds finite numbers, but got {given}")
         digits = repr(given)
         return digits if "." in digits or "e" in digits else f"{digits}.0"
-    return json.dumps(list(given) if isinstance(given, tuple) else given, ensure_ascii=False)
+    if isinstance(given, list | tuple):
+        given = [0 if one is None else one for one in given]
+    return json.dumps(0 if given is None else given, ensure_ascii=False)
 
 
 def _heading(study: Study) -> Iterator[str]:
@@ -63,8 +67,7 @@ def _train(study: Study, merged: Layer) -> Iterator[Line]:
     for key in keys.TRAIN:
         given = merged.train[key] if key in merged.train else getattr(study.budget, key)
         by_default = f"{DEFAULT}, max_steps" if key == "eval_steps" else DEFAULT
-        # None is "no clipping", which a file gives as 0
-        yield f"{key} = {value(0 if given is None else given)}", _source(merged, f"train.{key}", by_default)
+        yield f"{key} = {value(given)}", _source(merged, f"train.{key}", by_default)
 
 
 def _grid(grid: MethodGrid, merged: Layer) -> Iterator[Line]:

@@ -37,6 +37,15 @@ def ends_well(text: str, directory: Path, **overrides: str) -> None:
     assert "\n" not in refusal
 
 
+@pytest.mark.parametrize("place", ["train", "lora"])
+@pytest.mark.parametrize("value", ["0", "[0]", "[0, 1.0]"])
+def test_no_clipping_is_printed_as_0_alone_and_in_a_list(place: str, value: str, tmp_path: Path) -> None:
+    lines = {"top": "", "train": "", "lora": "", place: f"max_grad_norm = {value}"}
+    ends_well(BASE.format(**lines), tmp_path)
+    told = "0" if value == "[0]" else value
+    assert f"max_grad_norm = {told} " in (tmp_path / "printed" / "x.toml").read_text(encoding="utf-8")
+
+
 @RELAXED
 @given(place=st.sampled_from(["top", "train", "lora"]), key=st.sampled_from(KEYS), value=VALUES)
 def test_any_value_of_any_key(place: str, key: str, value: Any, tmp_path: Path) -> None:
