@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from bench.sweep.events import Event, PackStored, Started
 from bench.trackers._base import Open, Tracker, of_row
 
 MOST_WAITING = 10_000  # rows in the queue; more wait for the next sweep
-LAST_SECONDS = 60.0  # that a sweep which has ended waits for its tracker
+LAST_SECONDS = 60.0  # that a sweep which has ended waits for its tracker, and that one call of it may take by then
 
 Row = Mapping[str, Any]
 
@@ -36,6 +37,7 @@ class Reporter:
         self._queue: queue.Queue[Row | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
         self._failed = False
+        self._called: float | None = None  # when the tracker's call at work began
 
     @property
     def ledger(self) -> Path:
@@ -52,14 +54,21 @@ class Reporter:
             self._queue_all(to_row(record) for record in event.records if record.outcome.status.finished)
 
     def close(self) -> None:
-        """Wait until all is written, for LAST_SECONDS at most."""
+        """Wait until all is written, for LAST_SECONDS at most; not for a tracker that has hung for as long already."""
         if self._thread is None:
             return
+        end = time.monotonic() + LAST_SECONDS
         with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=LAST_SECONDS)
-        self._thread.join(LAST_SECONDS)
+            self._queue.put(None, timeout=self._left(end))
+        while self._thread.is_alive() and self._left(end) > 0:
+            self._thread.join(min(1.0, self._left(end)))
         if self._thread.is_alive():
             self._tell(f"has not answered for {LAST_SECONDS:.0f} seconds")
+
+    def _left(self, end: float) -> float:
+        """Return how many seconds are left to wait: until `end`, or until one call has taken LAST_SECONDS."""
+        called = self._called
+        return max(0.0, (end if called is None else min(end, called + LAST_SECONDS)) - time.monotonic())
 
     def _queue_all(self, rows: Iterable[Row]) -> None:
         known = self._known()
@@ -77,8 +86,9 @@ class Reporter:
     def _work(self) -> None:
         tracker: Tracker | None = None
         try:
+            self._called = time.monotonic()
             tracker = self._opens(self._group, self._directory)
-            while (row := self._queue.get()) is not None:
+            while (row := self._next()) is not None:
                 tracker.send(of_row(row))
                 with self.ledger.open("a", encoding="utf-8") as stream:
                     stream.write(f"{row['trial_id']}\n")
@@ -87,6 +97,13 @@ class Reporter:
         finally:
             if tracker is not None:
                 self._close(tracker)
+
+    def _next(self) -> Row | None:
+        """Return the next row once there is one; waiting for it is no call of the tracker."""
+        self._called = None
+        row = self._queue.get()
+        self._called = time.monotonic()
+        return row
 
     def _close(self, tracker: Tracker) -> None:
         try:

@@ -18,15 +18,17 @@ _TAG = "lorasweep.trial_id"
 
 
 class _Experiment:
-    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
-        self._client, self._experiment_id = client, experiment_id
+    """`is_new`: it has no runs of an earlier sweep, so that none has to be looked for."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str, *, is_new: bool) -> None:
+        self._client, self._experiment_id, self._is_new = client, experiment_id, is_new
 
     def send(self, run: Run) -> None:
         """Write one run, in the place of one that a kill left half written."""
         from mlflow.entities import Metric, Param
 
-        for found in self._client.search_runs([self._experiment_id], f"tags.`{_TAG}` = '{run.trial_id}'"):
-            self._client.delete_run(found.info.run_id)
+        if not self._is_new:
+            self._delete(run.trial_id)
         now = int(time.time() * 1000)
         values = [(step, name, value) for step, at in run.points for name, value in at.items()]
         values += [(run.points[-1][0] if run.points else 0, name, float(value)) for name, value in run.summary.items()]
@@ -40,6 +42,10 @@ class _Experiment:
         )
         self._client.set_terminated(made.info.run_id)
 
+    def _delete(self, trial_id: str) -> None:
+        for found in self._client.search_runs([self._experiment_id], f"tags.`{_TAG}` = '{trial_id}'"):
+            self._client.delete_run(found.info.run_id)
+
     def close(self) -> None:
         """Each call was written at once."""
 
@@ -51,4 +57,6 @@ def open_tracker(group: str, directory: Path) -> _Experiment:
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells each table of a new database
     client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{directory / 'mlflow.db'}")
     found = client.get_experiment_by_name(group)
-    return _Experiment(client, client.create_experiment(group) if found is None else found.experiment_id)
+    if found is None:
+        return _Experiment(client, client.create_experiment(group), is_new=True)
+    return _Experiment(client, found.experiment_id, is_new=False)

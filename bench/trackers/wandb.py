@@ -13,6 +13,11 @@ from typing import Any
 from bench.trackers._base import Run
 
 LIBRARY = "wandb"
+# wandb reads the version of every installed package and asks git four times for each run, most of what a run costs.
+# Both are the same for all runs of a sweep, and its rows have them.
+_SETTINGS: dict[str, Any] = {
+    "silent": True, "console": "off", "x_disable_stats": True, "x_save_requirements": False, "disable_git": True,
+}  # fmt: skip
 
 
 class _Project:
@@ -26,7 +31,7 @@ class _Project:
         with wandb.init(
             project=os.environ.get("WANDB_PROJECT", "lorasweep"), group=run.group, id=run.trial_id, name=run.name,
             config=dict(run.config), tags=[run.status], dir=str(self._directory), mode=self._mode, resume="allow",
-            reinit="create_new", settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+            reinit="create_new", settings=wandb.Settings(**_SETTINGS),
         ) as made:  # fmt: skip
             for step, values in run.points:
                 made.log({**values, "train/global_step": step}, step=step)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,6 +135,7 @@ def test_wandb_keeps_runs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = {path.name.split("-")[3] for path in (tmp_path / "wandb").glob("offline-run-*")}
     assert found == {row["trial_id"] for row in ROWS}
     assert all(list(path.glob("*.wandb")) for path in (tmp_path / "wandb").glob("offline-run-*"))
+    assert not [*(tmp_path / "wandb").rglob("requirements.txt")]  # reading them all was most of what a run cost
 
 
 def test_what_was_reported_is_not_sent_again(tmp_path: Path) -> None:
@@ -167,6 +170,62 @@ def test_a_tracker_that_hangs_or_is_slow_never_holds_the_sweep(tmp_path: Path, m
     go.set()
     assert len(told) == 1
     assert "slower than the sweep" in told[0]
+
+
+def test_a_sweep_that_has_ended_waits_for_a_tracker_at_work_but_not_for_one_that_has_hung_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]  # seconds; only what the reporter reads
+    monkeypatch.setattr(_reporter, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    begun, go, told = threading.Event(), threading.Event(), list[str]()
+
+    class Hung(Kept):
+        def send(self, run: Run) -> None:
+            begun.set()
+            go.wait(60)
+            super().send(run)
+
+    def closed_after(seconds: float, directory: Path) -> Hung:
+        tracker = Hung()
+        reporter = trackers.Reporter(
+            "kept", lambda group, directory: tracker, group="study", directory=directory,
+            finished=lambda: ROWS[:1], warn=told.append,
+        )  # fmt: skip
+        directory.mkdir()
+        reporter(START)
+        assert begun.wait(60)
+        clock[0] += seconds
+        reporter.close()
+        return tracker
+
+    closed_after(_reporter.LAST_SECONDS + 1, tmp_path / "long")  # would wait for ever: the clock stands
+    assert [one.split(";")[0] for one in told] == ["tracker kept has not answered for 600 seconds"]
+    threading.Timer(0.1, go.set).start()
+    begun.clear()
+    assert len(closed_after(_reporter.LAST_SECONDS - 1, tmp_path / "short").runs) == 1
+    assert len(told) == 1
+
+
+def test_mlflow_looks_for_runs_of_a_kill_only_where_an_earlier_sweep_left_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    from bench.trackers import mlflow
+
+    made, asked = Counter[str](), list[str]()
+    client = SimpleNamespace(
+        get_experiment_by_name=lambda name: SimpleNamespace(experiment_id="1") if made[name] else None,
+        create_experiment=lambda name: made.update([name]) or "1",
+        search_runs=lambda ids, query: asked.append(query) or [],
+        create_run=lambda *_, **__: SimpleNamespace(info=SimpleNamespace(run_id="r")),
+        log_batch=lambda *_, **__: None,
+        set_terminated=lambda run_id: None,
+    )
+    monkeypatch.setattr("mlflow.MlflowClient", lambda uri: client)
+    mlflow.open_tracker("study", tmp_path).send(of_row(ROWS[0]))
+    assert not asked
+    mlflow.open_tracker("study", tmp_path).send(of_row(ROWS[0]))
+    assert ROWS[0]["trial_id"] in asked[0]
 
 
 def test_an_unknown_tracker_and_a_missing_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
