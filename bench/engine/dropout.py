@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.core.seeds import derive
+from bench.engine import kernels
 from bench.engine.trial_rows import TrialRows
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number, splitmix64's increment
@@ -175,6 +176,9 @@ def keyed_mask(salt: int, p: float, key: Tensor, n_features: int, dtype: torch.d
     p in [0, 1] is rounded to a multiple of 2^-16 (each word of the hash gives four features), and the scale follows
     the rounded one.
     """
+    if kernels.used("masks", key.device):
+        (mask,) = _by_kernel(torch.full((1,), salt, device=key.device), p, key, n_features, dtype)
+        return mask
     return _drawn(key + salt, p, n_features, dtype)
 
 
@@ -186,6 +190,8 @@ def keyed_masks(salts: Sequence[int], p: float, key: Tensor, n_features: int, dt
     if key.device.type == "cuda":  # only from pinned memory can a GPU fetch them while the host goes on
         salt = salt.pin_memory()
     salt = salt.to(key.device, non_blocking=True)
+    if kernels.used("masks", key.device):
+        return _by_kernel(salt, p, key, n_features, dtype).unbind()
     return _drawn(key + salt.view(-1, *[1] * key.ndim), p, n_features, dtype).unbind()
 
 
@@ -195,10 +201,25 @@ def _drawn(salted: Tensor, p: float, n_features: int, dtype: torch.dtype) -> Ten
     word = torch.arange(1, n_words + 1, device=salted.device, dtype=torch.int64) * _GOLDEN
     hashed = _mix(_mix(salted)[..., None] + word)
     uniform = hashed.view(torch.int16)[..., :n_features]
+    threshold, scale = threshold_and_scale(p)
+    return (uniform >= threshold).to(dtype).mul_(scale)
+
+
+def _by_kernel(salts_L: Tensor, p: float, key: Tensor, n_features: int, dtype: torch.dtype) -> Tensor:
+    """Return what `_drawn` does of key + salt, [L, *key.shape, n_features]; float64 is drawn by torch's operations."""
+    if dtype == torch.float64:
+        return _drawn(key + salts_L.view(-1, *[1] * key.ndim), p, n_features, dtype)
+    from bench.engine.kernels import masks
+
+    return masks.draw(key, salts_L, *threshold_and_scale(p), n_features, dtype)
+
+
+def threshold_and_scale(p: float) -> tuple[int, float]:
+    """Return the least signed 16-bit number that keeps a feature, and what the feature is multiplied by then."""
     dropped = round(p * _LEVELS)
     if dropped == _LEVELS:  # as nn.Dropout(1): nothing is left, and nothing to scale
-        return torch.zeros(*salted.shape, n_features, device=salted.device, dtype=dtype)
-    return (uniform >= dropped - _LEVELS // 2).to(dtype).mul_(_LEVELS / (_LEVELS - dropped))
+        return _LEVELS // 2 - 1, 0.0
+    return dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Precision
 from bench.data import causal, forgetting, predictions
 from bench.data.splits import Encoded, EncodedData
-from bench.engine import guard, legs, packed, state, unpadded
+from bench.engine import guard, kernel_probe, legs, packed, state, unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens, Written
@@ -82,6 +82,7 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
         BadInput: where a setting does not fit the model, and where the model would not train as itself (guard.py).
     """
     trial, device = pack.trials[0], options.device
+    kernel_probe.settle(device)
     dtype = DTYPES[trial.budget.precision]
     bank = Bank(loaded, pack.trials, methods.get(trial.method), device=device, dtype=dtype)
     kind: Literal["causal", "classification"] = "causal" if data.reading else "classification"

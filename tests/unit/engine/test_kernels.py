@@ -1,0 +1,69 @@
+"""Triton kernels beside torch's operations: by Triton's interpreter on a CPU, compiled without a device, on a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.engine import kernel_probe, kernels
+
+ROOT = Path(__file__).resolve().parents[3]
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+
+def asked(what: str, name: str, **env: str) -> Any:
+    """Return what tests.support.kernel_cases says in a process of its own: Triton reads its settings when imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.kernel_cases", what, name], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | env, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_triton
+@pytest.mark.parametrize("name", kernels.NAMES)
+def test_the_interpreter_finds_no_difference(name: str) -> None:
+    assert asked("interpret", name, TRITON_INTERPRET="1") is None
+
+
+@needs_triton
+@pytest.mark.parametrize("name", kernels.NAMES)
+def test_kernels_compile_for_gpus_that_are_not_there(name: str) -> None:
+    sizes = asked("compile", name, TRITON_INTERPRET="0")
+    assert len(sizes) >= 2
+    assert min(sizes) > 1000
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", kernels.NAMES)
+def test_a_gpu_finds_no_difference(name: str) -> None:
+    assert kernel_probe.problems(torch.device("cuda"))[name] is None
+
+
+def test_a_cpu_uses_no_kernel_and_says_nothing() -> None:
+    kernel_probe.settle(torch.device("cpu"))
+    assert not any(kernels.used(name, torch.device("cpu")) for name in kernels.NAMES)
+
+
+def test_a_kernel_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda")
+    monkeypatch.setattr(kernels, "_settled", {})
+    monkeypatch.setattr(kernel_probe, "problems", lambda device: dict.fromkeys(kernels.NAMES, "differs"))
+    kernel_probe.settle(device)
+    assert not kernels.used("masks", device)
+    monkeypatch.setattr(kernel_probe, "problems", lambda device: dict.fromkeys(kernels.NAMES))
+    kernel_probe.settle(device)
+    assert kernels.used("masks", device)
+    with kernels.use():
+        assert not kernels.used("masks", device)
+    with pytest.raises(ValueError, match="not among"), kernels.use("mask"):
+        pass
