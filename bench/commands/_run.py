@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,9 +78,10 @@ def sweep_shown(
             on_steps=on_steps,
             limits=limits,
         )
-        done = sweep.run(
-            study, resolved.trials, results_dir=results_dir, executor=executor, options=options, on_event=on_event
-        )
+        with closing(executor):
+            done = sweep.run(
+                study, resolved.trials, results_dir=results_dir, executor=executor, options=options, on_event=on_event
+            )
     beacon.ended(done)
     for one in reporters:
         one.close()

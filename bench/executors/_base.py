@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -24,8 +24,14 @@ class Batch:
     final: bool = True
 
 
+def _untold(text: str) -> None:
+    """Take a line that nobody asked for."""
+
+
 class AbstractExecutor(ABC):
     """Runs packs. What goes wrong inside a pack becomes records; KeyboardInterrupt and BadInput pass through."""
+
+    tell: Callable[[str], None] = staticmethod(_untold)  # takes a line for the user that no record holds
 
     @property
     def slots(self) -> int:
@@ -55,6 +61,10 @@ class AbstractExecutor(ABC):
         for pack in packs:
             for records in self.stream(pack, study=study):
                 yield Batch(pack=pack, records=tuple(records))
+
+    def close(self) -> None:
+        """End whatever was started beside this process; packs may come after it again."""
+        return
 
     @final
     def run(self, pack: Pack, *, study: str) -> list[Record]:

@@ -11,8 +11,8 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -32,7 +32,7 @@ class WorkerOptions:
 
     time_limit_seconds: float = 3600.0  # of one pack; then its worker is killed
     max_attempts: int = 3  # of one pack in one sweep
-    start_seconds: float = 300.0  # without any worker; then the sweep stops
+    start_seconds: float = 300.0  # for a worker to start
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +51,7 @@ class Worker:
     def __init__(self, make: Callable[[Path], AbstractExecutor]) -> None:
         self._make = make
         self._executor: AbstractExecutor | None = None
+        self._logs: tempfile.TemporaryDirectory[str] | None = None
 
     def ready(self) -> str:
         """Return where this is."""
@@ -78,13 +79,18 @@ class Worker:
 
     def _made(self) -> AbstractExecutor:
         if self._executor is None:
-            self._logs = tempfile.TemporaryDirectory(prefix="lorasweep-")
+            self._logs = self._logs or tempfile.TemporaryDirectory(prefix="lorasweep-")
             self._executor = self._make(Path(self._logs.name))
         return self._executor
 
+    def close(self) -> None:
+        """Remove what it wrote."""
+        if self._logs is not None:
+            self._logs.cleanup()
+
     def _drain(self) -> str:
         text = ""
-        for path in sorted(Path(self._logs.name).glob("*.log")):
+        for path in sorted(Path(self._logs.name).glob("*.log")) if self._logs is not None else ():
             text += path.read_text(encoding="utf-8")
             path.unlink()
         return text
@@ -100,14 +106,30 @@ class Seat:
 
     host: str | None = None  # None: it has not started
     pack: Pack | None = None
-    since: float = 0.0  # time.monotonic() at which the pack was given to it
+    since: float = 0.0  # when it was begun, then when it was given its pack
 
 
 AnySeat = TypeVar("AnySeat", bound=Seat)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What one call knows of its packs."""
+
+    study: str
+    again: deque[Pack] = field(default_factory=deque)  # lost, or left over; they run after all others
+    lost: Counter[str] = field(default_factory=Counter)  # attempts, by pack_id
+    whole: dict[str, Pack] = field(default_factory=dict)  # by the pack_id of what is left over: the pack that was given
+
+    def given(self, pack: Pack) -> Pack:
+        """Return the pack that was given, of which this one is all or what was left over."""
+        return self.whole.get(pack.pack_id, pack)
+
+
 class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
     """Runs packs on workers, several at a time. `provenance` and `metric_name` are for attempts that are lost."""
+
+    now: Callable[[], float] = staticmethod(time.monotonic)
 
     def __init__(
         self, *, provenance: Provenance, metric_name: str, options: WorkerOptions, log_dir: Path | None = None
@@ -129,10 +151,10 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
 
     @abstractmethod
     def _answer(self, seat: AnySeat) -> str | Answer:
-        """Return where a worker has started, or what became of its pack.
+        """Return where a worker has started, or what became of its pack, once it was heard.
 
         Raises:
-            LostWorker: where it has died, or has not answered yet.
+            LostWorker: where it has died.
         """
 
     @abstractmethod
@@ -142,6 +164,18 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
     @abstractmethod
     def _no_worker(self) -> str:
         """Say that no worker has started for a while."""
+
+    @abstractmethod
+    def _late(self, seat: AnySeat) -> str | None:
+        """Say that a worker has not started in time; None where it may be waited for as long as others work."""
+
+    @abstractmethod
+    def _not_started(self, seat: AnySeat, why: str) -> None:
+        """Take note of a worker that died, or was killed, before it had started.
+
+        Raises:
+            StoppedError: where no other can start.
+        """
 
     def stream(self, pack: Pack, *, study: str) -> Iterator[list[Record]]:
         """Yield the records of one pack, lost attempts left out."""
@@ -156,57 +190,71 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
             StoppedError: where no worker has started for a while.
             BadInput: what a worker met.
         """
-        source, again, lost = iter(packs), deque[Pack](), Counter[str]()
+        source, work = iter(packs), Work(study=study)
         seats: list[AnySeat] = []
-        alive_at, left = time.monotonic(), True
+        alive_at, left = self.now(), True
         try:
             while True:
-                wanted = self.slots if left else min(self.slots, len(again) + _busy(seats))
+                wanted = self.slots if left else min(self.slots, len(work.again) + _busy(seats))
                 while len(seats) < wanted:
-                    seats.append(self._start(seats))
+                    seats.append(self._begun(seats))
                 for seat in seats:
                     if seat.host is not None and seat.pack is None:
                         pack = next(source, None)
                         left = pack is not None
-                        if pack is None and again:  # after all others: a pack that kills its workers holds none up
-                            pack = again.popleft()
+                        if pack is None and work.again:  # a pack that kills its workers holds none of the others up
+                            pack = work.again.popleft()
                         if pack is None:
                             break
-                        seat.pack, seat.since = pack, time.monotonic()
+                        seat.pack, seat.since = pack, self.now()
                         self._give(seat, pack, study)
-                if not left and not again and not _busy(seats):
+                if not left and not work.again and not _busy(seats):
                     return
-                for seat in self._ended(seats):
-                    batch = self._settle(seat, seats, lost, study)
+                for seat, why in self._ended(seats):
+                    batch = self._settle(seat, why, seats, work)
                     if batch is not None:
-                        if not batch.final:
-                            again.append(batch.pack)
                         yield batch
-                alive_at = time.monotonic() if any(seat.host for seat in seats) else alive_at
-                if time.monotonic() - alive_at > self.options.start_seconds:
+                alive_at = self.now() if any(seat.host for seat in seats) else alive_at
+                if self.now() - alive_at > self.options.start_seconds:
                     raise StoppedError(self._no_worker())
         finally:
             for seat in seats:
                 self._kill(seat)
 
-    def _ended(self, seats: list[AnySeat]) -> list[AnySeat]:
-        """Return the workers that started, answered, died or took too long."""
-        heard = self._heard(seats)
-        limit = time.monotonic() - self.options.time_limit_seconds
-        return heard + [s for s in seats if s.pack is not None and s.since < limit and s not in heard]
+    def _begun(self, seats: list[AnySeat]) -> AnySeat:
+        seat = self._start(seats)
+        if seat.host is None:
+            seat.since = self.now()
+        return seat
 
-    def _settle(self, seat: AnySeat, seats: list[AnySeat], lost: Counter[str], study: str) -> Batch | None:
+    def _ended(self, seats: list[AnySeat]) -> list[tuple[AnySeat, str | None]]:
+        """Return the workers that started, answered or died, and those whose time is up with what is said of them."""
+        heard = self._heard(seats)
+        late = [(seat, why) for seat in seats if seat not in heard and (why := self._overdue(seat)) is not None]
+        return [*((seat, None) for seat in heard), *late]
+
+    def _overdue(self, seat: AnySeat) -> str | None:
+        """Say what a worker is killed for, None where it has time left."""
+        seconds = self.now() - seat.since
+        if seat.host is None:
+            return self._late(seat) if seconds > self.options.start_seconds else None
+        if seat.pack is not None and seconds > self.options.time_limit_seconds:
+            return f"worker on {seat.host} killed: it took longer than the time limit"
+        return None
+
+    def _settle(self, seat: AnySeat, why: str | None, seats: list[AnySeat], work: Work) -> Batch | None:
         """Return what became of a worker's pack, or None where it had none; a worker that is lost leaves `seats`."""
         pack = seat.pack
         try:
+            if why is not None:
+                raise LostWorker(why)
             answer = self._answer(seat)
         except LostWorker as error:
             seats.remove(seat)
             self._kill(seat)
-            if pack is None:
-                return None
-            lost[pack.pack_id] += 1
-            return self._lost(pack, str(error), lost[pack.pack_id], study)
+            if seat.host is None:
+                self._not_started(seat, str(error))
+            return None if pack is None else self._lost(pack, str(error), work)
         seat.pack = None
         if pack is None or isinstance(answer, str):
             seat.host = str(answer)
@@ -217,28 +265,42 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
         if answer.lost:
             seats.remove(seat)
             self._kill(seat)
+            if not answer.records:
+                return self._lost(pack, f"worker on {seat.host} lost its device", work)
+            self._leave_over(pack, answer.records, work, host=seat.host)
         if self._log_dir is not None and answer.log:
             append_log(self._log_dir / f"{pack.pack_id}.log", answer.log)
-        return Batch(pack=pack, records=answer.records)
+        return Batch(pack=work.given(pack), records=answer.records)
 
-    def _lost(self, pack: Pack, reason: str, n: int, study: str) -> Batch:
-        """Return the records of an attempt that was lost; the last one allowed is final."""
+    def _leave_over(self, pack: Pack, records: Sequence[Record], work: Work, *, host: str | None) -> None:
+        """Put what was not reached of a pack, whose worker has lost its device, to the packs that run again."""
+        done = {record.trial.trial_id for record in records}
+        trials = tuple(trial for trial in pack.trials if trial.trial_id not in done)
+        if trials:
+            rest = replace(pack, trials=trials)
+            work.whole[rest.pack_id] = work.given(pack)
+            work.again.append(rest)
+            left = f"{len(trials)} of {pack.size} trials"
+            self.tell(f"worker on {host} lost its device; what waited of its pack ({left}) runs on another one")
+
+    def _lost(self, pack: Pack, reason: str, work: Work) -> Batch:
+        """Return the records of an attempt that was lost; the last one allowed is final, else the pack runs again."""
+        work.lost[pack.pack_id] += 1
+        n = work.lost[pack.pack_id]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = f"{reason}, attempt {n} of {self.options.max_attempts}"
         outcome = Outcome(
             status=Status.FAILED, reason=line, metric_name=self._metric_name, steps_done=0, started_at=now
         )
         first = Record(
-            study=study, trial=pack.trials[0], pack_id=pack.pack_id, pack_size=pack.size, outcome=outcome,
+            study=work.study, trial=pack.trials[0], pack_id=pack.pack_id, pack_size=pack.size, outcome=outcome,
             provenance=self._provenance,
         )  # fmt: skip
         records = tuple(replace(first, trial=trial) for trial in pack.trials)
-        return Batch(pack=pack, records=records, final=n >= self.options.max_attempts)
-
-
-def took_too_long(host: str | None) -> LostWorker:
-    """Return what is said of a worker that is killed for its time."""
-    return LostWorker(f"worker on {host} killed: it took longer than the time limit")
+        final = n >= self.options.max_attempts
+        if not final:
+            work.again.append(pack)
+        return Batch(pack=work.given(pack), records=records, final=final)
 
 
 def _busy(seats: list[AnySeat]) -> int:

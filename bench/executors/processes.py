@@ -11,6 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,7 +27,7 @@ from bench.executors._base import AbstractExecutor, StoppedError
 from bench.executors._workers import Answer, LostWorker, Seat, Worker, WorkerOptions, WorkersExecutor
 
 END_SECONDS = 10.0  # until a process that was killed is gone
-_SERVE = "import sys; sys.path[:] = {path!r}; from bench.executors import processes; processes.serve({descriptor})"
+_SERVE = "import sys; sys.path[:] = {path!r}; from bench.executors import processes; processes.serve(*{given})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,44 +58,72 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
         super().__init__(
             provenance=provenance, metric_name=metric_name, options=options or WorkerOptions(), log_dir=log_dir
         )
-        self._places = tuple(places)
+        self._places = tuple(places)  # those whose process did not start are left out
+        self._open: list[ProcessSeat] = []  # whose process was started and not ended
         self._idle: ProcessSeat | None = None  # has answered probes; the first worker of the next packs
 
     @property
     def slots(self) -> int:
         """How many places there are."""
-        return len(self._places)
+        return max(1, len(self._places))
 
     def seconds_per_trial_step(self, pack: Pack) -> float | None:
-        """Return what one worker says, which then is the first to train."""
-        if self._idle is None:
-            self._idle = self._start([])
-            self._idle.host = str(self._answer(self._idle, wait=None))
-        with suppress(OSError):
-            self._idle.line.send(("probe", pack))
-        try:
-            found: float | None = self._idle.line.recv()
-        except (EOFError, OSError):
-            self._kill(self._idle)
-            self._idle = found = None
-        return found
+        """Return what one worker says, which then is the first to train.
+
+        Raises:
+            StoppedError: where no process starts.
+        """
+        while self._idle is None:
+            seat = self._begun([])
+            self._settle(seat, self._waited_for(seat), [seat], _workers.Work(study=""))
+            self._idle = seat if seat.host is not None else None
+        idle = self._idle
+        idle.pack, idle.since = pack, self.now()
+        with suppress(OSError):  # it has died since: the line's end says so
+            idle.line.send(("probe", pack))
+        if self._waited_for(idle) is None:
+            with suppress(EOFError, OSError):
+                found: float | None = idle.line.recv()
+                idle.pack = None
+                return found
+        self._idle = None
+        self._kill(idle)
+        return None
+
+    def _waited_for(self, seat: ProcessSeat) -> str | None:
+        """Wait until a worker is heard, or for as long as it is trusted; then return what is said of it."""
+        why = None
+        while seat not in self._heard([seat]) and why is None:
+            why = self._overdue(seat)
+        return why
+
+    def close(self) -> None:
+        """End every process, whatever it does."""
+        self._idle = None
+        for seat in list(self._open):
+            self._kill(seat)
 
     def _start(self, seats: list[ProcessSeat]) -> ProcessSeat:
         if self._idle is not None:
             seat, self._idle = self._idle, None
             return seat
         taken = [id(seat.place) for seat in seats]
-        place = next(one for one in self._places if id(one) not in taken)
+        place = next((one for one in self._places if id(one) not in taken), None)
+        if place is None:
+            raise StoppedError("no process has started on any device; run again")
         here, there = Pipe()
-        # The descriptor keeps its number in the child; stdin is its life line, which ends when this process does.
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE.format(path=sys.path, descriptor=there.fileno())], stdin=subprocess.PIPE,
-            pass_fds=[there.fileno()], env=_environment(place), start_new_session=True,
-        )  # fmt: skip
-        there.close()
-        with suppress(OSError):  # it has died since: the answer says so
-            here.send(place.make)
-        return ProcessSeat(place=place, process=process, line=here)
+        with there, tempfile.TemporaryFile() as order:
+            pickle.dump(place.make, order)  # a file: a process that hangs before it reads it holds nobody up
+            order.seek(0)
+            # Descriptors keep their number in the child; stdin is its life line, which ends when this process does.
+            given = there.fileno(), order.fileno()
+            process = subprocess.Popen(
+                [sys.executable, "-c", _SERVE.format(path=sys.path, given=given)], stdin=subprocess.PIPE,
+                pass_fds=given, env=_environment(place), start_new_session=True,
+            )  # fmt: skip
+        seat = ProcessSeat(place=place, process=process, line=here)
+        self._open.append(seat)
+        return seat
 
     def _give(self, seat: ProcessSeat, pack: Pack, study: str) -> None:
         with suppress(OSError):  # as above
@@ -104,35 +133,45 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
         lines = {seat.line: seat for seat in seats}
         return [lines[line] for line in wait(list(lines), _workers.POLL_SECONDS) if isinstance(line, Connection)]
 
-    def _answer(self, seat: ProcessSeat, wait: float | None = 0.0) -> str | Answer:
-        if not seat.line.poll(wait):
-            raise _workers.took_too_long(seat.host)
+    def _answer(self, seat: ProcessSeat) -> str | Answer:
         try:
             answer: str | Answer = seat.line.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             how = _ending(seat.process)
             if seat.host is None:
-                raise StoppedError(f"the process for {seat.place.name} {how} before it could start") from None
+                raise LostWorker(f"the process for {seat.place.name} {how} before it could start") from None
             raise LostWorker(f"worker on {seat.host} lost ({how})") from None
         return f"{seat.place.name}, process {seat.process.pid}" if isinstance(answer, str) else answer
 
     def _kill(self, seat: ProcessSeat) -> None:
+        seat.process.kill()  # nothing but the system itself can hold it up, also where it is stopped
+        with suppress(subprocess.TimeoutExpired):
+            seat.process.wait(END_SECONDS)
         seat.line.close()
-        seat.process.kill()
-        seat.process.wait(END_SECONDS)
         if seat.process.stdin is not None:
             seat.process.stdin.close()
+        self._open = [one for one in self._open if one is not seat]
+
+    def _late(self, seat: ProcessSeat) -> str | None:
+        return f"the process for {seat.place.name} has not started within {self.options.start_seconds:.0f} s"
+
+    def _not_started(self, seat: ProcessSeat, why: str) -> None:
+        self._places = tuple(place for place in self._places if place is not seat.place)
+        if not self._places:
+            raise StoppedError(why)
+        self.tell(f"{why}; the sweep goes on without it, on {len(self._places)}")
 
     def _no_worker(self) -> str:
         return f"no process has started for {self.options.start_seconds:.0f} s; run again"
 
 
-def serve(descriptor: int) -> None:
-    """Run, in a worker's process, the packs that come over a line, until it ends."""
+def serve(descriptor: int, order: int) -> None:
+    """Run, in a worker's process, the packs that come over a line, until it ends; a file holds what makes executors."""
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     line = Connection(descriptor)
     try:
-        worker = Worker(line.recv())
+        with open(order, "rb") as stream:
+            worker = Worker(pickle.load(stream))  # written by the driver, and by nobody else: it has no name
         line.send(worker.ready())
         while True:
             what, *of = line.recv()

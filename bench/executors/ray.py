@@ -85,9 +85,7 @@ class RayExecutor(WorkersExecutor[RaySeat]):
 
     def _answer(self, seat: RaySeat) -> str | Answer:
         try:
-            answer: str | Answer = ray.get(seat.waits_for, timeout=0)
-        except ray.exceptions.GetTimeoutError:
-            raise _workers.took_too_long(seat.host) from None
+            answer: str | Answer = ray.get(seat.waits_for)
         except RayTaskError as error:
             raise LostWorker(one_line(f"{type(error.cause).__name__}: {error.cause}")[: REASON_LENGTH - 40]) from None
         except RayError as error:
@@ -107,3 +105,9 @@ class RayExecutor(WorkersExecutor[RaySeat]):
             f"no worker of the Ray cluster has started for {self.options.start_seconds:.0f} s: each needs {needs}; "
             "see ray status, and run again"
         )
+
+    def _late(self, seat: RaySeat) -> str | None:
+        return None  # it waits for room on the cluster, which a machine may yet bring
+
+    def _not_started(self, seat: RaySeat, why: str) -> None:
+        return  # another is asked for; where none starts, `start_seconds` ends it

@@ -1,4 +1,7 @@
-"""What workers import in tests, of Ray or processes: a fake engine that may die, hang or fail by what files say."""
+"""What workers import in tests, of Ray or processes: a fake engine that may die, hang or fail by what files say.
+
+And workers in this process, for tests of what the driver makes of them.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import store
 from bench.core.record import Outcome
 from bench.core.spec import Pack
+from bench.executors import AbstractExecutor
+from bench.executors._workers import Answer, Seat, Worker, WorkerOptions, WorkersExecutor
 from bench.executors.local import LocalExecutor
 from tests.support.sweep_helpers import PROVENANCE, comparable, outcome
 
@@ -71,3 +77,67 @@ def rows(results: Path) -> list[dict[str, object]]:
     """Return the rows without the packs that they were trained in: several workers get smaller ones."""
     found = comparable(store.load(results / "s"))
     return [{name: value for name, value in row.items() if name not in ("pack_id", "pack_size")} for row in found]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class InlineSeat(Seat):
+    """A worker in this process; `answer` is what it has to say."""
+
+    number: int
+    worker: Worker
+    answer: str | Answer | None
+
+
+class InlineExecutor(WorkersExecutor[InlineSeat]):
+    """The driver's loop with workers in this process, on a clock that moves by `tick` whenever they are listened to.
+
+    The workers of these numbers, counted as they start, never start (`hung`).
+    """
+
+    def __init__(
+        self, make: Callable[[Path], AbstractExecutor], *, slots: int = 2, hung: Sequence[int] = (), tick: float = 1.0,
+        **options: object,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            provenance=PROVENANCE, metric_name="accuracy", options=WorkerOptions(**options),  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.make, self.n_slots, self.hung, self.tick = make, slots, frozenset(hung), tick
+        self.seconds, self.n_started, self.left_out = 0.0, 0, 0
+        self.now = lambda: self.seconds
+
+    @property
+    def slots(self) -> int:
+        """How many workers are wanted, without those that did not start."""
+        return self.n_slots - self.left_out
+
+    def _start(self, seats: list[InlineSeat]) -> InlineSeat:
+        self.n_started += 1
+        answer = None if self.n_started in self.hung else f"worker {self.n_started}"
+        return InlineSeat(number=self.n_started, worker=Worker(self.make), answer=answer)
+
+    def _give(self, seat: InlineSeat, pack: Pack, study: str) -> None:
+        seat.answer = seat.worker.run(pack, study)
+
+    def _heard(self, seats: list[InlineSeat]) -> list[InlineSeat]:
+        heard = [seat for seat in seats if seat.answer is not None]
+        self.seconds += self.tick
+        return heard
+
+    def _answer(self, seat: InlineSeat) -> str | Answer:
+        answer, seat.answer = seat.answer, None
+        assert answer is not None
+        return answer
+
+    def _kill(self, seat: InlineSeat) -> None:
+        seat.answer = None
+        seat.worker.close()
+
+    def _late(self, seat: InlineSeat) -> str | None:
+        return f"worker {seat.number} has not started"
+
+    def _not_started(self, seat: InlineSeat, why: str) -> None:
+        self.left_out += 1
+        self.tell(why)
+
+    def _no_worker(self) -> str:
+        return "no worker"

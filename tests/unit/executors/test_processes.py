@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,9 +18,9 @@ from bench import store, sweep
 from bench.core import devices
 from bench.core.errors import BadInput
 from bench.core.spec import Pack
-from bench.executors import StoppedError
+from bench.executors import StoppedError, _workers
 from bench.executors.local import LocalExecutor
-from bench.executors.processes import Place, ProcessExecutor
+from bench.executors.processes import Place, ProcessExecutor, ProcessSeat
 from tests.support.process_helpers import executor
 from tests.support.sweep_helpers import (
     OPTIONS,
@@ -88,17 +89,83 @@ def test_a_pack_that_kills_each_worker_fails_after_its_attempts(scratch: Path) -
     assert "attempt 2 of 2" in (record.outcome.reason or "")
 
 
-def test_a_probe_is_answered_by_the_worker_that_then_trains(scratch: Path) -> None:
+class Hangs:
+    """What a worker's process gets to read and never has read."""
+
+    def __init__(self, large: int) -> None:
+        self.content = b"x" * large
+
+    def __call__(self, log_dir: Path) -> LocalExecutor[None]:
+        raise AssertionError("never called")
+
+    def __reduce__(self) -> object:
+        return (_hang, (self.content,))
+
+
+def _hang(content: bytes) -> Hangs:
+    time.sleep(HANG_SECONDS)
+    raise AssertionError("the process outlived its test")
+
+
+def hanging(monkeypatch: pytest.MonkeyPatch, one: ProcessExecutor, n: int) -> None:
+    """Let the first n places hang while they start, on a clock that moves once nobody else is waited for."""
+    seconds = 0.0
+    one.now = lambda: seconds
+    hung = tuple(replace(place, make=Hangs(1 << 22)) for place in one._places[:n])
+    one._places = (*hung, *one._places[n:])
+    heard = one._heard
+
+    def later(seats: list[ProcessSeat]) -> list[ProcessSeat]:
+        nonlocal seconds
+        if all(seat.place in hung or seat.host is not None for seat in seats):
+            seconds += one.options.start_seconds
+        return heard(seats)
+
+    monkeypatch.setattr(_workers, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(one, "_heard", later)
+
+
+def test_a_probe_is_answered_by_the_worker_that_then_trains(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
+    """Also where the first process hangs before it has started, with more to read than a line holds."""
+    one, told = executor(scratch), list[str]()
+    one.tell = told.append
+    one._places = tuple(replace(place, make=probed) for place in one._places)
+    hanging(monkeypatch, one, 1)
+    assert one.seconds_per_trial_step(Pack(trials=TRIALS[:2])) == 0.25
+    assert told == ["the process for place 0 has not started within 300 s; the sweep goes on without it, on 1"]
+    assert (one.slots, len(one._open)) == (1, 1)
+    pid = one._open[0].process.pid
+    assert [str(r.outcome.status) for r in one.run(Pack(trials=TRIALS[:2]), study="s")] == ["ok", "ok"]
+    assert one._open == []
+    assert not psutil.pid_exists(pid), "it was a worker of the packs and ended with them"
+
+
+def test_closing_ends_every_process_whatever_it_does(scratch: Path) -> None:
+    """One that waits for packs and is stopped, one that has not started yet."""
     one = executor(scratch)
     assert one.seconds_per_trial_step(Pack(trials=TRIALS[:2])) is None, "the fake engine has no probe"
-    one._places = tuple(replace(place, make=probed) for place in one._places)
-    one._kill(one._start([]))
-    assert one.seconds_per_trial_step(Pack(trials=TRIALS[:2])) == 0.25
-    assert one._idle is not None
-    pid = one._idle.process.pid
-    assert [str(r.outcome.status) for r in one.run(Pack(trials=TRIALS[:2]), study="s")] == ["ok", "ok"]
-    assert one._idle is None
-    assert not psutil.pid_exists(pid), "it was a worker of the packs and ended with them"
+    idle, one._idle = one._idle, None
+    assert idle is not None
+    one._begun([idle])
+    one._idle = idle
+    pids = [seat.process.pid for seat in one._open]
+    os.kill(pids[0], signal.SIGSTOP)
+    one.close()
+    one.close()
+    assert len(pids) == 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_where_all_processes_hang_before_they_start_the_sweep_stops(
+    monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    one = executor(scratch)
+    hanging(monkeypatch, one, 2)
+    with pytest.raises(StoppedError, match="process for place 1 has not started within 300 s"):
+        one.seconds_per_trial_step(Pack(trials=TRIALS[:2]))
+    with pytest.raises(StoppedError, match="no process has started on any device"):
+        one.run(Pack(trials=TRIALS[:2]), study="s")
+    assert one._open == []
 
 
 def probed(log_dir: Path) -> LocalExecutor[None]:

@@ -235,7 +235,7 @@ def test_a_worker_whose_device_is_lost_sends_what_it_finished() -> None:
 
     worker = Worker(make)
     answer = worker.run(Pack(trials=TRIALS[:4]), "s")
-    worker._logs.cleanup()
+    worker.close()
     assert (answer.lost, answer.refused) == (True, None)
     assert [str(record.outcome.status) for record in answer.records] == ["ok", "ok", "failed", "failed"]
     assert "illegal memory access" in answer.log
