@@ -121,6 +121,7 @@ def page_of(resolved: Readable, selection: Selection, found: Material) -> str:
     from bench.report.data import Source
     from bench.report.page import document as page
     from bench.study import as_toml
+    from bench.sweep.optuna_mirror.from_rows import studies_of
     from plots.tidy import StudyInfo
 
     study, better = resolved.study, resolved.task.higher_is_better
@@ -137,10 +138,12 @@ def page_of(resolved: Readable, selection: Selection, found: Material) -> str:
         borders=borders,
         compare_command="" if comparison is None else command_line(selection, "compare"),
     )
+    own = [row for row in found.rows.to_pylist() if resolved.is_search or row["trial_id"] in resolved.ids]
     attempts = SCHEMA.empty_table().to_pandas() if found.attempts is None else found.attempts
     return page.page(report.build(
         found.rows.to_pandas(), attempts, shown, info, source=source, comparison=comparison, speed=found.speed,
         fresh=found.fresh, claims=ledger.of_study(study.name, selection.results_dir), pruned=found.pruned,
+        optuna=studies_of(own, study.grids, higher_is_better=better),
     ))  # fmt: skip
 
 

@@ -6,9 +6,9 @@ itself is bench/report/page/document.py; its sentences are in bench/report/text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,9 @@ from plots.lines import series_in
 from plots.settings import fixed_text, split
 from plots.tidy import CellTable, StudyInfo, choose, has_select
 
+if TYPE_CHECKING:
+    from optuna import Study as OptunaStudy
+
 VIEWS: tuple[View, ...] = ("eta_B", "lr_ratio")
 LEAST_FILLED = 0.2  # of a table's positions: below, as where the axes' log steps differ, a view shows little but holes
 
@@ -51,12 +54,13 @@ LEAST_FILLED = 0.2  # of a table's positions: below, as where the axes' log step
 def build(
     df: pd.DataFrame, attempts: pd.DataFrame, study: Study, info: StudyInfo, *, source: Source,
     comparison: Comparison | None = None, speed: pa.Table | None = None, fresh: pd.DataFrame | None = None,
-    claims: Sequence[Verdict] = (), pruned: pd.DataFrame | None = None,
+    claims: Sequence[Verdict] = (), pruned: pd.DataFrame | None = None, optuna: Mapping[str, OptunaStudy] | None = None,
 ) -> Report:  # fmt: skip
     """Return the report of a study from its finished rows and its failed attempts (columns: record.SCHEMA).
 
     `speed` are the rows of `bench speed`, `fresh` those of the comparison's fresh runs, where there are some;
-    `claims` the verdicts that rest on the study, `pruned` the rows of trials that were left out early.
+    `claims` the verdicts that rest on the study, `pruned` the rows of trials that were left out early, `optuna` the
+    rows as Optuna has them, by method.
 
     Raises:
         BadInput: where a trial occurs twice or the rows hold several metrics.
@@ -87,6 +91,7 @@ def build(
         comparison=comparison,
         repeat=repeat.of_rows(rows, study, source),
         claims=tuple(claims),
+        optuna=optuna or {},
     )
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bench.claims.verdict import Verdict
 from bench.comparison.numbers import Comparison
 from bench.report.charts import Chart
 from bench.timing.methods.summary import Line
 from plots.grid import View
+
+if TYPE_CHECKING:
+    import optuna
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +180,7 @@ class Report:
     comparison: Comparison | None
     repeat: Repeat
     claims: tuple[Verdict, ...] = ()  # that rest on the study
+    optuna: Mapping[str, optuna.Study] = field(default_factory=dict)  # of the rows, by method
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

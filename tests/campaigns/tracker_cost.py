@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -82,7 +83,7 @@ def as_bench(words: list[str]) -> int:
 
 
 def main() -> None:
-    """Print each round, then the cost of each tracker in the medians of the rounds' differences."""
+    """Print each sweep, and after each round the costs so far."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
@@ -96,12 +97,18 @@ def main() -> None:
         for tracker in order:
             rounds[-1][tracker], wall = sweep(tracker, chosen.steps)
             print(f"round {number + 1} {tracker or 'none'}: {rounds[-1][tracker]:.2f} CPU s, {wall:.1f} s", flush=True)
-    for tracker in chosen.trackers:
+        told(rounds, chosen.trackers)
+
+
+def told(rounds: list[dict[str, float]], names: Sequence[str]) -> None:
+    """Print the cost of each tracker: medians over rounds of the difference and the ratio within a round."""
+    for tracker in names:
         more = [one[tracker] - one[""] for one in rounds]
         share = [one[tracker] / one[""] - 1 for one in rounds]
         print(
             f"{tracker}: {statistics.median(more):+.2f} CPU s ({min(more):+.2f} to {max(more):+.2f}), "
-            f"{statistics.median(share):+.1%} ({min(share):+.1%} to {max(share):+.1%}), n = {len(rounds)}"
+            f"{statistics.median(share):+.1%} ({min(share):+.1%} to {max(share):+.1%}), n = {len(rounds)}",
+            flush=True,
         )
 
 

@@ -21,7 +21,7 @@ from bench.claims.verdict import Verdict
 from bench.core import pruned
 from bench.report.charts import Chart
 from bench.report.data import Best, Report, Trouble
-from bench.report.page import claims_section, compare_section, heat_section, speed_section, svg
+from bench.report.page import claims_section, compare_section, heat_section, optuna_section, speed_section, svg
 from bench.report.page.tables import Value, decimal, rate, ratio, table, text, whole
 from bench.report.text import counted, headline, listed, score, seeds, unit
 from bench.report.text import verdict as three_paragraphs
@@ -116,6 +116,7 @@ def _sections(report: Report) -> list[Section]:
         Section(name="best", title="Best cells", template="table.html", view=_best(report)),
         Section(name="heatmaps", title="Learning-rate heatmaps", template="heatmaps.html", view=heat),
         *charts,
+        Section(name="optuna", title="Which settings matter", template="optuna.html", view=optuna_section.view(report)),
         Section(name="speed", title="Speed and memory", template="speed.html", view=speed),
         _claims("Claims that rest on these rows", report.claims),
         Section(name="trouble", title="Diverged, collapsed and failed", template="trouble.html", view=_trouble(report)),

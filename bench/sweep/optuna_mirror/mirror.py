@@ -93,7 +93,7 @@ class Mirror:
 
         `space_of` returns the space that a row, or the settings of a trial, was chosen from.
         """
-        entries = [self._row_entry(space_of(row), row) for row in rows]
+        entries = [self._entry(space_of(row), row) for row in rows]
         ids = [trial.trial_id for trial in going_on]
         note = self._call(lambda b: b.recover(name, entries, also=also, going_on=ids))
         if note is not None:
@@ -144,28 +144,23 @@ class Mirror:
         told = self._running.pop(record.trial.trial_id, None)
         value = self.value(Score.of_row(row)) if finished else None
         if told is not None:
-            self._call(lambda b: b.tell(told.name, told.asked, value, _attributes(row), self.curve(row)))
+            self._call(lambda b: b.tell(told.name, told.asked, value, _attributes(row), _curve(row)))
         elif finished:
             name = self.name(record.trial)
-            self._call(lambda b: b.add(name, self._row_entry(self._spaces[name], row)))
+            self._call(lambda b: b.add(name, self._entry(self._spaces[name], row)))
 
     def _report(self, row: Mapping[str, Any]) -> None:
         """Tell what is known of a trial that goes on, or waits to."""
         told = self._running.get(row["trial_id"])
         if told is not None:
-            self._call(lambda b: b.report(told.name, told.asked, self.curve(row)))
+            self._call(lambda b: b.report(told.name, told.asked, _curve(row)))
 
     def leave_out(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Tell that these trials were pruned."""
         for row in rows:
             told = self._running.pop(row["trial_id"], None)
             if told is not None:
-                self._call(lambda b, t=told, r=row: b.prune(t.name, t.asked, _attributes(r), self.curve(r)))  # type: ignore[misc]
-
-    def curve(self, row: Mapping[str, Any]) -> dict[int, float]:
-        """Return what Optuna is told of a trial's evaluations, by step."""
-        points = row["curve"] or ()
-        return {p["step"]: p["metric_value"] for p in points if p["metric_value"] is not None}
+                self._call(lambda b, t=told, r=row: b.prune(t.name, t.asked, _attributes(r), _curve(r)))  # type: ignore[misc]
 
     def abandon(self) -> None:
         """Fail what is still running: the sweep ends without it. With a pruner the next sweep goes on with it."""
@@ -187,9 +182,8 @@ class Mirror:
         """Return what Optuna is told of a finished trial."""
         return objective(score, higher_is_better=self._options.higher_is_better)
 
-    def _row_entry(self, space: Space, row: Mapping[str, Any]) -> Entry:
-        value = None if row["status"] == Status.PRUNED else self.value(Score.of_row(row))
-        return _entry(space, row, row["trial_id"], _attributes(row), value, self.curve(row))
+    def _entry(self, space: Space, row: Mapping[str, Any]) -> Entry:
+        return entry_of(space, row, higher_is_better=self._options.higher_is_better)
 
     def _call(self, call: Callable[[Bridge], Any]) -> Any:
         if self._bridge is None:
@@ -206,6 +200,13 @@ class Mirror:
             return None
 
 
+def entry_of(space: Space, row: Mapping[str, Any], *, higher_is_better: bool) -> Entry:
+    """Return a finished or pruned row, whose space it was chosen from, as Optuna is to know it."""
+    score = Score.of_row(row)
+    value = None if row["status"] == Status.PRUNED else objective(score, higher_is_better=higher_is_better)
+    return _entry(space, row, row["trial_id"], _attributes(row), value, _curve(row))
+
+
 def _entry(
     space: Space, settings: Mapping[str, Any], trial_id: str, attributes: Mapping[str, Any],
     value: float | None = None, curve: Mapping[int, float] | None = None,
@@ -217,3 +218,9 @@ def _entry(
 def _attributes(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what Optuna is told of a row beside its parameters and value; the trial_id leads to the rest."""
     return {name: row[name] for name in ("trial_id", "seed", "status", "metric_value", "pack_id")}
+
+
+def _curve(row: Mapping[str, Any]) -> dict[int, float]:
+    """Return what Optuna is told of a trial's evaluations, by step."""
+    points = row["curve"] or ()
+    return {p["step"]: p["metric_value"] for p in points if p["metric_value"] is not None}

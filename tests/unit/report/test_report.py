@@ -33,6 +33,7 @@ from bench.report import text as report_text
 from bench.report.data import Counts, Report, Source
 from bench.report.page import document as page
 from bench.report.page import tables
+from bench.sweep.optuna_mirror.from_rows import studies_of
 from bench.timing.methods import rows as speed_rows
 from plots.tidy import StudyInfo
 from tests.support.comparisons import compared, noisy, ramp, setup
@@ -82,6 +83,12 @@ def whole() -> Report:
         *(trial("full", eta, seed) for eta in ETAS for seed in SEEDS),
     )  # fmt: skip
     return built(frame(trials), trials)
+
+
+def with_optuna() -> Report:
+    """Return it with what Optuna makes of LoRA+'s rows."""
+    rows = pa.Table.from_pandas(frame(lora_grid(ETAS, RATIOS[1:], SEEDS)), schema=SCHEMA, preserve_index=False)
+    return replace(whole(), optuna=studies_of(rows.to_pylist(), STUDY.grids, higher_is_better=True))
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------
@@ -348,7 +355,7 @@ def test_no_text_from_data_becomes_markup() -> None:
 
 
 def test_the_page_asks_for_nothing_and_only_its_own_script_may_run() -> None:
-    drawn = page.page(whole())
+    drawn = page.page(with_optuna())
     tags = parsed(drawn)
     links = [v for _, attributes in tags.tags for k, v in attributes.items() if k in ("src", "href", "action", "data")]
     assert all(link is not None and link.startswith("#") for link in links)
@@ -373,6 +380,7 @@ def test_the_page_asks_for_nothing_and_only_its_own_script_may_run() -> None:
         "curves",
         "rates",
         "tuning",
+        "optuna",
         "speed",
         "trouble",
         "repeat",
@@ -553,7 +561,7 @@ document.title = JSON.stringify(out);
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 @pytest.mark.parametrize("size", ["1280,900", "500,900"])
 def test_a_browser_opens_it_without_error_or_request_and_it_works_by_keyboard(tmp_path: Path, size: str) -> None:
-    text = page.page(whole())
+    text = page.page(with_optuna())
     digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
     text = text.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
     text = text.replace("</body>", f"<script>{PROBE}</script></body>")

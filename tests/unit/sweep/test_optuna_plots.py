@@ -7,13 +7,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import optuna
+import pyarrow as pa
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.visualization import matplotlib as figures
 
 from bench import api
+from bench.core.record import SCHEMA
+from bench.core.spec import MethodGrid
 from bench.sweep.optuna_mirror import summary
+from bench.sweep.optuna_mirror.from_rows import studies_of
 from bench.sweep.optuna_mirror.journal import JOURNAL_NAME
 
 pytestmark = [
@@ -70,6 +74,21 @@ def test_the_spread_of_cells_with_unequal_numbers_of_seeds_is_pooled() -> None:
     squares = (0.2**2 + 0.1**2 + 0.3**2) + 2 * 0.1**2  # about the means 0.3 and 0.6
     assert found == {"n_cells": 3, "n_seeds": 3, "spread": pytest.approx((squares / 3) ** 0.5)}
     assert summary.attributes(trials[:1], cells) == {"n_cells": 1, "n_seeds": 1, "spread": None}
+
+
+def test_rows_alone_give_the_study_that_the_sweep_kept(swept: tuple[Any, optuna.Study]) -> None:
+    rows, study = swept
+    table = pa.Table.from_pandas(rows, schema=SCHEMA, preserve_index=False)
+    grid = MethodGrid(method="lora+", axes=(("lr_ratio", (2.0, 8.0)),))
+    (method, found), *others = studies_of(table.to_pylist(), [grid], higher_is_better=True).items()
+    assert (method, others) == ("lora+", [])
+    assert found.direction == study.direction
+
+    def told(one: optuna.Study) -> dict[str, tuple[Any, ...]]:
+        trials = [(t.params, t.value, t.intermediate_values, t.user_attrs, t.distributions) for t in one.trials]
+        return {trial[3]["trial_id"]: trial for trial in trials}
+
+    assert told(found) == told(study)
 
 
 def test_optuna_draws_importance_parallel_coordinates_slices_and_contours(swept: tuple[Any, optuna.Study]) -> None:
