@@ -1,4 +1,4 @@
-"""The report's section that Optuna makes: its numbers are Optuna's, its figure shows every trial, or it says why not."""
+"""The section that Optuna makes: its numbers are Optuna's, its figure shows every trial, or it says why not."""
 
 from __future__ import annotations
 
