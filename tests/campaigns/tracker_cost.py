@@ -1,8 +1,10 @@
-"""What a tracker costs a sweep: CPU seconds of sweeps of 100 demo trials with and without each tracker, interleaved.
+"""What a tracker costs a sweep of 100 trials in CPU seconds, interleaved with no tracker, by rounds.
 
-    python -m tests.campaigns.tracker_cost --rounds 3 --steps 8
+    python -m tests.campaigns.tracker_cost --rounds 3 --steps 8    # whole sweeps of the demo
+    python -m tests.campaigns.tracker_cost --rounds 3 --alone      # a process that sends 100 stored rows, and no more
 
 CPU seconds of the process and of children that it waited for (wait4): other work on the machine moves wall time.
+On a busy machine those of whole sweeps differ by more than trackers cost: then `--alone` tells, start-up included.
 A service that a tracker leaves running is not counted. `throws` and `hangs` stand in for trackers that are down.
 """
 
@@ -21,38 +23,59 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from bench import cli, trackers
+from bench import cli, store, trackers
+from bench.sweep.events import Started
+from bench.trackers import _reporter
 from bench.trackers._base import Open, Run
 
 TRACKERS = ("", "tensorboard", "trackio", "mlflow", "wandb", "throws", "hangs")
 BROKEN = ("throws", "hangs")
+ROWS = Path(__file__).resolve().parents[2] / "results" / "reference" / "sst2-reference.parquet"
+_REAL = trackers.get
 RATES = "2e-4,4e-4,8e-4,1.6e-3,3.2e-3"
+
+
+def measured(command: list[str], directory: str) -> tuple[int, float, float]:
+    """Run this script otherwise; return the exit code, CPU and wall seconds, user and system."""
+    places = {"TRACKIO_DIR": f"{directory}/trackio", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    with (Path(directory) / "out.txt").open("w") as out:
+        start = os.times().elapsed
+        whole = [sys.executable, "-m", "tests.campaigns.tracker_cost", *command]
+        process = subprocess.Popen(whole, stdout=out, stderr=out, env={**os.environ, **places})
+        _, status, used = os.wait4(process.pid, 0)
+        return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, os.times().elapsed - start
 
 
 def sweep(tracker: str, steps: int) -> tuple[float, float]:
     """Return the CPU and wall seconds of one sweep of 100 trials, user and system."""
     with tempfile.TemporaryDirectory() as directory:
         command = [
-            sys.executable, "-m", "tests.campaigns.tracker_cost", "--as-bench",
-            "sweep", "--task", "demo", "--methods", "lora", "--rank", "8",
+            "--as-bench", "sweep", "--task", "demo", "--methods", "lora", "--rank", "8",
             "--eta-A", RATES, "--seeds", ",".join(map(str, range(20))), "--steps", str(steps),
             "--eval-steps", str(max(1, steps // 2)),
             "--results-dir", directory, *(["--report-to", tracker] if tracker else []),
         ]  # fmt: skip
-        places = {"TRACKIO_DIR": f"{directory}/trackio", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
-        with (Path(directory) / "out.txt").open("w") as out:
-            start = os.times().elapsed
-            process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **places})
-            _, status, used = os.wait4(process.pid, 0)
-            wall = os.times().elapsed - start
-        expected = tracker and tracker not in BROKEN
-        (ledger,) = [*Path(directory).rglob(f"reported-{tracker}.txt")] if expected else [None]
-        sent = 100 if ledger is None else len(ledger.read_text("utf-8").split())
+        code, cpu, wall = measured(command, directory)
         rows = sum(pq.read_metadata(part).num_rows for part in Path(directory).rglob("trials/*.parquet"))
-        if os.waitstatus_to_exitcode(status) != 0 or (sent, rows) != (100, 100):
-            shutil.copy(Path(directory) / "out.txt", "tracker_cost.txt")
-            raise SystemExit(f"{tracker or 'no tracker'}: {rows} rows, {sent} runs sent; see tracker_cost.txt")
-        return used.ru_utime + used.ru_stime, wall
+        check(tracker, directory, ok=code == 0 and rows == 100)
+        return cpu, wall
+
+
+def alone(tracker: str) -> tuple[float, float]:
+    """Return the CPU and wall seconds of a process that sends 100 rows to a tracker, or loads them for none."""
+    with tempfile.TemporaryDirectory() as directory:
+        code, cpu, wall = measured(["--as-sender", tracker, directory], directory)
+        check(tracker, directory, ok=code == 0)
+        return cpu, wall
+
+
+def check(tracker: str, directory: str, *, ok: bool) -> None:
+    """End the script where a process failed or a tracker did not get every run."""
+    ledgers = [*Path(directory).rglob(f"reported-{tracker}.txt")]
+    sent = len(ledgers[0].read_text("utf-8").split()) if ledgers else 0
+    if not ok or sent != (0 if tracker in ("", *BROKEN) else 100):
+        shutil.copy(Path(directory) / "out.txt", "tracker_cost.txt")
+        raise SystemExit(f"{tracker or 'no tracker'}: {sent} runs sent; see tracker_cost.txt")
 
 
 class Broken:
@@ -71,15 +94,31 @@ class Broken:
         """Nothing was opened."""
 
 
+def get(name: str, *, where: str = "--report-to") -> Open:
+    """Return what opens a tracker, or a stand-in."""
+    return (lambda group, directory: Broken(name)) if name in BROKEN else _REAL(name, where=where)
+
+
 def as_bench(words: list[str]) -> int:
     """Run a command that knows the stand-ins beside the trackers there are."""
-    real = trackers.get
-
-    def get(name: str, *, where: str = "--report-to") -> Open:
-        return (lambda group, directory: Broken(name)) if name in BROKEN else real(name, where=where)
-
-    trackers.get = get  # type: ignore[assignment]
+    trackers.get = get
     return cli.main(words)
+
+
+def as_sender(name: str, directory: str) -> int:
+    """Send 100 stored rows, in a process that has imported what every sweep has."""
+    import pandas  # noqa: F401
+    import torch  # noqa: F401
+
+    _reporter.LAST_SECONDS = 3600.0  # a busy machine; what is measured is CPU time
+    rows = store.load_files([ROWS]).to_pylist()[:100]
+    if name:
+        reporter = trackers.Reporter(
+            name, get(name), group="study", directory=Path(directory), finished=lambda: rows, warn=print
+        )
+        reporter(Started(n_trials=100, n_finished=0, n_packs=1, estimate=None))
+        reporter.close()
+    return 0
 
 
 def main() -> None:
@@ -88,6 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--trackers", nargs="+", default=TRACKERS[1:], choices=TRACKERS[1:])
+    parser.add_argument("--alone", action="store_true")
     chosen = parser.parse_args()
     rounds: list[dict[str, float]] = []
     names = ("", *chosen.trackers)
@@ -95,7 +135,7 @@ def main() -> None:
         order = names[number % len(names) :] + names[: number % len(names)]
         rounds.append({})
         for tracker in order:
-            rounds[-1][tracker], wall = sweep(tracker, chosen.steps)
+            rounds[-1][tracker], wall = alone(tracker) if chosen.alone else sweep(tracker, chosen.steps)
             print(f"round {number + 1} {tracker or 'none'}: {rounds[-1][tracker]:.2f} CPU s, {wall:.1f} s", flush=True)
         told(rounds, chosen.trackers)
 
@@ -115,4 +155,6 @@ def told(rounds: list[dict[str, float]], names: Sequence[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--as-bench"]:
         sys.exit(as_bench(sys.argv[2:]))
+    if sys.argv[1:2] == ["--as-sender"]:
+        sys.exit(as_sender(*sys.argv[2:]))
     main()

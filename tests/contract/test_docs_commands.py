@@ -1,4 +1,7 @@
-"""Commands and Python that the documentation shows: options exist and are parsed, imports are there, TOML is TOML."""
+"""Commands and Python that the documentation shows: options exist and are parsed, imports are there, TOML is TOML.
+
+test_docs_python.py runs the Python.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import optuna
 
 LEAST_TRIALS = 20  # PED-ANOVA goes by the best tenth, and by two trials at least
-_FIRST, _OWN_ID = re.compile(r'<g id="figure_1">.*</g>', re.DOTALL), re.compile(r' id="[a-z0-9.]+_\d+"')
+_FIRST, _OWN_ID = re.compile(r'<g id="figure_1">.*</g>', re.DOTALL), re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 _DROPPED = re.compile(
     r' clip-path="[^"]*"|font: [^;"]*;? ?'
 )  # nothing is drawn beyond its axes; the font is the page's
