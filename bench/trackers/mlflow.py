@@ -32,15 +32,16 @@ class _Experiment:
         now = int(time.time() * 1000)
         values = [(step, name, value) for step, at in run.points for name, value in at.items()]
         values += [(run.points[-1][0] if run.points else 0, name, float(value)) for name, value in run.summary.items()]
+        began = now - int(1000 * run.summary.get("train_seconds", 0))  # its duration in the interface: the training
         made = self._client.create_run(
-            self._experiment_id, run_name=run.name, tags={_TAG: run.trial_id, "status": run.status}
+            self._experiment_id, began, run_name=run.name, tags={_TAG: run.trial_id, "status": run.status}
         )
         self._client.log_batch(
             made.info.run_id,
             metrics=[Metric(name, value, now, step) for step, name, value in values],
             params=[Param(name, str(value)[:6000]) for name, value in run.config.items()],
         )
-        self._client.set_terminated(made.info.run_id)
+        self._client.set_terminated(made.info.run_id, end_time=now)
 
     def _delete(self, trial_id: str) -> None:
         for found in self._client.search_runs([self._experiment_id], f"tags.`{_TAG}` = '{trial_id}'"):

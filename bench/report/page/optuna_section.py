@@ -65,15 +65,16 @@ def view(report: Report) -> dict[str, object] | None:
 
 
 def _panel(method: str, study: optuna.Study, report: Report) -> _Panel:
-    settings = _varying(study)
+    settings, tied = _varying(study)
     without = _why_not(study, settings)
     n = len(study.trials)
     drawn, width, height = None, 0, 0
     if len(settings) > 1 and len(parallel.drawable(study)) > 1:
         figure = parallel.draw(study, settings, metric=unit(report), as_percent=report.higher_is_better)
         drawn, (width, height) = _markup(figure, salt=method), (round(72 * side) for side in figure.get_size_inches())
+    counted = f"{style.label(method)}: {n:,} trial{'s' if n != 1 else ''}"
     return _Panel(
-        caption=f"{style.label(method)}: {n:,} trial{'s' if n != 1 else ''}",
+        caption="; ".join([counted, *(f"{name} goes with {parallel.name(first)}" for name, first in tied.items())]),
         bars=() if without else _bars(study, settings),
         without=without,
         drawn=drawn,
@@ -82,10 +83,19 @@ def _panel(method: str, study: optuna.Study, report: Report) -> _Panel:
     )
 
 
-def _varying(study: optuna.Study) -> list[str]:
-    """Return the numeric settings of which trials have several values."""
-    names = dict.fromkeys(name for trial in study.trials for name in trial.params)
-    return [name for name in names if len({trial.params.get(name) for trial in study.trials}) > 1]
+def _varying(study: optuna.Study) -> tuple[list[str], dict[str, str]]:
+    """Return the numeric settings that vary, and which setting others go with: each value of one has one of the other.
+
+    An importance would be split between such settings, of which nobody can tell which it is.
+    """
+    firsts: dict[tuple[int, ...], str] = {}
+    tied: dict[str, str] = {}
+    for name in dict.fromkeys(name for trial in study.trials for name in trial.params):
+        seen: dict[float | None, int] = {}
+        places = tuple(seen.setdefault(trial.params.get(name), len(seen)) for trial in study.trials)
+        if len(seen) > 1 and firsts.setdefault(places, name) != name:
+            tied[name] = firsts[places]
+    return [name for places, name in firsts.items() if max(places) > 0], tied
 
 
 def _why_not(study: optuna.Study, settings: Sequence[str]) -> str:

@@ -109,6 +109,7 @@ def test_mlflow_reads_back_what_was_sent(tmp_path: Path) -> None:
     for row in ROWS:
         run = by_id[row["trial_id"]]
         assert float(run.data.params["eta_A"]) == row["eta_A"]
+        assert run.info.end_time - run.info.start_time == int(1000 * row["train_seconds"])
         assert run.data.metrics["eval/metric_value"] == row["metric_value"]
         assert len(client.get_metric_history(run.info.run_id, "eval/accuracy")) == len(row["curve"])
 
@@ -219,7 +220,7 @@ def test_mlflow_looks_for_runs_of_a_kill_only_where_an_earlier_sweep_left_some(
         search_runs=lambda ids, query: asked.append(query) or [],
         create_run=lambda *_, **__: SimpleNamespace(info=SimpleNamespace(run_id="r")),
         log_batch=lambda *_, **__: None,
-        set_terminated=lambda run_id: None,
+        set_terminated=lambda run_id, end_time: None,
     )
     monkeypatch.setattr("mlflow.MlflowClient", lambda uri: client)
     mlflow.open_tracker("study", tmp_path).send(of_row(ROWS[0]))
