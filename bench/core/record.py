@@ -101,7 +101,7 @@ class Outcome:
     engine_path: Annotated[str | None, "way through the model: bank, unpadded or packed, and what it left out"] = None
     examples_per_second: Annotated[float | None, "training examples of this trial / train_seconds", "1/s"] = None
     tokens_per_second: Annotated[float | None, "real (not padding) tokens / train_seconds", "1/s"] = None
-    peak_memory_bytes: Annotated[int | None, "the pack's peak above what was held before it", "bytes"] = None
+    peak_memory_bytes: Annotated[int | None, "the pack's peak, the base it shares left out", "bytes"] = None
     curve: tuple[CurvePoint, ...] = ()
     started_at: Annotated[str, "ISO 8601, UTC"]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import mmap
 import re
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import nn
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_HIGH_WATER = "5"  # proc(5): resets VmHWM to the current resident set
@@ -76,3 +78,18 @@ class CudaMeter:
 def meter_of(device: torch.device) -> Meter:
     """Return what measures peak memory on a device."""
     return CudaMeter(device) if device.type == "cuda" else CpuMeter()
+
+
+def settle_base(model: nn.Module, device: torch.device, *, is_shared: bool) -> None:
+    """Bring a base to where packs read it, so that what it takes is held before any of them is measured.
+
+    Without this the first pack would count it. A base that packs share moves to the device. On a CPU the weights are
+    files that are mapped: a page of them takes memory once it is read.
+    """
+    if is_shared:
+        model.to(device)
+    if device.type != "cpu":
+        return
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cpu"]
+    for storage in {one.data_ptr(): one for one in (tensor.untyped_storage() for tensor in tensors)}.values():
+        torch.empty(0, dtype=torch.uint8).set_(storage)[:: mmap.PAGESIZE].sum()

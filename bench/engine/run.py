@@ -30,7 +30,7 @@ from bench.engine.checkpointing import checkpoint_layers
 from bench.engine.chunking import CHUNK_WIDTH, least_chunks, n_chunks
 from bench.engine.dropout import Together
 from bench.engine.loop import Loop, Training
-from bench.engine.memory import Meter
+from bench.engine.memory import Meter, settle_base
 from bench.engine.objective import Classification, Objective, Regression, Scored
 from bench.engine.paths import BankPath, Path, path_name, settle_masks
 from bench.models._base import LoadedModel
@@ -126,6 +126,8 @@ def run_pack(
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     trial, device = pack.trials[0], options.device
     if meter is not None:
+        with clock.phase("setup"):
+            settle_base(loaded.model, device, is_shared=not methods.get(trial.method).trains_base)
         meter.start()
     with clock.phase("setup"):
         ready = prepare(pack, data, loaded, options)

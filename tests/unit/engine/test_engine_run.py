@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import DistilBertConfig
 
 from bench.core.clock import Clock
 from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Trial
+from bench.engine.memory import CpuMeter, settle_base
 from bench.engine.run import DTYPES, EngineOptions, default_chunks, prepare, run_pack
 from bench.engine.unpadded import UnpaddedPath
 from tests.support.engine_helpers import budget, load_random, random_data, tiny_model, trial
@@ -343,6 +347,48 @@ def test_peak_memory_is_what_the_meter_says_of_the_whole_pack() -> None:
     assert calls == ["start", "peak"]
     assert [o.peak_memory_bytes for o in outcomes] == [1234, 1234]
     assert go([lora(max_steps=2)], loaded=tiny_model())[0].peak_memory_bytes is None
+
+
+def test_a_base_is_held_before_the_meter_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every pack, not from the second on; the copy that full fine-tuning trains is its own."""
+    calls: list[object] = []
+
+    class FakeMeter:
+        def start(self) -> None:
+            calls.append("start")
+
+        def peak(self) -> int | None:
+            return None
+
+    def settle(model: object, device: torch.device, *, is_shared: bool) -> None:
+        calls.append(is_shared)
+
+    monkeypatch.setattr("bench.engine.run.settle_base", settle)
+    for member in (lora(max_steps=1), full(max_steps=1)):
+        pack, options = Pack(trials=(member,)), EngineOptions(device=CPU)
+        run_pack(pack, data(), tiny_model(), options, clock=Clock(), meter=FakeMeter())
+    assert calls == [True, "start", False, "start"]
+
+
+def test_weights_of_a_mapped_file_are_in_memory_once_the_base_is_settled(tmp_path: Path) -> None:
+    n_bytes = 1 << 25
+    meter = CpuMeter()
+    meter.start()
+    if meter.peak() is None:
+        pytest.skip("this system does not tell what a process holds")
+    save_file({"weight": torch.ones(1 << 13, n_bytes >> 15)}, tmp_path / "base.safetensors")
+
+    def read(settled: bool) -> int:
+        model = nn.Linear(1, 1, bias=False)
+        model.weight = nn.Parameter(load_file(tmp_path / "base.safetensors")["weight"])
+        if settled:
+            settle_base(model, CPU, is_shared=True)
+        meter.start()
+        model.weight.detach().sum()
+        return meter.peak() or 0
+
+    assert read(settled=False) > 0.9 * n_bytes, "a file that is mapped: the first pack that reads it counted it"
+    assert read(settled=True) < 0.1 * n_bytes
 
 
 def test_more_chunks_are_so_many_times_as_many_and_train_the_same() -> None:
