@@ -29,12 +29,11 @@ class OnRay:
     """A sweep's packs go to a Ray cluster; without an address to one of this machine alone."""
 
     address: str | None
-    time_limit_seconds: float  # of one pack
 
 
 def sweep_shown(
     resolved: Resolved, results_dir: Path, options: Options, *, on_ray: OnRay | None = None,
-    report_to: Sequence[str] = (),
+    report_to: Sequence[str] = (), time_limit_seconds: float | None = None,
 ) -> SweepSummary:  # fmt: skip
     """Print the plan of a study, run its trials that are not finished while showing how far they are."""
     from bench import sweep
@@ -45,7 +44,7 @@ def sweep_shown(
     study, directory = resolved.study, results_dir / resolved.study.name
     check_workers(study, on_ray)
     limits = planner.limits_for(study, options.limits)
-    remote = _remote(resolved, directory, on_ray, limits)
+    remote = _remote(resolved, directory, on_ray, limits, time_limit_seconds)
     slots = 1 if remote is None else remote.slots
     preview = sweep.preview(study, resolved.trials, results_dir=results_dir, options=options, slots=slots)
     print(_show.heading(resolved, directory, options.place.device))
@@ -123,7 +122,9 @@ def check_workers(study: Study, on_ray: OnRay | None) -> None:
     raise BadInput(where, rule, got=got, way_out=f'use {way_out}, or sampler = "grid"')
 
 
-def _remote(resolved: Resolved, directory: Path, on_ray: OnRay | None, limits: Limits) -> AbstractExecutor | None:
+def _remote(
+    resolved: Resolved, directory: Path, on_ray: OnRay | None, limits: Limits, time_limit_seconds: float | None
+) -> AbstractExecutor | None:
     """Return the executor of several workers, on Ray or one for each device; None for this process alone."""
     from bench.core import devices
     from bench.executors import cluster, runtime
@@ -133,6 +134,7 @@ def _remote(resolved: Resolved, directory: Path, on_ray: OnRay | None, limits: L
         return None if len(several) == 1 else runtime.processes_executor(
             task=resolved.task, data=resolved.data, located=resolved.located, devices=several,
             log_dir=directory / runtime.LOGS, state_dir=directory / STATE, limits=limits,
+            time_limit_seconds=time_limit_seconds,
         )  # fmt: skip
     cluster.connect(on_ray.address)
     return cluster.executor(
@@ -141,7 +143,8 @@ def _remote(resolved: Resolved, directory: Path, on_ray: OnRay | None, limits: L
         located=resolved.located,
         device=devices.resolve(resolved.study.device),
         log_dir=directory / runtime.LOGS,
-        time_limit_seconds=on_ray.time_limit_seconds,
+        state_dir=directory / STATE,
+        time_limit_seconds=time_limit_seconds,
         limits=limits,
     )
 

@@ -40,22 +40,30 @@ def command(
         typer.Option(help="Ray cluster [default: one of this machine alone]", envvar="RAY_ADDRESS", show_default=False),
     ] = None,
     time_limit: Annotated[
-        float, typer.Option(help="ray: seconds after which the worker of a pack is taken for hung", min=1)
-    ] = 3600,
+        float | None,
+        typer.Option(
+            help="several workers: seconds that a pack may take [default: 20 times its estimate, an hour at least; "
+            "no limit before a speed was measured]",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
 ) -> int:
     """Run the trials of a study that are not finished, then draw its figures."""
     from bench.commands import _last, _resolve, _run
 
     if executor not in EXECUTORS:
         raise BadInput("--executor", "must be a known one", got=repr(executor), way_out=f"known: {one_of(EXECUTORS)}")
-    on_ray = _run.OnRay(address=ray_address or None, time_limit_seconds=time_limit) if executor == "ray" else None
+    on_ray = _run.OnRay(address=ray_address or None) if executor == "ray" else None
     to = _trackers(report_to)
     study = selection.study()
     _run.check_workers(study, on_ray)
     resolved = _resolve.resolve_to_train(study)
     options = resolved.sweep_options(storage=storage, rerun_stale=rerun_stale)
     _last.keep(selection, study)
-    done = _run.sweep_shown(resolved, selection.results_dir, options, on_ray=on_ray, report_to=to)
+    done = _run.sweep_shown(
+        resolved, selection.results_dir, options, on_ray=on_ray, report_to=to, time_limit_seconds=time_limit
+    )
     finish(resolved, done)
     return done.exit_code
 

@@ -147,7 +147,7 @@ def run_pack(
     n_chunks = ready.n_chunks
     keeper = shelf = None
     if state_dir is not None:
-        way = (provenance.source_hash(), str(device), n_chunks, path.name)
+        way = (provenance.source_hash(), device.type, n_chunks, path.name)  # any device of the kind goes on
         keeper = state.Keeper(state_dir / f"{pack.pack_id}.safetensors", key=state.key_of(pack, *way))
         shelf = state.Shelf(state_dir, provenance.source_hash())
     loop = Loop(bank, path, train, trial.budget, n_chunks=n_chunks, clock=clock, evaluate=measure, on_steps=on_steps,

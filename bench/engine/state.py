@@ -229,7 +229,7 @@ def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | No
 
 
 def key_of(pack: Pack, source_hash: str, device: str, n_chunks: int, path: str) -> str:
-    """Return what a state holds for: the same trials in the same slots, code, device and way through the model."""
+    """Return what a state holds for: the same trials in the same slots, code, kind of device, way through the model."""
     slots = [trial.trial_id for trial in pack.trials]
     return json.dumps(
         [STATE_VERSION, slots, pack.start, pack.until, source_hash, device, n_chunks, path, str(torch.__version__)]

@@ -28,10 +28,16 @@ def _untold(text: str) -> None:
     """Take a line that nobody asked for."""
 
 
+def _unknown(pack: Pack) -> float | None:
+    """Return how long a pack takes where nothing was measured."""
+    return None
+
+
 class AbstractExecutor(ABC):
     """Runs packs. What goes wrong inside a pack becomes records; KeyboardInterrupt and BadInput pass through."""
 
     tell: Callable[[str], None] = staticmethod(_untold)  # takes a line for the user that no record holds
+    expects: Callable[[Pack], float | None] = staticmethod(_unknown)  # seconds by measured speeds; None: none measured
 
     @property
     def slots(self) -> int:

@@ -1,17 +1,19 @@
 """Packs on several workers at once, each a process that loads what it needs once; the driver stores the records.
 
-A worker that dies or takes too long loses its pack's attempt, nothing else: the pack runs again on another one. What a
-worker is and how it is reached, subclasses say.
+A worker that dies, takes too long or gives no sign of life loses its pack's attempt, nothing else: the pack runs again
+on another one, from the last state that was saved where both can read it. What a worker is and how it is reached,
+subclasses say.
 """
 
 from __future__ import annotations
 
+import math
 import socket
 import tempfile
 import time
 from abc import abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +26,18 @@ from bench.executors._base import AbstractExecutor, Batch, StoppedError
 from bench.executors.local import LostDevice, append_log
 
 POLL_SECONDS = 1.0  # how often the clock is looked at; results and deaths are told at once
+BEAT_SECONDS = 15.0  # between signs of life
+# A pack may take so many times what the measured speeds say, so long at least: a first pack loads data and model, and
+# devices of one kind differ in speed and in what else they do.
+LIMIT_FACTOR, LEAST_LIMIT_SECONDS = 20.0, 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerOptions:
     """How long a worker is trusted."""
 
-    time_limit_seconds: float = 3600.0  # of one pack; then its worker is killed
+    time_limit_seconds: float | None = None  # of one pack; then its worker is killed. None: by what it should take
+    silence_seconds: float = 600.0  # without a sign of life of a worker that has a pack; then it is killed
     max_attempts: int = 3  # of one pack in one sweep
     start_seconds: float = 300.0  # for a worker to start
 
@@ -43,19 +50,43 @@ class Answer:
     log: str = ""
     refused: tuple[str, str, str | None, str] | None = None  # where, rule, got, way_out
     lost: bool = False  # the worker's device: it can do nothing more, other workers can
+    lacks: bool = False  # files that `take` brings; the pack then runs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """A worker has started: where it is, and whether what it saves of a pack can be read by the others."""
+
+    host: str
+    shares_state: bool = True
+
+
+class Lacking(Exception):
+    """Files are not where this worker can read them; `receive` puts them there."""
+
+    def __init__(self, receive: Callable[[Mapping[str, bytes]], None]) -> None:
+        super().__init__("files of the model are not here")
+        self.receive = receive
 
 
 class Worker:
-    """Lives in a process of its own; `make` builds its executor, given where to log, when the first pack comes."""
+    """Lives in a process of its own; `make` builds its executor, given where to log, when the first pack comes.
 
-    def __init__(self, make: Callable[[Path], AbstractExecutor]) -> None:
-        self._make = make
+    `proof` is a file that the driver wrote where states of packs lie: who sees it shares them.
+    """
+
+    def __init__(self, make: Callable[[Path], AbstractExecutor], proof: Path | None = None) -> None:
+        self._make, self._proof = make, proof
+        self._lacking: tuple[Lacking, Pack, str] | None = None
         self._executor: AbstractExecutor | None = None
         self._logs: tempfile.TemporaryDirectory[str] | None = None
 
-    def ready(self) -> str:
+    def ready(self) -> Ready:
         """Return where this is."""
-        return socket.gethostname()
+        return Ready(host=socket.gethostname(), shares_state=self._proof is None or self._proof.is_file())
+
+    def beat(self) -> None:
+        """Give a sign of life."""
 
     def run(self, pack: Pack, study: str) -> Answer:
         """Return what became of a pack."""
@@ -65,10 +96,23 @@ class Worker:
                 records += found
         except LostDevice:
             return Answer(records=tuple(records), log=self._drain(), lost=True)
+        except Lacking as error:
+            self._lacking = (error, pack, study)
+            return Answer(lacks=True)
         except BadInput as error:
             got = None if error.got is None else str(error.got)
             return Answer(refused=(error.where, error.rule, got, error.way_out))
         return Answer(records=tuple(records), log=self._drain())
+
+    def take(self, files: Mapping[str, bytes]) -> Answer:
+        """Return what became of the pack for which files were lacking, now that they are here."""
+        assert self._lacking is not None
+        error, pack, study = self._lacking
+        error.receive(files)
+        answer = self.run(pack, study)
+        if answer.lacks:
+            raise RuntimeError("the files of the model came, and are not the driver's")
+        return answer
 
     def probe(self, pack: Pack) -> float | None:
         """Return what `seconds_per_trial_step` of the executor does; None where it cannot be told."""
@@ -96,6 +140,9 @@ class Worker:
         return text
 
 
+_UNSHARED = "its workers do not share the directory of results"
+
+
 class LostWorker(Exception):
     """A worker can give no answer any more; the text says why."""
 
@@ -107,6 +154,9 @@ class Seat:
     host: str | None = None  # None: it has not started
     pack: Pack | None = None
     since: float = 0.0  # when it was begun, then when it was given its pack
+    limit: float = math.inf  # seconds that its pack may take
+    sign_at: float = 0.0  # of life, the last
+    shares_state: bool = True
 
 
 AnySeat = TypeVar("AnySeat", bound=Seat)
@@ -119,6 +169,7 @@ class Work:
     study: str
     again: deque[Pack] = field(default_factory=deque)  # lost, or left over; they run after all others
     lost: Counter[str] = field(default_factory=Counter)  # attempts, by pack_id
+    unsaved: set[str] = field(default_factory=set)  # pack_ids of attempts whose states nobody else can read
     whole: dict[str, Pack] = field(default_factory=dict)  # by the pack_id of what is left over: the pack that was given
 
     def given(self, pack: Pack) -> Pack:
@@ -150,8 +201,12 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
         """Wait until something happens, POLL_SECONDS at most; return the workers that started, answered or died."""
 
     @abstractmethod
-    def _answer(self, seat: AnySeat) -> str | Answer:
-        """Return where a worker has started, or what became of its pack, once it was heard.
+    def _gave_sign(self, seat: AnySeat) -> bool:
+        """Return whether a worker has given a sign of life since this was last asked."""
+
+    @abstractmethod
+    def _answer(self, seat: AnySeat) -> Ready | Answer | None:
+        """Return that a worker has started, or what became of its pack, once it was heard; None: it goes on.
 
         Raises:
             LostWorker: where it has died.
@@ -206,7 +261,9 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
                             pack = work.again.popleft()
                         if pack is None:
                             break
-                        seat.pack, seat.since = pack, self.now()
+                        self._entrust(seat, pack)
+                        if work.lost[pack.pack_id] and (pack.pack_id in work.unsaved or not seat.shares_state):
+                            self.tell(f"a pack runs again from its first step on {seat.host}: {_UNSHARED}")
                         self._give(seat, pack, study)
                 if not left and not work.again and not _busy(seats):
                     return
@@ -227,6 +284,14 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
             seat.since = self.now()
         return seat
 
+    def _entrust(self, seat: AnySeat, pack: Pack) -> None:
+        """Note that a worker gets a pack now."""
+        limit = self.options.time_limit_seconds
+        if limit is None:
+            expected = self.expects(pack)
+            limit = math.inf if expected is None else max(LEAST_LIMIT_SECONDS, LIMIT_FACTOR * expected)
+        seat.pack, seat.since, seat.sign_at, seat.limit = pack, self.now(), self.now(), limit
+
     def _ended(self, seats: list[AnySeat]) -> list[tuple[AnySeat, str | None]]:
         """Return the workers that started, answered or died, and those whose time is up with what is said of them."""
         heard = self._heard(seats)
@@ -236,10 +301,17 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
     def _overdue(self, seat: AnySeat) -> str | None:
         """Say what a worker is killed for, None where it has time left."""
         seconds = self.now() - seat.since
+        if self._gave_sign(seat):
+            seat.sign_at = self.now()
         if seat.host is None:
             return self._late(seat) if seconds > self.options.start_seconds else None
-        if seat.pack is not None and seconds > self.options.time_limit_seconds:
-            return f"worker on {seat.host} killed: it took longer than the time limit"
+        if seat.pack is None:
+            return None
+        if seconds > seat.limit:
+            return f"worker on {seat.host} killed: it took longer than the time limit, {seat.limit:.0f} s"
+        silent = self.now() - seat.sign_at
+        if silent > self.options.silence_seconds:
+            return f"worker on {seat.host} killed: it gave no sign of life for {silent:.0f} s"
         return None
 
     def _settle(self, seat: AnySeat, why: str | None, seats: list[AnySeat], work: Work) -> Batch | None:
@@ -254,11 +326,14 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
             self._kill(seat)
             if seat.host is None:
                 self._not_started(seat, str(error))
-            return None if pack is None else self._lost(pack, str(error), work)
-        seat.pack = None
-        if pack is None or isinstance(answer, str):
-            seat.host = str(answer)
+            return None if pack is None else self._lost(pack, seat, str(error), work)
+        if answer is None:
             return None
+        if isinstance(answer, Ready):
+            seat.host, seat.shares_state = answer.host, answer.shares_state
+            return None
+        assert pack is not None
+        seat.pack = None
         if answer.refused is not None:
             where, rule, got, way_out = answer.refused
             raise BadInput(where, rule, got=got, way_out=way_out)
@@ -266,7 +341,7 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
             seats.remove(seat)
             self._kill(seat)
             if not answer.records:
-                return self._lost(pack, f"worker on {seat.host} lost its device", work)
+                return self._lost(pack, seat, f"worker on {seat.host} lost its device", work)
             self._leave_over(pack, answer.records, work, host=seat.host)
         if self._log_dir is not None and answer.log:
             append_log(self._log_dir / f"{pack.pack_id}.log", answer.log)
@@ -283,7 +358,7 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
             left = f"{len(trials)} of {pack.size} trials"
             self.tell(f"worker on {host} lost its device; what waited of its pack ({left}) runs on another one")
 
-    def _lost(self, pack: Pack, reason: str, work: Work) -> Batch:
+    def _lost(self, pack: Pack, seat: AnySeat, reason: str, work: Work) -> Batch:
         """Return the records of an attempt that was lost; the last one allowed is final, else the pack runs again."""
         work.lost[pack.pack_id] += 1
         n = work.lost[pack.pack_id]
@@ -300,6 +375,8 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
         final = n >= self.options.max_attempts
         if not final:
             work.again.append(pack)
+            if not seat.shares_state:
+                work.unsaved.add(pack.pack_id)
         return Batch(pack=work.given(pack), records=records, final=final)
 
 

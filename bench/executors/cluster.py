@@ -6,15 +6,20 @@ import functools
 import os
 import socket
 import tempfile
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.core import cache, devices, provenance
+from bench import models
+from bench.core import cache, devices, hub, provenance
 from bench.core.errors import BadInput
 from bench.core.record import Provenance
+from bench.executors._workers import Lacking
 from bench.models import Located
-from bench.models._locate import TOKENIZER_FILES, weight_files
+from bench.models._locate import DOWNLOAD
 from bench.schedule.planner import Limits
 from bench.tasks import Task
 
@@ -108,31 +113,48 @@ def check_device(device: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shipment:
-    """What a worker needs of a study: its task and data, and the model with its files."""
+    """What a worker needs of a study: its task and data, and the name of its model. Called, it makes an executor."""
 
     task: Task
     data: Any
     located: Located
-    files: dict[str, bytes]
     device: str  # cpu or cuda: Ray shows each worker its own GPU alone
     origin: Provenance  # of the driver's code, which the worker runs
     limits: Limits | None = None  # with which packs are planned
+    proof: Path | None = None  # a file of the driver's, beside which states of packs lie
 
-    def unpack(self, log_dir: Path) -> LocalExecutor[Any]:
-        """Return the executor that runs in the worker's process."""
+    def __call__(self, log_dir: Path) -> LocalExecutor[Any]:
+        """Return the executor that runs in the worker's process.
+
+        Raises:
+            Lacking: where the model's files cannot be read there.
+        """
         from bench.executors import runtime
 
-        located = self.located
-        if self.files and not _same_files(located, self.files):
-            located = replace(located, directory=_unpacked(located, self.files))
+        located = self._here()
+        if located is None:
+            raise Lacking(functools.partial(_unpack, self.located))
         one = runtime.local_executor(
             task=self.task, data=self.data, located=located, device=self.device, log_dir=log_dir,
+            state_dir=self.proof.parent if self.proof is not None and self.proof.is_file() else None,
             limits=self.limits,
         )  # fmt: skip
         # the code is the driver's, and comes without its history
         commit, dirty = self.origin.git_commit, self.origin.git_dirty
         one.provenance = replace(one.provenance, git_commit=commit, git_dirty=dirty)
         return one
+
+    def _here(self) -> Located | None:
+        """Return the model with where it lies here: at the driver's path, below the cache, or in the Hub's cache."""
+        located = self.located
+        if not located.tokenizer_hash:
+            return located  # it has no files
+        for name in (str(located.directory), str(_copy_of(located)), located.name):
+            with suppress(BadInput), hub.closed():
+                found = models.locate(name)
+                if (found.model_hash, found.tokenizer_hash) == (located.model_hash, located.tokenizer_hash):
+                    return replace(located, directory=found.directory)
+        return None
 
 
 def executor(
@@ -142,22 +164,28 @@ def executor(
     located: Located,
     device: str,
     log_dir: Path,
-    time_limit_seconds: float,
+    state_dir: Path,
+    time_limit_seconds: float | None = None,
     limits: Limits | None = None,
 ) -> RayExecutor:
     """Return an executor of the connected cluster: a CPU, or a CPU and a GPU, for each worker.
 
-    `device` is this machine's, by which packs are planned: workers have one of the same kind.
+    `device` is this machine's, by which packs are planned: workers have one of the same kind. Those that see
+    `state_dir`, too, keep states of packs there.
     """
     from bench.executors.ray import RayExecutor, RayOptions
 
     kind = check_device(device)
     origin = provenance.collect(f"ray, {kind}")
-    shipment = Shipment(
-        task=task, data=data, located=located, files=_read(located.directory), device=kind, origin=origin, limits=limits
-    )
+    proof = state_dir / f".seen-{uuid.uuid4().hex}"
+    with suppress(OSError):  # the sweep tells of a directory that cannot be written
+        state_dir.mkdir(parents=True, exist_ok=True)
+        proof.touch()
+    shipment = Shipment(task=task, data=data, located=located, device=kind, origin=origin, limits=limits, proof=proof)
     return RayExecutor(
-        make=functools.partial(Shipment.unpack, shipment),
+        make=shipment,
+        files=functools.partial(_read, located.directory),
+        proof=proof,
         provenance=origin,
         metric_name=task.metric,
         options=RayOptions(num_gpus=1 if kind == "cuda" else 0, time_limit_seconds=time_limit_seconds),
@@ -166,35 +194,28 @@ def executor(
 
 
 def _read(directory: Path) -> dict[str, bytes]:
-    """Return the files of a model by name; none for one that has no files."""
-    if not (directory / "config.json").is_file():
-        return {}
-    paths = [directory / "config.json", *weight_files(directory), *(directory / name for name in TOKENIZER_FILES)]
-    index = directory / "model.safetensors.index.json"
-    return {path.name: path.read_bytes() for path in [*paths, index] if path.is_file()}
+    """Return the files of a model by name."""
+    paths = {path for pattern in DOWNLOAD for path in directory.glob(pattern)}
+    return {path.name: path.read_bytes() for path in sorted(paths)}
 
 
-def _same_files(located: Located, files: dict[str, bytes]) -> bool:
-    """Return whether the directory is here too, as on the driver's machine or a shared file system."""
-    return all(
-        (located.directory / name).is_file() and (located.directory / name).stat().st_size == len(content)
-        for name, content in files.items()
-    )
+def _copy_of(located: Located) -> Path:
+    """Return where a model lies that was sent to this machine."""
+    return cache.cache_dir() / "models" / f"{located.model_hash}-{located.tokenizer_hash}"
 
 
-def _unpacked(located: Located, files: dict[str, bytes]) -> Path:
+def _unpack(located: Located, files: Mapping[str, bytes]) -> None:
     """Write the files below the cache, whole or not at all; workers of one machine share them."""
-    home = cache.cache_dir() / "models"
-    target = home / f"{located.model_hash}-{located.tokenizer_hash}"
-    if not target.is_dir():
-        home.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=home, prefix=".writing-"))
-        for name, content in files.items():
-            (scratch / name).write_bytes(content)
-        try:
-            scratch.rename(target)
-        except OSError:  # another worker was faster
-            for path in scratch.iterdir():
-                path.unlink()
-            scratch.rmdir()
-    return target
+    target = _copy_of(located)
+    if target.is_dir():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".writing-"))
+    for name, content in files.items():
+        (scratch / name).write_bytes(content)
+    try:
+        scratch.rename(target)
+    except OSError:  # another worker was faster
+        for path in scratch.iterdir():
+            path.unlink()
+        scratch.rmdir()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from bench.core.record import Provenance
 from bench.core.spec import Pack
 from bench.executors import _workers
 from bench.executors._base import AbstractExecutor, StoppedError
-from bench.executors._workers import Answer, LostWorker, Seat, Worker, WorkerOptions, WorkersExecutor
+from bench.executors._workers import Answer, LostWorker, Ready, Seat, Worker, WorkerOptions, WorkersExecutor
 
 END_SECONDS = 10.0  # until a process that was killed is gone
 _SERVE = "import sys; sys.path[:] = {path!r}; from bench.executors import processes; processes.serve(*{given})"
@@ -46,6 +48,7 @@ class ProcessSeat(Seat):
     place: Place
     process: subprocess.Popen[bytes]
     line: Connection
+    signs: int  # the descriptor of a pipe: a byte for each sign of life
 
 
 class ProcessExecutor(WorkersExecutor[ProcessSeat]):
@@ -78,7 +81,7 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
             self._settle(seat, self._waited_for(seat), [seat], _workers.Work(study=""))
             self._idle = seat if seat.host is not None else None
         idle = self._idle
-        idle.pack, idle.since = pack, self.now()
+        self._entrust(idle, pack)
         with suppress(OSError):  # it has died since: the line's end says so
             idle.line.send(("probe", pack))
         if self._waited_for(idle) is None:
@@ -112,16 +115,18 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
         if place is None:
             raise StoppedError("no process has started on any device; run again")
         here, there = Pipe()
-        with there, tempfile.TemporaryFile() as order:
+        signs, give_signs = os.pipe()
+        os.set_blocking(signs, False)
+        with there, open(give_signs, "wb"), tempfile.TemporaryFile() as order:
             pickle.dump(place.make, order)  # a file: a process that hangs before it reads it holds nobody up
             order.seek(0)
             # Descriptors keep their number in the child; stdin is its life line, which ends when this process does.
-            given = there.fileno(), order.fileno()
+            given = there.fileno(), order.fileno(), give_signs
             process = subprocess.Popen(
                 [sys.executable, "-c", _SERVE.format(path=sys.path, given=given)], stdin=subprocess.PIPE,
                 pass_fds=given, env=_environment(place), start_new_session=True,
             )  # fmt: skip
-        seat = ProcessSeat(place=place, process=process, line=here)
+        seat = ProcessSeat(place=place, process=process, line=here, signs=signs)
         self._open.append(seat)
         return seat
 
@@ -133,24 +138,33 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
         lines = {seat.line: seat for seat in seats}
         return [lines[line] for line in wait(list(lines), _workers.POLL_SECONDS) if isinstance(line, Connection)]
 
-    def _answer(self, seat: ProcessSeat) -> str | Answer:
+    def _gave_sign(self, seat: ProcessSeat) -> bool:
         try:
-            answer: str | Answer = seat.line.recv()
+            return bool(os.read(seat.signs, select.PIPE_BUF))
+        except BlockingIOError:
+            return False
+
+    def _answer(self, seat: ProcessSeat) -> Ready | Answer:
+        try:
+            answer: Ready | Answer = seat.line.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             how = _ending(seat.process)
             if seat.host is None:
                 raise LostWorker(f"the process for {seat.place.name} {how} before it could start") from None
             raise LostWorker(f"worker on {seat.host} lost ({how})") from None
-        return f"{seat.place.name}, process {seat.process.pid}" if isinstance(answer, str) else answer
+        return Ready(host=f"{seat.place.name}, process {seat.process.pid}") if isinstance(answer, Ready) else answer
 
     def _kill(self, seat: ProcessSeat) -> None:
+        if not any(one is seat for one in self._open):
+            return
+        self._open = [one for one in self._open if one is not seat]
         seat.process.kill()  # nothing but the system itself can hold it up, also where it is stopped
         with suppress(subprocess.TimeoutExpired):
             seat.process.wait(END_SECONDS)
         seat.line.close()
+        os.close(seat.signs)
         if seat.process.stdin is not None:
             seat.process.stdin.close()
-        self._open = [one for one in self._open if one is not seat]
 
     def _late(self, seat: ProcessSeat) -> str | None:
         return f"the process for {seat.place.name} has not started within {self.options.start_seconds:.0f} s"
@@ -165,9 +179,10 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
         return f"no process has started for {self.options.start_seconds:.0f} s; run again"
 
 
-def serve(descriptor: int, order: int) -> None:
+def serve(descriptor: int, order: int, signs: int) -> None:
     """Run, in a worker's process, the packs that come over a line, until it ends; a file holds what makes executors."""
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
+    threading.Thread(target=_give_signs, args=(signs,), daemon=True).start()
     line = Connection(descriptor)
     try:
         with open(order, "rb") as stream:
@@ -183,6 +198,14 @@ def serve(descriptor: int, order: int) -> None:
 def _end_with_the_driver() -> None:
     os.read(0, 1)
     os._exit(1)
+
+
+def _give_signs(descriptor: int) -> None:
+    os.set_blocking(descriptor, False)
+    while True:
+        with suppress(BlockingIOError):  # nobody listens for now
+            os.write(descriptor, b".")
+        time.sleep(_workers.BEAT_SECONDS)
 
 
 def _environment(place: Place) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from bench.core.record import Provenance
 from bench.core.spec import Pack
 from bench.executors import _workers
 from bench.executors._base import AbstractExecutor
-from bench.executors._workers import Answer, LostWorker, Seat, Worker, WorkerOptions, WorkersExecutor
+from bench.executors._workers import Answer, LostWorker, Ready, Seat, Worker, WorkerOptions, WorkersExecutor
 from bench.executors.local import REASON_LENGTH
+
+_LIFE = "life"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,16 +34,19 @@ class RayOptions(WorkerOptions):
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class RaySeat(Seat):
-    """An actor. `waits_for` is its start, then the pack at work."""
+    """An actor. `waits_for` is its start, then the pack at work; `sign` the sign of life that was asked for."""
 
     actor: Any
     waits_for: Any
+    sign: Any = None
+    sign_asked_at: float = -math.inf
 
 
 class RayExecutor(WorkersExecutor[RaySeat]):
     """Runs packs on the cluster that this process is connected to, several at a time.
 
-    `make` is sent to each worker once.
+    `make` is sent to each worker once, what `files` returns to those that lack it. `proof` is a file beside which
+    states of packs are saved by workers that see it (`Worker`).
     """
 
     options: RayOptions
@@ -47,12 +54,20 @@ class RayExecutor(WorkersExecutor[RaySeat]):
     def __init__(
         self, *, make: Callable[[Path], AbstractExecutor], provenance: Provenance, metric_name: str,
         options: RayOptions | None = None, log_dir: Path | None = None,
+        files: Callable[[], Mapping[str, bytes]] = dict, proof: Path | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
             provenance=provenance, metric_name=metric_name, options=options or RayOptions(), log_dir=log_dir
         )
-        self._make = make
+        self._make, self._files, self._proof = make, files, proof
         self._shared: Any = None
+        self._sent: Any = None  # the files, once a worker has lacked them
+
+    def close(self) -> None:
+        """Take away the file by which workers knew the directory of results."""
+        if self._proof is not None:
+            with suppress(OSError):
+                self._proof.unlink(missing_ok=True)
 
     @property
     def slots(self) -> int:
@@ -67,10 +82,12 @@ class RayExecutor(WorkersExecutor[RaySeat]):
     def _start(self, seats: list[RaySeat]) -> RaySeat:
         if self._shared is None:
             self._shared = ray.put(self._make)
-        kind = ray.remote(Worker).options(
-            num_cpus=self.options.num_cpus, num_gpus=self.options.num_gpus, max_restarts=0, max_task_retries=0
-        )
-        actor = kind.remote(self._shared)
+        # a group of its own: signs of life are given while a pack is at work
+        kind = ray.remote(
+            concurrency_groups={_LIFE: 1}, num_cpus=self.options.num_cpus, num_gpus=self.options.num_gpus,
+            max_restarts=0, max_task_retries=0,
+        )(Worker)  # fmt: skip
+        actor = kind.remote(self._shared, self._proof)
         return RaySeat(actor=actor, waits_for=actor.ready.remote())
 
     def _give(self, seat: RaySeat, pack: Pack, study: str) -> None:
@@ -83,13 +100,28 @@ class RayExecutor(WorkersExecutor[RaySeat]):
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=_workers.POLL_SECONDS)
         return [waiting[ref] for ref in done]
 
-    def _answer(self, seat: RaySeat) -> str | Answer:
+    def _gave_sign(self, seat: RaySeat) -> bool:
+        if seat.sign is not None:
+            done, _ = ray.wait([seat.sign], timeout=0)
+            if done:
+                seat.sign = None
+            return bool(done)
+        if self.now() - seat.sign_asked_at > _workers.BEAT_SECONDS:
+            seat.sign, seat.sign_asked_at = seat.actor.beat.options(concurrency_group=_LIFE).remote(), self.now()
+        return False
+
+    def _answer(self, seat: RaySeat) -> Ready | Answer | None:
         try:
-            answer: str | Answer = ray.get(seat.waits_for)
+            answer: Ready | Answer = ray.get(seat.waits_for)
         except RayTaskError as error:
             raise LostWorker(one_line(f"{type(error.cause).__name__}: {error.cause}")[: REASON_LENGTH - 40]) from None
         except RayError as error:
             raise LostWorker(f"worker on {seat.host} lost ({type(error).__name__})") from None
+        if isinstance(answer, Answer) and answer.lacks:
+            if self._sent is None:
+                self._sent = ray.put(self._files())
+            seat.waits_for = seat.actor.take.remote(self._sent)
+            return None
         seat.waits_for = None
         return answer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,12 +76,9 @@ def local_executor(
 
 def processes_executor(
     *, task: Task, data: TextData | ToyData, located: Located, devices: Sequence[str], log_dir: Path,
-    state_dir: Path, limits: Limits,
+    state_dir: Path, limits: Limits, time_limit_seconds: float | None = None,
 ) -> ProcessExecutor:  # fmt: skip
-    """Return an executor of several devices of this machine, a process for each; one of a CPU has one thread.
-
-    A pack may take as long as it takes, as in this process.
-    """
+    """Return an executor of several devices of this machine, a process for each; one of a CPU has one thread."""
     from bench.executors._workers import WorkerOptions
     from bench.executors.processes import Place, ProcessExecutor
 
@@ -105,7 +101,7 @@ def processes_executor(
         places=places,
         provenance=provenance.collect(workloads.place_of(devices[0]).device),
         metric_name=task.metric,
-        options=WorkerOptions(time_limit_seconds=math.inf),
+        options=WorkerOptions(time_limit_seconds=time_limit_seconds),
         log_dir=log_dir,
     )
 

@@ -41,9 +41,16 @@ class Forecast:
         """Return the time left; None where there is nothing to tell it by, or no work was expected."""
         if not self._left or not (self._known_workload or self._fresh.spent):
             return None
-        speeds = self._fresh.over(self._prior) if self._known_workload else self._fresh
-        alone = estimate.seconds_for(self._left, speeds, self._place)
+        alone = estimate.seconds_for(self._left, self._speeds(), self._place)
         return replace(alone, seconds=alone.seconds / self._slots)
+
+    def measured(self, pack: Pack) -> float | None:
+        """Return the seconds of a pack alone on a device; None where a part of it rests on no measured speed."""
+        found = estimate.estimate([pack], self._speeds(), self._workload, self._place)
+        return found.seconds if found.calibrated else None
+
+    def _speeds(self) -> Calibration:
+        return self._fresh.over(self._prior) if self._known_workload else self._fresh
 
     def learnt(self) -> Calibration | None:
         """Return the speeds to keep for the next sweep; None where none were measured."""

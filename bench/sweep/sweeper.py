@@ -48,7 +48,7 @@ class Sweeper:
         self.ledger = Ledger(trials, higher_is_better=options.higher_is_better)
         self.forecast = Forecast(options, estimate.read_calibration(directory.parent), slots=executor.slots)
         self.warnings: list[str] = []
-        executor.tell = self.warn
+        executor.tell, executor.expects = self.warn, self.forecast.measured
 
     def run(self) -> SweepSummary:
         """Open, work, close, sum up."""

@@ -10,14 +10,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import store
 from bench.core.record import Outcome
 from bench.core.spec import Pack
 from bench.executors import AbstractExecutor
-from bench.executors._workers import Answer, Seat, Worker, WorkerOptions, WorkersExecutor
+from bench.executors._workers import Answer, Ready, Seat, Worker, WorkerOptions, WorkersExecutor
 from bench.executors.local import LocalExecutor
 from tests.support.sweep_helpers import PROVENANCE, comparable, outcome
 
@@ -85,23 +85,26 @@ class InlineSeat(Seat):
 
     number: int
     worker: Worker
-    answer: str | Answer | None
+    answer: Ready | Answer | None
 
 
 class InlineExecutor(WorkersExecutor[InlineSeat]):
     """The driver's loop with workers in this process, on a clock that moves by `tick` whenever they are listened to.
 
-    The workers of these numbers, counted as they start, never start (`hung`).
+    Of these numbers, counted as they start, are workers that never start (`hung`), that take a pack and are never heard
+    of again (`silent`), or that give signs of life and no answer (`stuck`).
     """
 
     def __init__(
-        self, make: Callable[[Path], AbstractExecutor], *, slots: int = 2, hung: Sequence[int] = (), tick: float = 1.0,
+        self, make: Callable[[Path], AbstractExecutor], *, slots: int = 2, hung: Sequence[int] = (),
+        silent: Sequence[int] = (), stuck: Sequence[int] = (), tick: float = 1.0, proof: Path | None = None,
         **options: object,
     ) -> None:  # fmt: skip
         super().__init__(
             provenance=PROVENANCE, metric_name="accuracy", options=WorkerOptions(**options),  # type: ignore[arg-type]
         )  # fmt: skip
-        self.make, self.n_slots, self.hung, self.tick = make, slots, frozenset(hung), tick
+        self.make, self.n_slots, self.tick, self.proof = make, slots, tick, proof
+        self.hung, self.silent, self.stuck = frozenset(hung), frozenset(silent), frozenset(stuck)
         self.seconds, self.n_started, self.left_out = 0.0, 0, 0
         self.now = lambda: self.seconds
 
@@ -112,18 +115,23 @@ class InlineExecutor(WorkersExecutor[InlineSeat]):
 
     def _start(self, seats: list[InlineSeat]) -> InlineSeat:
         self.n_started += 1
-        answer = None if self.n_started in self.hung else f"worker {self.n_started}"
-        return InlineSeat(number=self.n_started, worker=Worker(self.make), answer=answer)
+        worker = Worker(self.make, self.proof)
+        answer = None if self.n_started in self.hung else replace(worker.ready(), host=f"host {self.n_started}")
+        return InlineSeat(number=self.n_started, worker=worker, answer=answer)
 
     def _give(self, seat: InlineSeat, pack: Pack, study: str) -> None:
-        seat.answer = seat.worker.run(pack, study)
+        if seat.number not in self.silent | self.stuck:
+            seat.answer = seat.worker.run(pack, study)
 
     def _heard(self, seats: list[InlineSeat]) -> list[InlineSeat]:
         heard = [seat for seat in seats if seat.answer is not None]
         self.seconds += self.tick
         return heard
 
-    def _answer(self, seat: InlineSeat) -> str | Answer:
+    def _gave_sign(self, seat: InlineSeat) -> bool:
+        return seat.number not in self.silent
+
+    def _answer(self, seat: InlineSeat) -> Ready | Answer:
         answer, seat.answer = seat.answer, None
         assert answer is not None
         return answer

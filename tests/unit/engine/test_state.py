@@ -43,11 +43,13 @@ def members(**changes: Any) -> list[Trial]:
     ]
 
 
-def go(trials: list[Trial], weights: list[torch.Tensor], state_dir: Path | None, dtype: torch.dtype) -> list[Outcome]:
+def go(
+    trials: list[Trial], weights: list[torch.Tensor], state_dir: Path | None, dtype: torch.dtype, device: str = "cpu"
+) -> list[Outcome]:
     def keep(bank: Bank) -> None:
         weights.append(bank.params.values.clone())
 
-    options = EngineOptions(device=torch.device("cpu"))
+    options = EngineOptions(device=torch.device(device))
     pack, model = Pack(trials=tuple(trials)), tiny_model(dtype=dtype)
     return run_pack(pack, DATA, model, options, clock=Clock(), on_trained=keep, state_dir=state_dir)
 
@@ -112,7 +114,7 @@ def test_it_goes_on_and_does_not_begin_again(tmp_path: Path, kill: list[int], mo
     kill.append(8)
     with pytest.raises(Killed):
         go(members(), [], tmp_path, torch.float64)
-    go(members(), [], tmp_path, torch.float64)
+    go(members(), [], tmp_path, torch.float64, "cpu:0")  # another device of the kind, as where a worker was lost
     assert steps == [*range(8), *range(8, 12)]
 
 

@@ -6,49 +6,79 @@ import pickle
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import cli, models, tasks
 from bench.core.record import Provenance
+from bench.core.spec import Pack
 from bench.executors import cluster, runtime
+from bench.executors._workers import Worker
 from bench.executors.local import LocalExecutor
-from bench.models import Located
-from tests.support.sweep_helpers import PROVENANCE
+from tests.support.sweep_helpers import PROVENANCE, FakeEngine, grid
 
 ORIGIN = Provenance(git_commit="c" * 40, git_dirty=True, source_hash="s" * 16, versions="{}", device="driver")
 
 
-def test_a_worker_on_another_machine_gets_the_model_and_keeps_one_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LORASWEEP_CACHE", str(tmp_path / "cache"))
-    shutil.copytree(models.locate("tiny-roberta").directory, tmp_path / "model")
-    located = models.locate(str(tmp_path / "model"))
-    shipment = cluster.Shipment(
-        task=tasks.get("demo"), data=None, located=located, files=cluster._read(located.directory), device="cpu",
-        origin=ORIGIN,
-    )  # fmt: skip
-    seen: list[Located] = []
+def built(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return what `runtime.local_executor` is asked for from now on; what it gives trains by looking up."""
+    seen: list[dict[str, Any]] = []
 
-    def build(*, located: Located, **_: object) -> LocalExecutor[None]:
-        seen.append(located)
-        return LocalExecutor(load=lambda t: None, train=lambda p, _: [], provenance=PROVENANCE, metric_name="accuracy")
+    def build(**settings: Any) -> LocalExecutor[None]:
+        seen.append(settings)
+        return LocalExecutor(
+            load=lambda t: None, train=FakeEngine(), provenance=PROVENANCE, metric_name="accuracy"
+        )  # fmt: skip
 
     monkeypatch.setattr(runtime, "local_executor", build)
-    shipment.unpack(tmp_path)
-    assert seen[-1].directory == tmp_path / "model", "where it is there, it is used"
-    sent = pickle.loads(pickle.dumps(shipment))
-    shutil.rmtree(tmp_path / "model")
-    for _ in range(2):
-        one = sent.unpack(tmp_path)
-    assert (one.provenance.git_commit, one.provenance.device) == ("c" * 40, "fake")
-    copies = list((tmp_path / "cache" / "models").iterdir())
-    assert [seen[-1].directory, seen[-2].directory] == [copies[0]] * 2
-    again = models.locate(str(copies[0]))
+    return seen
+
+
+def test_a_worker_reads_the_model_where_it_is_and_asks_for_its_files_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps one copy, for the workers after it; what is of the same size at the driver's path is looked into."""
+    monkeypatch.setenv("LORASWEEP_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(models.locate("tiny-roberta").directory, tmp_path / "model")
+    located, seen = models.locate(str(tmp_path / "model")), built(monkeypatch)
+    pack, files = Pack(trials=grid()[:2]), cluster._read(located.directory)
+    shipment = cluster.Shipment(task=tasks.get("demo"), data=None, located=located, device="cpu", origin=ORIGIN)
+    sent = pickle.dumps(shipment)
+    assert len(sent) < 20_000 < sum(map(len, files.values())), "its name goes, not the model"
+    first, worker, third = (Worker(pickle.loads(sent)) for _ in range(3))
+    assert len(first.run(pack, "s").records) == 2
+    assert seen[-1]["located"].directory == tmp_path / "model", "where it is there, it is used"
+    weights = tmp_path / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert worker.run(pack, "s").lacks
+    assert len(worker.take(files).records) == 2
+    (copy,) = (tmp_path / "cache" / "models").iterdir()
+    assert len(third.run(pack, "s").records) == 2
+    assert [one["located"].directory for one in seen[-2:]] == [copy, copy]
+    again = models.locate(str(copy))
     assert (again.model_hash, again.tokenizer_hash) == (located.model_hash, located.tokenizer_hash)
-    assert seen[-1].name == located.name
-    assert models.load_model(seen[-1], 2).model is not None
+    assert seen[-1]["located"].name == located.name
+    assert models.load_model(seen[-1]["located"], 2).model is not None
+    for each in (first, worker, third):
+        each.close()
+    one = pickle.loads(sent)(tmp_path)
+    assert (one.provenance.git_commit, one.provenance.device) == ("c" * 40, "fake")
+
+
+def test_a_worker_that_sees_the_results_keeps_states_of_packs_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, located = built(monkeypatch), models.locate("tiny-roberta")
+    for proof, expected in ((tmp_path / "seen", tmp_path), (tmp_path / "elsewhere" / "seen", None)):
+        (tmp_path / "seen").touch()
+        cluster.Shipment(
+            task=tasks.get("demo"), data=None, located=located, device="cpu", origin=ORIGIN, proof=proof
+        )(tmp_path)  # fmt: skip
+        assert seen[-1]["state_dir"] == expected
+        assert Worker(lambda logs: LocalExecutor, proof).ready().shares_state == (expected is not None)  # type: ignore
 
 
 def test_an_unknown_executor_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:

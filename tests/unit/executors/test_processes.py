@@ -108,7 +108,7 @@ def _hang(content: bytes) -> Hangs:
 
 
 def hanging(monkeypatch: pytest.MonkeyPatch, one: ProcessExecutor, n: int) -> None:
-    """Let the first n places hang while they start, on a clock that moves once nobody else is waited for."""
+    """Let the first n places hang while they start, on a clock that moves while nobody else is waited for."""
     seconds = 0.0
     one.now = lambda: seconds
     hung = tuple(replace(place, make=Hangs(1 << 22)) for place in one._places[:n])
@@ -117,7 +117,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch, one: ProcessExecutor, n: int) -> No
 
     def later(seats: list[ProcessSeat]) -> list[ProcessSeat]:
         nonlocal seconds
-        if all(seat.place in hung or seat.host is not None for seat in seats):
+        if seats and all(seat.place in hung for seat in seats):
             seconds += one.options.start_seconds
         return heard(seats)
 
@@ -154,6 +154,31 @@ def test_closing_ends_every_process_whatever_it_does(scratch: Path) -> None:
     one.close()
     assert len(pids) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_stopped_process_gives_no_sign_and_is_replaced(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
+    """The clock moves only while it is stopped, in mid-pack."""
+    monkeypatch.setattr(_workers, "POLL_SECONDS", 0.01)
+    (scratch / "hang-1").touch()
+    one, seconds, stopped = executor(scratch), 0.0, list[int]()
+    one.now = lambda: seconds
+    one._places = one._places[:1]
+    gave_sign, signs = one._gave_sign, list[bool]()
+
+    def asked(seat: ProcessSeat) -> bool:
+        nonlocal seconds
+        signs.append(gave_sign(seat))
+        if any(signs) and not stopped and notes(scratch, "train"):
+            stopped.append(seat.process.pid)
+            os.kill(seat.process.pid, signal.SIGSTOP)
+        seconds += 100.0 if stopped == [seat.process.pid] else 0.0
+        return signs[-1]
+
+    monkeypatch.setattr(one, "_gave_sign", asked)
+    lost, done = one.stream_many([Pack(trials=TRIALS[:2])], study="s")
+    assert "gave no sign of life for " in (lost.records[0].outcome.reason or "")
+    assert (lost.final, done.final, len(done.records)) == (False, True, 2)
+    assert not psutil.pid_exists(stopped[0])
 
 
 def test_where_all_processes_hang_before_they_start_the_sweep_stops(

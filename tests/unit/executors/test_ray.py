@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ ray = pytest.importorskip("ray")
 from bench import store, sweep  # noqa: E402
 from bench.core.spec import Pack  # noqa: E402
 from bench.executors import cluster  # noqa: E402
-from bench.executors._workers import Worker  # noqa: E402
+from bench.executors._workers import Lacking, Worker  # noqa: E402
 from bench.executors.local import LocalExecutor  # noqa: E402
+from bench.executors.ray import RayExecutor, RayOptions, RaySeat  # noqa: E402
 from bench.schedule import planner  # noqa: E402
 from bench.schedule.planner import Limits  # noqa: E402
 from bench.sweep.events import PackStarted  # noqa: E402
@@ -39,7 +41,7 @@ from tests.support.sweep_helpers import (  # noqa: E402
     run,
     study,
 )  # fmt: skip
-from tests.support.worker_fakes import PAUSE, notes, rows  # noqa: E402
+from tests.support.worker_fakes import PAUSE, make, notes, rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 TRIALS = grid()
@@ -140,6 +142,55 @@ def test_a_node_killed_in_mid_pack_and_a_pack_that_kills_each_worker(nodes: Any,
     (record, *_) = executor(scratch, max_attempts=2).run(Pack(trials=TRIALS[:2]), study="s")
     assert (str(record.outcome.status), record.pack_size) == ("failed", 2)
     assert "attempt 2 of 2" in (record.outcome.reason or "")
+
+
+class Lacks:
+    """Makes the fake engine's executor once the file that it lacks is there."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+
+    def __call__(self, log_dir: Path) -> LocalExecutor[None]:
+        if not (self.scratch / "weights").exists():
+            raise Lacking(self.receive)
+        return make(self.scratch, 0.0, log_dir)
+
+    def receive(self, files: Mapping[str, bytes]) -> None:
+        (self.scratch / "weights").write_bytes(files["weights"])
+
+
+def test_a_worker_that_lacks_files_gets_them_and_one_that_is_stopped_is_replaced(nodes: Any, scratch: Path) -> None:
+    """The clock moves only while it is stopped, in mid-pack; before that it gives signs while it trains."""
+    connect(nodes)
+    (scratch / "hang-1").touch()
+    read: list[str] = []
+
+    def files() -> dict[str, bytes]:
+        read.append("files")
+        return {"weights": b"x" * 1000}
+
+    options = RayOptions(max_workers=1, start_seconds=1200.0)
+    one = RayExecutor(make=Lacks(scratch), provenance=PROVENANCE, metric_name="accuracy", options=options, files=files)
+    seconds, stopped, gave_sign = 0.0, list[int](), one._gave_sign
+    one.now = lambda: seconds
+
+    def asked(seat: RaySeat) -> bool:
+        nonlocal seconds
+        signs = gave_sign(seat)
+        if not stopped:
+            seconds += 0.0 if signs else 0.1  # until a sign is asked for
+            if signs and notes(scratch, "train"):
+                stopped.append(int(notes(scratch, "train")[0][0]))
+                os.kill(stopped[0], signal.SIGSTOP)
+        elif len(notes(scratch, "train")) == 1:
+            seconds += 100.0
+        return signs
+
+    one._gave_sign = asked  # type: ignore[method-assign]
+    lost, done = one.stream_many([Pack(trials=TRIALS[:2])], study="s")
+    assert "gave no sign of life for " in (lost.records[0].outcome.reason or "")
+    assert (lost.final, done.final, len(done.records)) == (False, True, 2)
+    assert (read, (scratch / "weights").stat().st_size) == (["files"], 1000)
 
 
 def test_a_driver_killed_and_started_again(nodes: Any, tmp_path: Path, scratch: Path) -> None:

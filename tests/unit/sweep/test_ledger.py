@@ -91,6 +91,9 @@ def test_what_was_measured_before_counts_until_this_run_measures() -> None:
     assert later.seconds == pytest.approx(0.5 * len(TRIALS))
     assert halved is not None
     assert halved.seconds == pytest.approx(later.seconds / 2)
+    pack = Pack(trials=TRIALS[:4])
+    assert forecast(options).measured(pack) is None, "a guess is no measurement"
+    assert forecast(options, learnt, slots=2).measured(pack) == pytest.approx(2.0), "alone on its device"
 
 
 def test_a_forecast_of_no_work_tells_nothing() -> None:
