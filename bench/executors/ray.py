@@ -101,14 +101,13 @@ class RayExecutor(WorkersExecutor[RaySeat]):
         return [waiting[ref] for ref in done]
 
     def _gave_sign(self, seat: RaySeat) -> bool:
-        if seat.sign is not None:
-            done, _ = ray.wait([seat.sign], timeout=0)
-            if done:
-                seat.sign = None
-            return bool(done)
-        if self.now() - seat.sign_asked_at > _workers.BEAT_SECONDS:
+        """Return whether no sign that was asked for is missing."""
+        if seat.sign is not None and ray.wait([seat.sign], timeout=0)[0]:
+            seat.sign = None
+        answered = seat.sign is None
+        if answered and self.now() - seat.sign_asked_at > _workers.BEAT_SECONDS:
             seat.sign, seat.sign_asked_at = seat.actor.beat.options(concurrency_group=_LIFE).remote(), self.now()
-        return False
+        return answered
 
     def _answer(self, seat: RaySeat) -> Ready | Answer | None:
         try:
