@@ -6,9 +6,17 @@ import functools
 import importlib.util
 
 import torch
+from torch import Tensor
 
 from bench.engine import kernels
-from bench.engine.dropout import keyed_mask, keyed_masks, token_key
+from bench.engine.dropout import attention_mask_by, keyed_mask, keyed_masks, threshold_and_scale, token_key
+from bench.engine.spans import Drop, Spans, blocks_of, span_attention
+
+NEAR = {
+    torch.float32: 2e-6,
+    torch.bfloat16: 1e-2,
+    torch.float16: 1e-3,
+}  # of a result's norm; Triton's interpreter cuts bf16 off
 
 
 def settle(device: torch.device) -> None:
@@ -52,4 +60,61 @@ def masks_problem(device: torch.device) -> str | None:
     return None
 
 
-CHECKS = {"masks": masks_problem}
+ATTENTION = (((1, 5, 16, 3), 64, 0.1, torch.float32), ((3, 9, 33), 64, 0.1, torch.bfloat16))
+
+
+def attention_problem(device: torch.device) -> str | None:
+    """Return where attention by the kernel, or a gradient of it, is further from float64 than rounding, or None."""
+    for lengths, width, p, dtype in ATTENTION:
+        for first_only in (False, True):
+            gaps = attention_gaps(device, lengths, width=width, p=p, dtype=dtype, first_only=first_only)
+            if not max(gaps) <= NEAR[dtype]:
+                return f"attention over texts of {lengths} tokens, width {width}, {dtype} is {max(gaps):.1e} off"
+    return None
+
+
+def attention_gaps(
+    device: torch.device, lengths: tuple[int, ...], *, width: int, p: float, dtype: torch.dtype, first_only: bool
+) -> list[float]:
+    """Return how far output and gradients of q, k and v are from float64, over the norms of those."""
+    n_streams, n_heads, salt = 3, 3, 1234567890123456789
+    n_tokens = sum(lengths)
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    draw = torch.Generator().manual_seed(0)
+    wide = torch.randn(4, n_streams, n_tokens, n_heads * width, generator=draw, dtype=torch.float64).to(device, dtype)
+    first_b = torch.tensor(starts, device=device)
+    q, k, v, grad = wide.unbind()
+    if first_only:
+        q, grad = q[:, first_b], grad[:, first_b]
+    key_N = token_key(torch.arange(n_tokens, device=device) // 4, torch.arange(n_tokens, device=device))
+    spans = Spans(key_N=key_N, first_b=first_b, n_examples=len(lengths), n_tokens=n_tokens, blocks=blocks_of(lengths))
+    threshold, scale = threshold_and_scale(p)
+    drop = Drop(salt=salt, threshold=threshold, scale=scale, is_on=p > 0)
+    shared_v = v[:1]  # one stream for all, as below the first adapter
+    inputs = [t.detach().clone().requires_grad_() for t in (q, k, shared_v)]
+    found = span_attention(inputs[0], inputs[1], inputs[2], spans, drop, n_heads)
+    found.backward(grad)
+    exact = [t.detach().double().requires_grad_() for t in (q, k, shared_v)]
+    parts = []
+    for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        rows = slice(start, start + length)
+        query = slice(i, i + 1) if first_only else rows
+        qh, kh, vh = (
+            t[:, at].unflatten(-1, (n_heads, width)).transpose(1, 2)
+            for t, at in zip(exact, (query, rows, rows), strict=True)
+        )
+        weights = (qh @ kh.transpose(2, 3) * width**-0.5).softmax(-1)
+        keys = key_N[None, start : start + weights.shape[2]]
+        kept = attention_mask_by(salt, p, keys, n_heads=n_heads, n_keys=length, dtype=torch.float64)
+        parts.append((weights * kept @ vh).transpose(1, 2).flatten(2))
+    wanted = torch.cat(parts, dim=1)
+    wanted.backward(grad.double())
+    pairs = [(found, wanted), *((a.grad, b.grad) for a, b in zip(inputs, exact, strict=True))]
+    return [_gap(a, b) for a, b in pairs if a is not None and b is not None]
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    return float(torch.linalg.vector_norm(a.detach().double() - b.detach()) / torch.linalg.vector_norm(b.detach()))
+
+
+CHECKS = {"masks": masks_problem, "attention": attention_problem}

@@ -18,8 +18,8 @@ def products_attention(
 
     `start_bx1x1xT` is what `start_of` returns of the tokens; `kept_bxHxQxT` the weights' dropout mask, None: all ones.
     """
-    q_BxHxQxd, k_BxHxTxd, v_BxHxTxd = (_as_computed(t) for t in (q_BxHxQxd, k_BxHxTxd, v_BxHxTxd))
-    kept_bxHxQxT = None if kept_bxHxQxT is None else _as_computed(kept_bxHxQxT)
+    q_BxHxQxd, k_BxHxTxd, v_BxHxTxd = (as_computed(t) for t in (q_BxHxQxd, k_BxHxTxd, v_BxHxTxd))
+    kept_bxHxQxT = None if kept_bxHxQxT is None else as_computed(kept_bxHxQxT)
     _, n_heads, n_queries, width = q_BxHxQxd.shape
     n_keys = k_BxHxTxd.shape[2]
     start = None if start_bx1x1xT is None else start_bx1x1xT.expand(-1, n_heads, n_queries, n_keys)
@@ -39,7 +39,7 @@ def start_of(mask_bx1x1xT: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros_like(mask_bx1x1xT, dtype=dtype).masked_fill_(~mask_bx1x1xT, -torch.inf)
 
 
-def _as_computed(x: Tensor) -> Tensor:
+def as_computed(x: Tensor) -> Tensor:
     """Return the tensor in autocast's precision: inside, a forward would cast what a backward does not."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x

@@ -19,9 +19,10 @@ from transformers import PretrainedConfig
 from bench.engine import waiting
 from bench.engine.bank import AdaptedEmbedding, AdaptedLayer, Bank, add
 from bench.engine.batching import Chunk
-from bench.engine.dropout import MaskKeys, attention_mask_of, token_key
+from bench.engine.dropout import MaskKeys, attention_mask_of, threshold_and_scale, token_key
 from bench.engine.heads import Layout
 from bench.engine.products import is_faster, products_attention
+from bench.engine.spans import Drop, Spans, span_attention, spans_of
 from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
@@ -71,8 +72,9 @@ class UnpaddedPath:
     def _logits(self, chunk: Chunk) -> Tensor:
         key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)
         self.keys.start_chunk(key_N, key_N[chunk.first_b])
-        layout = Layout(chunk, key_N, self.n_heads)
         x_SxNxD = self._embed(chunk)
+        spans = spans_of(chunk, key_N, x_SxNxD.shape[-1] // self.n_heads, x_SxNxD.dtype)
+        layout = Layout(chunk, key_N, self.n_heads) if spans is None else spans
         layers = self.encoder.encoder.layer
         for layer in layers[:-1]:
             x_SxNxD = self._layer(layer, x_SxNxD, layout, first_only=False)
@@ -90,7 +92,7 @@ class UnpaddedPath:
         )
         return self._drop(_norm(parts.LayerNorm, x_SxNxD), parts.dropout, self.keys.token_key)
 
-    def _layer(self, layer: Any, x_SxNxD: Tensor, layout: Layout, *, first_only: bool) -> Tensor:
+    def _layer(self, layer: Any, x_SxNxD: Tensor, layout: Layout | Spans, *, first_only: bool) -> Tensor:
         """Return the layer's output, of all tokens or of each example's first: [S, N, d] or [S, b, d]."""
         attention, keys = layer.attention, self.keys.token_key
         if first_only:
@@ -108,7 +110,9 @@ class UnpaddedPath:
         mask = self.keys.mask(module.dropout.path, p, key, out.shape[-1], out.dtype)
         return _norm(module.LayerNorm, torch.addcmul(x, out, mask))
 
-    def _attend(self, module: Any, x_SxNxD: Tensor, layout: Layout, *, first_only: bool) -> tuple[Tensor, Tensor]:
+    def _attend(
+        self, module: Any, x_SxNxD: Tensor, layout: Layout | Spans, *, first_only: bool
+    ) -> tuple[Tensor, Tensor]:
         """Return attention's output and its input on the rows that go on: all, or each example's first."""
         rows, token_key = x_SxNxD, self.keys.token_key
         if first_only:
@@ -117,6 +121,8 @@ class UnpaddedPath:
             k, v = _apply_all((module.key, module.value), x_SxNxD, self.keys, token_key)
         else:
             q, k, v = _apply_all((module.query, module.key, module.value), x_SxNxD, self.keys, token_key)
+        if isinstance(layout, Spans):
+            return span_attention(q, k, v, layout, self._drop_of(module), self.n_heads), rows
         k, v = layout.heads(k), layout.heads(v)
         q = q.unflatten(-1, (self.n_heads, -1))[..., None, :] if first_only else layout.heads(q)  # [S, b, H, Q, d_head]
         n_streams = max(q.shape[0], k.shape[0], v.shape[0])
@@ -124,6 +130,14 @@ class UnpaddedPath:
         mixed = self._mix(q, k, v, module, layout, layout.first_query_key if first_only else layout.query_key)
         mixed = mixed.unflatten(0, (n_streams, layout.n_examples))  # [S, b, H, Q, d_head]
         return (mixed.flatten(2) if first_only else layout.stream(mixed)), rows
+
+    def _drop_of(self, module: Any) -> Drop:
+        p = float(module.dropout.p) if self.keys.training else 0.0
+        if p == 0:
+            return Drop()
+        threshold, scale = threshold_and_scale(p)
+        salt = self.keys.salt(f"{module._keyed_path}.attention")
+        return Drop(salt=salt, threshold=threshold, scale=scale, is_on=True)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, module: Any, layout: Layout, query_key: Tensor) -> Tensor:
         """Return softmax(q k^T / sqrt(d)) v over [S*b, H, ., d_head], with the keyed dropout of the weights."""

@@ -24,23 +24,112 @@ def compiled(name: str) -> list[int]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    return [
-        len(triton.compile(ASTSource(fn=fn, signature=types | dict.fromkeys(constants, "constexpr"),
-                                     constexprs=constants), target=GPUTarget("cuda", arch, 32)).asm["cubin"])
-        for fn, types, constants in _sources(name)
-        for arch in (80, 90)
-    ]  # fmt: skip
+    sizes = []
+    for fn, types, settings in _sources(name):
+        options = {option: settings.pop(option) for option in ("num_warps", "num_stages") if option in settings}
+        source = ASTSource(fn=fn, signature=types | dict.fromkeys(settings, "constexpr"), constexprs=settings)
+        for arch in (80, 90):
+            made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+            sizes.append(len(made.asm["cubin"]))
+    return sizes
 
 
 def _sources(name: str) -> list[tuple[Any, dict[str, str], dict[str, Any]]]:
-    from bench.engine.kernels import masks
+    if name == "masks":
+        from bench.engine.kernels import masks
 
-    return {"masks": [(masks.masks_kernel, MASKS, {"WORDS": masks.WORDS})]}[name]
+        return [(masks.masks_kernel, MASKS, {"WORDS": masks.WORDS})]
+    from bench.engine.kernels import attention
+
+    return [
+        (kernel, _attention_types(kernel, number), attention.settings(64, block, first_only) | {
+            "H": 12, "FIRST": first_only, "DROPS": True})
+        for kernel in (attention.forward_kernel, attention.backward_kernel)
+        for block, first_only, number in ((16, False, "bf16"), (32, True, "fp32"))
+    ]  # fmt: skip
+
+
+def _attention_types(kernel: Any, number: str) -> dict[str, str]:
+    fixed = {"key": "*i64", "first": "*i64", "salt": "i64", "kept_scale": "fp32", "score_scale": "fp32"}
+    tensors = {"out", "q", "k", "v", "grad", "grad_q", "grad_k", "grad_v"}
+    return {arg: fixed.get(arg, f"*{number}" if arg in tensors else "i32") for arg in kernel.arg_names}
+
+
+def interpreted(name: str) -> object:
+    """Return what is wrong with a kernel on a CPU, by Triton's interpreter; None: nothing."""
+    _mend_interpreter()
+    cpu = torch.device("cpu")
+    if name == "step":
+        return step_gap()
+    if (problem := kernel_probe.CHECKS[name](cpu)) is not None or name == "masks":
+        return problem
+    from bench.engine.kernels import attention
+
+    attention.PROGRAMS = 1  # a program takes all streams
+    for lengths, width, p, dtype, first_only in MORE:
+        gaps = kernel_probe.attention_gaps(cpu, lengths, width=width, p=p, dtype=dtype, first_only=first_only)
+        if not max(gaps) <= kernel_probe.NEAR[dtype]:
+            return [lengths, width, p, str(dtype), gaps]
+    return None
+
+
+MORE: tuple[tuple[tuple[int, ...], int, float, torch.dtype, bool], ...] = (
+    ((17, 2), 32, 0.0, torch.float32, False),
+    ((70,), 16, 0.5, torch.float32, False),
+    ((7, 20), 128, 0.1, torch.float16, True),
+)
+
+
+def _mend_interpreter() -> None:
+    """Have the interpreter multiply bfloat16 numbers: Triton 3.6's takes their bits for integers."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    multiply = interpreter.InterpreterBuilder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        if a.dtype.scalar == tl.bfloat16:
+            a, b = (self.create_fp_ext(x, tl.float32) for x in (a, b))
+        return multiply(self, a, b, *others)
+
+    interpreter.InterpreterBuilder.create_dot = create_dot
+
+
+def step_gap(device: str = "cpu") -> list[float]:
+    """Return how far loss and gradients of a small pack by kernels are from those by torch's operations, relative."""
+    import numpy as np
+
+    from bench import methods
+    from bench.engine import kernels
+    from bench.engine.bank import Bank
+    from bench.engine.batching import Batches
+    from bench.engine.dropout import Together
+    from bench.engine.run import choose_path
+    from tests.support.engine_helpers import budget, random_data, tiny_model, trial
+
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 2}
+    loaded = tiny_model(dtype=torch.float32, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.2, **sizes)
+    trials = [trial(rank=r, lora_dropout=0.2, budget=budget(precision="fp32")) for r in (2, 1)]
+    on = torch.device(device)
+    chunk = Batches(random_data().train, device=on).chunk(np.arange(3))
+    found = []
+    for names in ((), kernels.NAMES):
+        bank = Bank(loaded, trials, methods.get("lora"), device=on, dtype=torch.float32)
+        bank.params.values.add_(torch.linspace(-0.1, 0.1, bank.params.values.numel(), device=on))
+        bank.keys.training, bank.keys.step, bank.keys.together = True, 3, Together()
+        path = choose_path(bank, "unpadded")
+        with kernels.use(*names):
+            for _ in range(2):  # the masks of the second are foreseen
+                bank.params.zero_grad()
+                loss = path.logits(chunk).logsumexp(-1).sum()
+                loss.backward()
+        found.append((loss.detach(), bank.params.grads.clone()))
+    return [float((a - b).norm() / b.norm()) for a, b in zip(*found[::-1], strict=True)]
 
 
 def main(what: str, name: str) -> None:
     """Print the answer to one of the two questions."""
-    print(json.dumps(compiled(name) if what == "compile" else kernel_probe.CHECKS[name](torch.device("cpu"))))
+    print(json.dumps(compiled(name) if what == "compile" else interpreted(name)))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from bench.engine import kernel_probe, kernels
+from bench.engine.spans import blocks_of
+from tests.support.kernel_cases import step_gap
 
 ROOT = Path(__file__).resolve().parents[3]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -36,6 +38,13 @@ def test_the_interpreter_finds_no_difference(name: str) -> None:
 
 
 @needs_triton
+def test_a_pack_by_kernels_has_the_losses_and_gradients_of_torch() -> None:
+    gaps = asked("interpret", "step", TRITON_INTERPRET="1")
+    assert len(gaps) == 2
+    assert max(gaps) < 1e-5
+
+
+@needs_triton
 @pytest.mark.parametrize("name", kernels.NAMES)
 def test_kernels_compile_for_gpus_that_are_not_there(name: str) -> None:
     sizes = asked("compile", name, TRITON_INTERPRET="0")
@@ -47,6 +56,15 @@ def test_kernels_compile_for_gpus_that_are_not_there(name: str) -> None:
 @pytest.mark.parametrize("name", kernels.NAMES)
 def test_a_gpu_finds_no_difference(name: str) -> None:
     assert kernel_probe.problems(torch.device("cuda"))[name] is None
+
+
+@pytest.mark.gpu
+def test_a_pack_on_a_gpu_has_the_losses_and_gradients_of_torch() -> None:
+    assert max(step_gap("cuda")) < 1e-4
+
+
+def test_texts_go_by_blocks_that_hold_them() -> None:
+    assert blocks_of((3, 16, 17, 30, 128, 2)) == ((16, 0, 2), (32, 2, 2), (128, 4, 1), (16, 5, 1))
 
 
 def test_a_cpu_uses_no_kernel_and_says_nothing() -> None:

@@ -1,0 +1,72 @@
+"""Where the texts of a stream begin and end, for attention that leaves them where they are (kernels/attention.py)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.engine import kernels
+from bench.engine.batching import Chunk
+from bench.engine.products import as_computed
+
+BLOCKS = (16, 32, 64, 128)  # tokens of a text that a program makes the scores of at once
+WIDTHS = (16, 32, 64, 128)  # of a head
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spans:
+    """A chunk's texts: token keys [N], where each text begins [b], and runs of texts that fit one block."""
+
+    key_N: Tensor
+    first_b: Tensor
+    n_examples: int
+    n_tokens: int
+    blocks: tuple[tuple[int, int, int], ...]  # block, the first of its texts, how many
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drop:
+    """Keyed dropout of one call's weights: its salt, and what dropout.threshold_and_scale makes of p."""
+
+    salt: int = 0
+    threshold: int = 0
+    scale: float = 1.0
+    is_on: bool = False
+
+
+def spans_of(chunk: Chunk, key_N: Tensor, head_width: int, dtype: torch.dtype) -> Spans | None:
+    """Return the chunk's spans; None where the kernel is not used on the device, or has no block or type for it."""
+    fits = chunk.longest <= BLOCKS[-1] and head_width in WIDTHS and dtype != torch.float64
+    if not fits or not kernels.used("attention", key_N.device):
+        return None
+    return Spans(
+        key_N=key_N, first_b=chunk.first_b, n_examples=chunk.n_examples, n_tokens=chunk.n_tokens,
+        blocks=blocks_of(chunk.lengths),
+    )  # fmt: skip
+
+
+def blocks_of(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """Return the runs of texts that fit one block and no smaller one: block, the first of its texts, how many."""
+    blocks, start = [], 0
+    for block, run in itertools.groupby(next(size for size in BLOCKS if length <= size) for length in lengths):
+        n = len(list(run))
+        blocks.append((block, start, n))
+        start += n
+    return tuple(blocks)
+
+
+def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, drop: Drop, n_heads: int) -> Tensor:
+    """Return (softmax(q k^T / sqrt(d)) * kept) v of each text, in q's layout: [S, N, D], or [S, b, D] of first tokens.
+
+    k and v are [S, N, D]; S is the same for all or 1.
+    """
+    from bench.engine.kernels.attention import Attention
+
+    n_streams = max(q.shape[0], k.shape[0], v.shape[0])
+    q, k, v = (as_computed(t).expand(n_streams, -1, -1) for t in (q, k, v))
+    mixed: Tensor = Attention.apply(q, k, v, spans, drop, n_heads)
+    return mixed
