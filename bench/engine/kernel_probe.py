@@ -10,7 +10,9 @@ from torch import Tensor
 
 from bench.engine import kernels
 from bench.engine.dropout import attention_mask_by, keyed_mask, keyed_masks, threshold_and_scale, token_key
+from bench.engine.normed_sum import normed_sum
 from bench.engine.spans import Drop, Spans, blocks_of, span_attention
+from bench.engine.stacked import StackedLayerNorm
 
 NEAR = {
     torch.float32: 2e-6,
@@ -113,8 +115,40 @@ def attention_gaps(
     return [_gap(a, b) for a, b in pairs if a is not None and b is not None]
 
 
+NORM = ((torch.float32, True, False), (torch.bfloat16, True, False), (torch.float32, False, True))
+
+
+def norm_problem(device: torch.device) -> str | None:
+    """Return where norm(x + out * mask) by the kernel, or a gradient, is further off than rounding, or None."""
+    for dtype, drops, is_trained in NORM:
+        gaps = norm_gaps(device, width=40, dtype=dtype, drops=drops, is_trained=is_trained)
+        if not max(gaps) <= NEAR[dtype]:
+            return f"norms of {dtype}, trained: {is_trained}, are {max(gaps):.1e} off"
+    return None
+
+
+def norm_gaps(device: torch.device, *, width: int, dtype: torch.dtype, drops: bool, is_trained: bool) -> list[float]:
+    """Return how far output and gradients of x, out, scale and shift are from float64, over the norms of those."""
+    n_streams, n_rows = 3, 21
+    draw = torch.Generator().manual_seed(0)
+    wide = torch.randn(3, n_streams, n_rows, width, generator=draw, dtype=torch.float64).to(device, dtype)
+    own = torch.randn(2, n_streams, width, generator=draw, dtype=torch.float64).to(device, dtype) + 1
+    mask = keyed_mask(5, 0.2, torch.arange(n_rows, device=device), width, dtype) if drops else None
+    tensors = [wide[0, :1], wide[1], own[0], own[1]]  # one stream of x for all, as in the first adapted layer
+    inputs = [t.detach().clone().requires_grad_(i < 2 or is_trained) for i, t in enumerate(tensors)]
+    exact = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
+    found = normed_sum(StackedLayerNorm(inputs[2], inputs[3], 1e-5), inputs[0], inputs[1], mask)
+    added = exact[0] + exact[1] * (1 if mask is None else mask.double())
+    unit = torch.nn.functional.layer_norm(added, (width,), eps=1e-5)
+    wanted = unit * exact[2][:, None] + exact[3][:, None]
+    found.backward(wide[2])
+    wanted.backward(wide[2].double())
+    pairs = [(found, wanted), *((a.grad, b.grad) for a, b in zip(inputs, exact, strict=True))]
+    return [_gap(a, b) for a, b in pairs if a is not None and b is not None]
+
+
 def _gap(a: Tensor, b: Tensor) -> float:
     return float(torch.linalg.vector_norm(a.detach().double() - b.detach()) / torch.linalg.vector_norm(b.detach()))
 
 
-CHECKS = {"masks": masks_problem, "attention": attention_problem}
+CHECKS = {"masks": masks_problem, "attention": attention_problem, "norm": norm_problem}

@@ -21,6 +21,7 @@ from bench.engine.bank import AdaptedEmbedding, AdaptedLayer, Bank, add
 from bench.engine.batching import Chunk
 from bench.engine.dropout import MaskKeys, attention_mask_of, threshold_and_scale, token_key
 from bench.engine.heads import Layout
+from bench.engine.normed_sum import is_by_kernel, normed_sum
 from bench.engine.products import is_faster, products_attention
 from bench.engine.spans import Drop, Spans, span_attention, spans_of
 from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
@@ -105,10 +106,12 @@ class UnpaddedPath:
     def _output(self, module: Any, inner: Tensor, x: Tensor, key: Tensor | None) -> Tensor:
         """Return norm(x + dropout(dense(inner))) of half a layer."""
         out, p = _apply(module.dense, inner, self.keys, key), float(module.dropout.p)
-        if not self.keys.training or p == 0 or key is None:
-            return _norm(module.LayerNorm, add(out, x))
-        mask = self.keys.mask(module.dropout.path, p, key, out.shape[-1], out.dtype)
-        return _norm(module.LayerNorm, torch.addcmul(x, out, mask))
+        mask = None
+        if self.keys.training and p > 0 and key is not None:
+            mask = self.keys.mask(module.dropout.path, p, key, out.shape[-1], out.dtype)
+        if is_by_kernel(module.LayerNorm, out):
+            return normed_sum(module.LayerNorm, x, out, mask)
+        return _norm(module.LayerNorm, add(out, x) if mask is None else torch.addcmul(x, out, mask))
 
     def _attend(
         self, module: Any, x_SxNxD: Tensor, layout: Layout | Spans, *, first_only: bool

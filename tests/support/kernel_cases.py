@@ -39,20 +39,49 @@ def _sources(name: str) -> list[tuple[Any, dict[str, str], dict[str, Any]]]:
         from bench.engine.kernels import masks
 
         return [(masks.masks_kernel, MASKS, {"WORDS": masks.WORDS})]
+    if name == "norm":
+        from bench.engine.kernels import norm
+
+        return [
+            (kernel, _types(kernel, number), norm.settings(768) | {"DROPS": True} | (
+                {} if kernel is norm.forward_kernel else {"TRAINED": number == "fp32"}))
+            for kernel in (norm.forward_kernel, norm.backward_kernel)
+            for number in ("bf16", "fp32")
+        ]  # fmt: skip
     from bench.engine.kernels import attention
 
     return [
-        (kernel, _attention_types(kernel, number), attention.settings(64, block, first_only) | {
+        (kernel, _types(kernel, number), attention.settings(64, block, first_only) | {
             "H": 12, "FIRST": first_only, "DROPS": True})
         for kernel in (attention.forward_kernel, attention.backward_kernel)
         for block, first_only, number in ((16, False, "bf16"), (32, True, "fp32"))
     ]  # fmt: skip
 
 
-def _attention_types(kernel: Any, number: str) -> dict[str, str]:
-    fixed = {"key": "*i64", "first": "*i64", "salt": "i64", "kept_scale": "fp32", "score_scale": "fp32"}
-    tensors = {"out", "q", "k", "v", "grad", "grad_q", "grad_k", "grad_v"}
-    return {arg: fixed.get(arg, f"*{number}" if arg in tensors else "i32") for arg in kernel.arg_names}
+def _types(kernel: Any, number: str) -> dict[str, str]:
+    """Return the types of a kernel's arguments where its streams are of type `number`."""
+    fixed = {"key": "*i64", "first": "*i64", "salt": "i64"}
+    fixed |= dict.fromkeys(("kept_scale", "score_scale", "eps"), "fp32")
+    fixed |= dict.fromkeys(("mean", "rstd", "part_w", "part_b"), "*fp32")
+    streams = [
+        "out",
+        "q",
+        "k",
+        "v",
+        "grad",
+        "grad_q",
+        "grad_k",
+        "grad_v",
+        "y",
+        "total",
+        "x",
+        "mask",
+        "weight",
+        "bias",
+        "grad_x",
+        "grad_out",
+    ]
+    return {arg: fixed.get(arg, f"*{number}" if arg in streams else "i32") for arg in kernel.arg_names}
 
 
 def interpreted(name: str) -> object:
@@ -61,7 +90,7 @@ def interpreted(name: str) -> object:
     cpu = torch.device("cpu")
     if name == "step":
         return step_gap()
-    if (problem := kernel_probe.CHECKS[name](cpu)) is not None or name == "masks":
+    if (problem := kernel_probe.CHECKS[name](cpu)) is not None or name != "attention":
         return problem
     from bench.engine.kernels import attention
 

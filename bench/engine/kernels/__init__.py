@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-NAMES = ("masks", "attention")
+NAMES = ("masks", "attention", "norm")
 
 _settled: dict[str, frozenset[str]] = {}  # by type of device
 _forced: frozenset[str] | None = None
