@@ -23,8 +23,11 @@ NEAR = {
 
 def settle(device: torch.device) -> None:
     """Try the kernels on the device, once in a process, and use those that are right from then on."""
-    if device.type == "cuda":
-        kernels.settle(device, frozenset(name for name, problem in problems(device).items() if problem is None))
+    if device.type != "cuda":
+        return
+    if device.index is not None and torch.cuda.is_available():
+        torch.cuda.set_device(device)  # Triton launches on the current one, wherever the tensors are
+    kernels.settle(device, frozenset(name for name, problem in problems(device).items() if problem is None))
 
 
 @functools.cache

@@ -15,6 +15,9 @@ from bench.engine.products import as_computed
 
 BLOCKS = (16, 32, 64, 128)  # tokens of a text that a program makes the scores of at once
 WIDTHS = (16, 32, 64, 128)  # of a head
+# Of a text's tokens times a head's width, over the bytes of a number squared: a program's registers run out sooner where
+# numbers have 32 bits, which no tensor core multiplies. 128 tokens of width 64 in half precision, 32 in fp32.
+MOST = 32_768
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +43,9 @@ class Drop:
 
 def spans_of(chunk: Chunk, key_N: Tensor, head_width: int, dtype: torch.dtype) -> Spans | None:
     """Return the chunk's spans; None where the kernel is not used on the device, or has no block or type for it."""
-    fits = chunk.longest <= BLOCKS[-1] and head_width in WIDTHS and dtype != torch.float64
-    if not fits or not kernels.used("attention", key_N.device):
+    if head_width not in WIDTHS or dtype == torch.float64 or not kernels.used("attention", key_N.device):
+        return None
+    if chunk.longest > min(BLOCKS[-1], MOST // (head_width * dtype.itemsize**2)):
         return None
     return Spans(
         key_N=key_N, first_b=chunk.first_b, n_examples=chunk.n_examples, n_tokens=chunk.n_tokens,

@@ -1,7 +1,8 @@
 """Kernels beside torch's operations on a GPU, at the shapes of RoBERTa-base: milliseconds of a call.
 
 `python -m tests.campaigns.kernels [--trials 64] [--rounds 5] [--dtype bf16]`. Medians of interleaved rounds.
-A call of masks draws those of 12 layers at once; one of attention is a layer's, forward and backward.
+A call of masks draws those of 12 layers at once; one of attention or of norm is a layer's, forward and backward. With
+`--step` whole training steps of LoRA follow, by more and more kernels, with the peak of memory.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 from bench.data.splits import Encoded
 from bench.engine import kernel_probe, kernels
 from bench.engine.batching import Batches, Chunk
-from bench.engine.dropout import attention_mask_by, keyed_masks, threshold_and_scale, token_key
+from bench.engine.dropout import attention_mask_by, keyed_mask, keyed_masks, threshold_and_scale, token_key
 from bench.engine.heads import Layout
+from bench.engine.normed_sum import normed_sum
 from bench.engine.products import products_attention
 from bench.engine.spans import Drop, Spans, blocks_of, span_attention
 
@@ -77,6 +79,47 @@ def attention(chunk: Chunk, n_trials: int, dtype: torch.dtype, *, by_kernel: boo
     return fused if by_kernel else plain
 
 
+def norm(chunk: Chunk, n_trials: int, dtype: torch.dtype, *, by_kernel: bool) -> Call:
+    """Return what adds, drops and normalises forward and backward; the mask is there."""
+    device = chunk.ids_N.device
+    key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)
+    x, out = (
+        torch.randn(n_trials, chunk.n_tokens, HEADS * WIDTH, device=device).to(dtype).requires_grad_() for _ in range(2)
+    )
+    own = torch.nn.LayerNorm(HEADS * WIDTH, device=device, dtype=dtype).requires_grad_(False)
+    mask, grad = keyed_mask(7, P, key_N, HEADS * WIDTH, dtype), torch.ones_like(x)
+
+    def fused() -> None:
+        torch.autograd.grad(normed_sum(own, x, out, mask), (x, out), grad)
+
+    def plain() -> None:
+        torch.autograd.grad(own(torch.addcmul(x, out, mask)), (x, out), grad)
+
+    return fused if by_kernel else plain
+
+
+def steps(n_trials: int, rounds: int) -> None:
+    """Print how long a training step takes by more and more kernels, and the most memory that was in use."""
+    from tests.pretend.count import Case, _built, _usual
+
+    loop = _built(Case(base="roberta-base", method="lora", n_trials=n_trials))
+    places = _usual(loop)
+    ways = [kernels.NAMES[:n] for n in range(len(kernels.NAMES) + 1)]
+    times: dict[tuple[str, ...], list[float]] = {names: [] for names in ways}
+    peaks = dict.fromkeys(ways, 0)
+    for turn in range(rounds + 1):
+        for names in ways:
+            with kernels.use(*names):
+                torch.cuda.reset_peak_memory_stats()
+                each = milliseconds(lambda: loop.step(places), 3)
+            times[names] += [each] if turn else []
+            peaks[names] = torch.cuda.max_memory_allocated()
+    print(f"a step of {n_trials} trials, {int(loop.split.lengths[places].sum())} tokens, {loop.n_chunks} chunks")
+    for names in ways:
+        name = " + ".join(names) or "torch"
+        print(f"{name:32}{median(times[names]):10.2f} ms{peaks[names] / 1e9:8.2f} GB")
+
+
 def milliseconds(call: Call, repeats: int) -> float:
     """Return the time of a call on the device, of `repeats` in a row."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -94,6 +137,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
+    parser.add_argument("--step", action="store_true")
     given = parser.parse_args()
     device, dtype = torch.device("cuda", torch.cuda.current_device()), DTYPES[given.dtype]
     print(torch.cuda.get_device_name(device), "torch", torch.__version__, "K =", given.trials, given.dtype)
@@ -104,6 +148,7 @@ def main() -> None:
         for what, plain, fused in (
             ("masks", masks(chunk, dtype), masks(chunk, dtype)),
             ("attention", *(attention(chunk, given.trials, dtype, by_kernel=one) for one in (False, True))),
+            ("norm", *(norm(chunk, given.trials, dtype, by_kernel=one) for one in (False, True))),
         ):
             times: dict[str, list[float]] = {"torch": [], "kernel": []}
             for turn in range(given.rounds + 1):  # the first warms up
@@ -113,6 +158,8 @@ def main() -> None:
                     times[way] += [each] if turn else []
             a, b = median(times["torch"]), median(times["kernel"])
             print(f"{what + ', ' + name:24}{a:10.3f}{b:11.3f}{b / a:8.2f}")
+    if given.step:
+        steps(given.trials, given.rounds)
 
 
 if __name__ == "__main__":

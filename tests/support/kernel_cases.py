@@ -89,7 +89,7 @@ def interpreted(name: str) -> object:
     _mend_interpreter()
     cpu = torch.device("cpu")
     if name == "step":
-        return step_gap()
+        return step_gaps()
     if (problem := kernel_probe.CHECKS[name](cpu)) is not None or name != "attention":
         return problem
     from bench.engine.kernels import attention
@@ -124,36 +124,51 @@ def _mend_interpreter() -> None:
     interpreter.InterpreterBuilder.create_dot = create_dot
 
 
-def step_gap(device: str = "cpu") -> list[float]:
-    """Return how far loss and gradients of a small pack by kernels are from those by torch's operations, relative."""
+def step_gaps(device: str = "cpu") -> list[float]:
+    """Return how far logits outside training, loss and gradients of small packs by kernels are from torch's, relative.
+
+    LoRA and full fine-tuning, whose norms are trained.
+    """
     import numpy as np
 
+    from bench.engine import kernels
+    from bench.engine.batching import Batches
+    from tests.support.engine_helpers import random_data
+
+    chunk = Batches(random_data().train, device=torch.device(device)).chunk(np.arange(3))
+    gaps = []
+    for method in ("lora", "full"):
+        plain, found = (_step(method, chunk, names) for names in ((), kernels.NAMES))
+        gaps += [float((a - b).norm() / b.norm()) for a, b in zip(found, plain, strict=True)]
+    return gaps
+
+
+def _step(method: str, chunk: Any, names: tuple[str, ...]) -> list[torch.Tensor]:
     from bench import methods
     from bench.engine import kernels
     from bench.engine.bank import Bank
-    from bench.engine.batching import Batches
     from bench.engine.dropout import Together
     from bench.engine.run import choose_path
-    from tests.support.engine_helpers import budget, random_data, tiny_model, trial
+    from tests.support.engine_helpers import budget, tiny_model, trial
 
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 2}
     loaded = tiny_model(dtype=torch.float32, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.2, **sizes)
-    trials = [trial(rank=r, lora_dropout=0.2, budget=budget(precision="fp32")) for r in (2, 1)]
-    on = torch.device(device)
-    chunk = Batches(random_data().train, device=on).chunk(np.arange(3))
-    found = []
-    for names in ((), kernels.NAMES):
-        bank = Bank(loaded, trials, methods.get("lora"), device=on, dtype=torch.float32)
-        bank.params.values.add_(torch.linspace(-0.1, 0.1, bank.params.values.numel(), device=on))
-        bank.keys.training, bank.keys.step, bank.keys.together = True, 3, Together()
-        path = choose_path(bank, "unpadded")
-        with kernels.use(*names):
-            for _ in range(2):  # the masks of the second are foreseen
-                bank.params.zero_grad()
-                loss = path.logits(chunk).logsumexp(-1).sum()
-                loss.backward()
-        found.append((loss.detach(), bank.params.grads.clone()))
-    return [float((a - b).norm() / b.norm()) for a, b in zip(*found[::-1], strict=True)]
+    own: dict[str, Any] = {"budget": budget(precision="fp32"), "method": method}
+    if method == "full":
+        own |= dict.fromkeys(("rank", "lora_alpha", "use_rslora", "lora_dropout", "init", "target_modules"))
+    trials = [trial(**own, **({} if method == "full" else {"rank": r, "lora_dropout": 0.2})) for r in (2, 1)]
+    bank = Bank(loaded, trials, methods.get(method), device=chunk.ids_N.device, dtype=torch.float32)
+    bank.params.values.add_(torch.linspace(-0.1, 0.1, bank.params.values.numel(), device=chunk.ids_N.device))
+    bank.keys.step, bank.keys.together = 3, Together()
+    path = choose_path(bank, "unpadded")
+    with kernels.use(*names):
+        logits = path.logits(chunk).detach()
+        bank.keys.training = True
+        for _ in range(2):  # the masks of the second are foreseen
+            bank.params.zero_grad()
+            loss = path.logits(chunk).logsumexp(-1).sum()
+            loss.backward()
+    return [logits, loss.detach(), bank.params.grads.clone()]
 
 
 def main(what: str, name: str) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 from bench.engine.kernels.hashing import mixed, part_of, word_of
 from bench.engine.spans import Drop, Spans
 
-UNCHANGING = ["salt", "threshold", "n_streams", "n_tokens", "n_examples", "first_example", "per_program"]
+# What differs from chunk to chunk and is not to be compiled for each value
+CHANGING = ["salt", "threshold", "n_streams", "n_tokens", "n_examples", "first_example", "per_program"]
 PROGRAMS = 2048  # from so many on a program takes several streams, for which it makes the mask once
 MOST_STREAMS = 8
 
@@ -60,7 +61,7 @@ def kept_of(
     return kept
 
 
-@triton.jit(do_not_specialize=UNCHANGING)
+@triton.jit(do_not_specialize=CHANGING, do_not_specialize_on_alignment=["key", "first"])
 def forward_kernel(
     out, q, k, v, key, first, salt: tl.int64, threshold: tl.int32, kept_scale, score_scale,
     n_streams: tl.int32, n_tokens: tl.int32, n_examples: tl.int32, first_example: tl.int32, per_program: tl.int32,
@@ -89,7 +90,7 @@ def forward_kernel(
         at += 1
 
 
-@triton.jit(do_not_specialize=UNCHANGING)
+@triton.jit(do_not_specialize=CHANGING, do_not_specialize_on_alignment=["key", "first"])
 def backward_kernel(
     grad_q, grad_k, grad_v, grad, q, k, v, key, first, salt: tl.int64, threshold: tl.int32, kept_scale, score_scale,
     n_streams: tl.int32, n_tokens: tl.int32, n_examples: tl.int32, first_example: tl.int32, per_program: tl.int32,
@@ -129,8 +130,7 @@ def backward_kernel(
 def settings(width: int, block: int, first_only: bool) -> dict[str, int]:
     """Return how a kernel for texts of at most `block` tokens is built."""
     block_q = 16 if first_only else block
-    warps = max(1, min(8, block_q * block // 512))
-    return {"BLOCK": block, "BLOCK_Q": block_q, "WIDTH": width, "num_warps": warps, "num_stages": 1}
+    return {"BLOCK": block, "BLOCK_Q": block_q, "WIDTH": width, "num_warps": block // 16, "num_stages": 1}
 
 
 class Attention(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch import Tensor
 ROWS = 16  # of a program that adds up the gradients of scale and shift
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def forward_kernel(
     y, total, mean, rstd, x, out, mask, weight, bias, eps, n_rows, x_stream, out_stream, weight_stream, bias_stream,
     D: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr,
@@ -38,7 +38,7 @@ def forward_kernel(
     tl.store(y + at * D + f, (centred * scale * w + b).to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def backward_kernel(
     grad_x, grad_out, part_w, part_b, grad, total, mean, rstd, mask, weight, n_rows, rows, weight_stream,
     D: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, TRAINED: tl.constexpr,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from bench.engine import kernel_probe, kernels
+from bench.engine import dropout, kernel_probe, kernels
 from bench.engine.spans import blocks_of
-from tests.support.kernel_cases import step_gap
+from tests.support.kernel_cases import step_gaps
 
 ROOT = Path(__file__).resolve().parents[3]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -40,7 +42,7 @@ def test_the_interpreter_finds_no_difference(name: str) -> None:
 @needs_triton
 def test_a_pack_by_kernels_has_the_losses_and_gradients_of_torch() -> None:
     gaps = asked("interpret", "step", TRITON_INTERPRET="1")
-    assert len(gaps) == 2
+    assert len(gaps) == 6
     assert max(gaps) < 1e-5
 
 
@@ -60,7 +62,24 @@ def test_a_gpu_finds_no_difference(name: str) -> None:
 
 @pytest.mark.gpu
 def test_a_pack_on_a_gpu_has_the_losses_and_gradients_of_torch() -> None:
-    assert max(step_gap("cuda")) < 1e-4
+    assert max(step_gaps("cuda")) < 1e-4
+
+
+def test_the_checks_see_a_mask_that_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's operations in the kernels' place the checks find nothing, with a mask of another key they do."""
+
+    def summed(norm: Any, x: Tensor, out: Tensor, mask: Tensor | None, shift: int = 0) -> Tensor:
+        return norm(x + out if mask is None else x + out * mask.roll(shift, 0))
+
+    def drawn(salts: Tensor, p: float, key: Tensor, n: int, dtype: torch.dtype, shift: int = 0) -> Tensor:
+        return dropout._drawn(key + (salts + shift).view(-1, *[1] * key.ndim), p, n, dtype)
+
+    cpu = torch.device("cpu")
+    for shift in (0, 1):
+        monkeypatch.setattr(kernel_probe, "normed_sum", functools.partial(summed, shift=shift))
+        monkeypatch.setattr(dropout, "_by_kernel", functools.partial(drawn, shift=shift))
+        for check in (kernel_probe.norm_problem, kernel_probe.masks_problem):
+            assert (check(cpu) is None) == (shift == 0)
 
 
 def test_texts_go_by_blocks_that_hold_them() -> None:
