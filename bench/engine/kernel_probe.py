@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.engine import kernels
 from bench.engine.dropout import attention_mask_by, keyed_mask, keyed_masks, threshold_and_scale, token_key
 from bench.engine.normed_sum import normed_sum
-from bench.engine.spans import Drop, Spans, blocks_of, span_attention
+from bench.engine.spans import Drop, Spans, blocks_of
 from bench.engine.stacked import StackedLayerNorm
 
 NEAR = {
@@ -82,6 +82,8 @@ def attention_gaps(
     device: torch.device, lengths: tuple[int, ...], *, width: int, p: float, dtype: torch.dtype, first_only: bool
 ) -> list[float]:
     """Return how far output and gradients of q, k and v are from float64, over the norms of those."""
+    from bench.engine.kernels.attention import span_attention
+
     n_streams, n_heads, salt = 3, 3, 1234567890123456789
     n_tokens = sum(lengths)
     starts = [sum(lengths[:i]) for i in range(len(lengths))]

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from bench.engine import kernels
 from bench.engine.batching import Chunk
-from bench.engine.products import as_computed
 
 BLOCKS = (16, 32, 64, 128)  # tokens of a text that a program makes the scores of at once
 WIDTHS = (16, 32, 64, 128)  # of a head
-# Of a text's tokens times a head's width, over the bytes of a number squared: a program's registers run out sooner where
-# numbers have 32 bits, which no tensor core multiplies. 128 tokens of width 64 in half precision, 32 in fp32.
+# Of a text's tokens times a head's width times the bytes of a number squared: registers run out sooner in fp32, which
+# no tensor core multiplies. 128 tokens of width 64 in half precision, 32 in fp32.
 MOST = 32_768
 
 
@@ -61,16 +60,3 @@ def blocks_of(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
         blocks.append((block, start, n))
         start += n
     return tuple(blocks)
-
-
-def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, drop: Drop, n_heads: int) -> Tensor:
-    """Return (softmax(q k^T / sqrt(d)) * kept) v of each text, in q's layout: [S, N, D], or [S, b, D] of first tokens.
-
-    k and v are [S, N, D]; S is the same for all or 1.
-    """
-    from bench.engine.kernels.attention import Attention
-
-    n_streams = max(q.shape[0], k.shape[0], v.shape[0])
-    q, k, v = (as_computed(t).expand(n_streams, -1, -1) for t in (q, k, v))
-    mixed: Tensor = Attention.apply(q, k, v, spans, drop, n_heads)
-    return mixed

@@ -23,7 +23,7 @@ from bench.engine.dropout import MaskKeys, attention_mask_of, threshold_and_scal
 from bench.engine.heads import Layout
 from bench.engine.normed_sum import is_by_kernel, normed_sum
 from bench.engine.products import is_faster, products_attention
-from bench.engine.spans import Drop, Spans, span_attention, spans_of
+from bench.engine.spans import Drop, Spans, spans_of
 from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
@@ -125,6 +125,8 @@ class UnpaddedPath:
         else:
             q, k, v = _apply_all((module.query, module.key, module.value), x_SxNxD, self.keys, token_key)
         if isinstance(layout, Spans):
+            from bench.engine.kernels.attention import span_attention
+
             return span_attention(q, k, v, layout, self._drop_of(module), self.n_heads), rows
         k, v = layout.heads(k), layout.heads(v)
         q = q.unflatten(-1, (self.n_heads, -1))[..., None, :] if first_only else layout.heads(q)  # [S, b, H, Q, d_head]

@@ -21,7 +21,7 @@ from bench.engine.dropout import attention_mask_by, keyed_mask, keyed_masks, thr
 from bench.engine.heads import Layout
 from bench.engine.normed_sum import normed_sum
 from bench.engine.products import products_attention
-from bench.engine.spans import Drop, Spans, blocks_of, span_attention
+from bench.engine.spans import Drop, Spans, blocks_of
 
 HEADS, WIDTH, LAYERS, P = 12, 64, 12, 0.1
 LENGTHS = {  # of two chunks of 32 texts of SST-2, tokens with their special ones
@@ -52,6 +52,8 @@ def masks(chunk: Chunk, dtype: torch.dtype) -> Call:
 
 def attention(chunk: Chunk, n_trials: int, dtype: torch.dtype, *, by_kernel: bool) -> Call:
     """Return what attends forward and backward, from the stream to the stream; the plain way's masks are drawn, too."""
+    from bench.engine.kernels.attention import span_attention
+
     device = chunk.ids_N.device
     key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)
     q, k, v = (

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bench.engine.kernels.hashing import mixed, part_of, word_of
+from bench.engine.products import as_computed
 from bench.engine.spans import Drop, Spans
 
 # What differs from chunk to chunk and is not to be compiled for each value
@@ -131,6 +132,17 @@ def settings(width: int, block: int, first_only: bool) -> dict[str, int]:
     """Return how a kernel for texts of at most `block` tokens is built."""
     block_q = 16 if first_only else block
     return {"BLOCK": block, "BLOCK_Q": block_q, "WIDTH": width, "num_warps": block // 16, "num_stages": 1}
+
+
+def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, drop: Drop, n_heads: int) -> Tensor:
+    """Return (softmax(q k^T / sqrt(d)) * kept) v of each text, in q's layout: [S, N, D], or [S, b, D] of first tokens.
+
+    k and v are [S, N, D]; S is the same for all or 1.
+    """
+    n_streams = max(q.shape[0], k.shape[0], v.shape[0])
+    q, k, v = (as_computed(t).expand(n_streams, -1, -1) for t in (q, k, v))
+    mixed: Tensor = Attention.apply(q, k, v, spans, drop, n_heads)
+    return mixed
 
 
 class Attention(torch.autograd.Function):

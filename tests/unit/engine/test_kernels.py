@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -11,15 +12,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from bench.engine import dropout, kernel_probe, kernels
-from bench.engine.spans import blocks_of
+from bench.engine.batching import Batches
+from bench.engine.spans import blocks_of, spans_of
+from tests.support.engine_helpers import random_data
 from tests.support.kernel_cases import step_gaps
 
 ROOT = Path(__file__).resolve().parents[3]
+CPU = torch.device("cpu")
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
@@ -74,16 +79,27 @@ def test_the_checks_see_a_mask_that_is_another(monkeypatch: pytest.MonkeyPatch) 
     def drawn(salts: Tensor, p: float, key: Tensor, n: int, dtype: torch.dtype, shift: int = 0) -> Tensor:
         return dropout._drawn(key + (salts + shift).view(-1, *[1] * key.ndim), p, n, dtype)
 
-    cpu = torch.device("cpu")
     for shift in (0, 1):
         monkeypatch.setattr(kernel_probe, "normed_sum", functools.partial(summed, shift=shift))
         monkeypatch.setattr(dropout, "_by_kernel", functools.partial(drawn, shift=shift))
         for check in (kernel_probe.norm_problem, kernel_probe.masks_problem):
-            assert (check(cpu) is None) == (shift == 0)
+            assert (check(CPU) is None) == (shift == 0)
 
 
 def test_texts_go_by_blocks_that_hold_them() -> None:
     assert blocks_of((3, 16, 17, 30, 128, 2)) == ((16, 0, 2), (32, 2, 2), (128, 4, 1), (16, 5, 1))
+
+
+def test_long_texts_and_wide_numbers_have_no_spans() -> None:
+    def has_spans(length: int, dtype: torch.dtype) -> bool:
+        chunk = dataclasses.replace(Batches(random_data().train, device=CPU).chunk(np.arange(2)), longest=length)
+        return spans_of(chunk, chunk.ids_N, 64, dtype) is not None
+
+    assert not has_spans(9, torch.bfloat16), "a CPU has no kernel unless asked"
+    with kernels.use("attention"):
+        assert [n for n in (32, 33, 128, 129) if has_spans(n, torch.bfloat16)] == [32, 33, 128]
+        assert [n for n in (32, 33) if has_spans(n, torch.float32)] == [32]
+        assert not has_spans(9, torch.float64)
 
 
 def test_a_cpu_uses_no_kernel_and_says_nothing() -> None:
