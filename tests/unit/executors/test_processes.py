@@ -29,7 +29,6 @@ from tests.support.sweep_helpers import (
     comparable,
     family,
     grid,
-    ids,
     outcome,
     run,
     study,
@@ -68,17 +67,6 @@ def test_workers_that_die_cost_an_attempt_and_the_rows_are_those_of_one_process(
     assert len(workers) == len(set(workers)), "each loads once"
     assert notes(scratch, "threads") == [["1"]] * len(workers)
     assert len(workers) >= 5, "those that died and the one that lost its device were replaced"
-
-
-def test_a_worker_that_hangs_is_killed_and_its_pack_runs_again(tmp_path: Path, scratch: Path) -> None:
-    (scratch / "hang-1").touch()
-    # A busy machine may make the others late, too: each attempt is told, and enough of them are allowed.
-    done = swept(tmp_path, scratch, time_limit_seconds=5.0, max_attempts=50)
-    assert (done.exit_code, done.n_finished) == (0, 30)
-    assert [row["trial_id"] for row in rows(tmp_path)] == ids(TRIALS)
-    attempts = store.load_attempts(tmp_path / "s").to_pylist()
-    assert attempts
-    assert all("longer than the time limit" in row["reason"] for row in attempts)
 
 
 def test_a_pack_that_kills_each_worker_fails_after_its_attempts(scratch: Path) -> None:
