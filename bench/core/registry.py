@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,7 @@ from bench.core.errors import BadInput, one_of
 
 def names(package: ModuleType) -> tuple[str, ...]:
     """Return the sorted names that `package` holds; `lora_plus.py` is `lora+`, `tiny_roberta.py` is `tiny-roberta`."""
-    return _listed(package.__path__)
+    return _listed(*package.__path__)
 
 
 def names_in(directory: str) -> tuple[str, ...]:
@@ -23,10 +23,11 @@ def names_in(directory: str) -> tuple[str, ...]:
 
     For a setting whose values are the files of a room above.
     """
-    return _listed([str(Path(__file__).parents[1] / directory)])
+    return _listed(str(Path(__file__).parents[1] / directory))
 
 
-def _listed(path: Iterable[str]) -> tuple[str, ...]:
+@functools.cache  # a study of thousands of trials asks for its methods and optimizers as often
+def _listed(*path: str) -> tuple[str, ...]:
     modules = (m.name for m in pkgutil.iter_modules(path))
     return tuple(sorted(_public(module) for module in modules if not module.startswith("_")))
 

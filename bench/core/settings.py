@@ -91,6 +91,7 @@ class Setting:
         return values
 
 
+@functools.cache
 def kind_of(hint: Any) -> type:
     """Return int, float, bool, bytes, tuple (a list in itself) or str (any other type) of a type that may be None."""
     given = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from bench.study import files
 ROOT = Path(__file__).parents[2]
 NAMES = claims.names()
 OTHER_ROWS = {"theory:widths"}
+verdicts = cache(ledger.verdicts)
 
 
 def test_there_are_claims_of_every_source() -> None:
@@ -44,11 +46,11 @@ def test_every_quantity_has_a_claim_or_a_test_of_its_own() -> None:
 def test_the_page_is_what_the_kept_rows_say() -> None:
     """`make claims` on a fresh clone writes the same page: no verdict is typed in."""
     text = (ROOT / "docs" / "claims.md").read_text("utf-8")
-    assert text == page.page(ledger.verdicts(ROOT / "results" / ledger.REFERENCE / ".."))
+    assert text == page.page(verdicts(ROOT / "results"))
 
 
 def test_no_verdict_rests_on_few_seeds_or_has_no_interval() -> None:
-    for one in ledger.verdicts(ROOT / "results"):
+    for one in verdicts(ROOT / "results"):
         if one.answer in ("holds", "does not hold"):
             assert one.estimate is not None
             assert one.estimate.interval is not None
