@@ -57,7 +57,7 @@ dashboard: $(VENV)/.dashboard
 bench deploy: $(VENV)/.dev
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The fault campaign and the fuzzers at full length; SEED and N may be given. With NOTES=file MINUTES=10 they stop after
 # the portion that is at work then, and the same command goes on from there.

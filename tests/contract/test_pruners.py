@@ -86,7 +86,7 @@ def test_some_stop_and_all_are_counted(tmp_path: Path, name: str) -> None:
 
 
 @every_pruner
-@pytest.mark.parametrize("part", [0.0, 0.1, 0.4, 0.7, 0.95])
+@pytest.mark.parametrize("part", [0.1, 0.4, 0.95, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.0, 0.7))])
 def test_a_resumed_sweep_decides_the_same(tmp_path: Path, whole: Whole, name: str, part: float) -> None:
     directory, n_packs = whole(name)
     run(tmp_path / "parts", SHORT, interrupt_at(int(part * n_packs)), of=a_study(name))

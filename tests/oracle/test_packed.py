@@ -33,7 +33,10 @@ HARD: dict[str, Any] = {  # 8 does not divide the 20 examples
 }  # fmt: skip
 FOUR = [*MEMBERS, {"rank": 1, "eta_A": 8e-3, "eta_B": 2e-3, "method": "lora+"}]
 UNREAD = {"eta_B": None, "lora_alpha": None, "use_rslora": None, "init": None}
-USUAL = ("llama", "gemma2", "gpt2", "phi3")  # of the families, those whose MoRA is tested each time
+USUAL = ("llama", "gemma2", "gpt2", "phi3")  # of the families, those whose MoRA and float32 are tested each time
+usual_families = pytest.mark.parametrize(
+    "model_type", [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 NO_ADAPTER = {**UNREAD, "method": "full", "rank": None, "lora_dropout": None, "target_modules": None}
 
 
@@ -53,10 +56,7 @@ def test_a_pack_trains_as_peft_alone(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("mora_type", [1, 6])
-@pytest.mark.parametrize(
-    "model_type",
-    [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
-)
+@usual_families
 def test_a_mora_pack_trains_as_mora_alone(model_type: str, mora_type: int) -> None:
     loaded, data = language_model(model_type), causal_data(n_train=20)
     settings = {**UNREAD, "method": "mora", "rank": 3, "mora_type": mora_type, "mora_rounding": "floor"}
@@ -81,7 +81,7 @@ def test_full_fine_tuning_is_plain_transformers(model_type: str) -> None:
     assert_same_course(packed, {0: alone}, atol=1e-10)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@usual_families
 def test_in_float32_a_pack_trains_as_peft_alone(model_type: str) -> None:
     loaded, data = language_model(model_type), causal_data(n_train=20)
     loaded = LoadedModel(model=loaded.model.float(), head_names=())

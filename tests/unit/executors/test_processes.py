@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import store, sweep
+from bench import cli, store, sweep
 from bench.core import devices
 from bench.core.errors import BadInput
 from bench.core.spec import Pack
@@ -227,20 +227,18 @@ def test_workers_end_with_their_driver_and_the_next_one_goes_on(tmp_path: Path, 
     assert rows(results) == rows(tmp_path / "local")
 
 
-def test_the_command_line_trains_on_two_processes_of_one_thread(tmp_path: Path) -> None:
+def test_the_command_line_trains_on_two_processes_of_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The scores of one process up to the order of sums; the packs are cut for two."""
     words = (
         "--methods lora --eta-A 1e-3,3e-3 --ranks 2 --seeds 0 --steps 3 --eval-steps 3 --precision fp64 --pack-size 2"
     )
-    command = [sys.executable, "-m", "bench", "sweep", "--task", "demo", *words.split()]
+    monkeypatch.setenv("LORASWEEP_CACHE", str(tmp_path / "cache"))
+    command = ["sweep", "--task", "demo", *words.split()]
     found = {}
     for device in ("cpu", "cpu:2"):
-        done = subprocess.run(
-            [*command, "--device", device, "--results-dir", str(tmp_path / device)], cwd=ROOT, capture_output=True,
-            text=True, timeout=HANG_SECONDS, check=False,
-            env={**os.environ, "LORASWEEP_CACHE": str(tmp_path / "cache")},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert cli.main([*command, "--device", device, "--results-dir", str(tmp_path / device)]) == 0
         found[device] = comparable(store.load(tmp_path / device / "demo-tiny-roberta"))
     one, two = found["cpu"], found["cpu:2"]
     assert [row["trial_id"] for row in two] == [row["trial_id"] for row in one]

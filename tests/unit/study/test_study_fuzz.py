@@ -16,7 +16,7 @@ from bench.study import as_toml
 from bench.study.overrides import OPTIONS
 from tests.support.study_texts import BASE, KEYS, SCALARS, TABLES, VALUES, toml
 
-RELAXED = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+RELAXED = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 def ends_well(text: str, directory: Path, **overrides: str) -> None:

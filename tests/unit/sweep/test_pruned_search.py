@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from bench import store, sweep, tasks
 from bench.commands import _resolve
 from bench.core.record import Status
-from bench.data.splits import TextData
+from bench.data.splits import Split, TextData
 from bench.executors import runtime
 from bench.export.recommend import trial_of_row
 from bench.study import resolve
@@ -18,7 +19,7 @@ from bench.sweep.events import STATE
 GIVEN = {
     "study": "demo", "methods": "lora", "sampler": "tpe", "n_trials": "6", "pruner": "hyperband", "pack_size": "6",
     "widen": "false", "max_steps": "8", "eval_steps": "2", "precision": "fp64", "seeds": "0",
-    "n_select": "100", "rank": "2",
+    "n_select": "40", "rank": "2",
 }  # fmt: skip
 
 
@@ -26,7 +27,10 @@ GIVEN = {
 def test_a_survivor_in_float64_is_the_trial_trained_alone(tmp_path: Path) -> None:
     resolved = _resolve.resolve_to_train(resolve.load(overrides=GIVEN))
     name, task = resolved.study.name, tasks.get("demo")
-    shared = {"task": task, "data": resolved.data, "located": resolved.located, "device": "cpu"}
+    assert isinstance(resolved.data, TextData)
+    whole = resolved.data.eval
+    few = replace(resolved.data, eval=Split(texts=whole.texts[:40], pairs=None, labels=whole.labels[:40]))
+    shared = {"task": task, "data": few, "located": resolved.located, "device": "cpu"}
     executor = runtime.local_executor(**shared, log_dir=tmp_path / "logs", state_dir=tmp_path / name / STATE)  # type: ignore[arg-type]
     done = sweep.run(
         resolved.study, resolved.trials, results_dir=tmp_path, executor=executor, options=resolved.sweep_options()
@@ -36,7 +40,6 @@ def test_a_survivor_in_float64_is_the_trial_trained_alone(tmp_path: Path) -> Non
     assert len(pruned) == done.n_pruned > 0
     late = [row for row in store.load(tmp_path / name).to_pylist() if row["pack_size"] < 6]
     assert late, "no trial went on after others had been stopped"
-    assert isinstance(resolved.data, TextData)
     for row in late[:2]:
         trial = trial_of_row(row, resolved.trials[0])
         assert trial is not None

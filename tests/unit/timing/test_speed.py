@@ -412,6 +412,7 @@ def test_the_command_measures_prints_and_stores(
 ) -> None:
     monkeypatch.setattr(load, "load_of", lambda device: Load(share=0.0, limit=0.1, words="some"))
     options = ["--ranks", "2", "--steps", "1", "--batch", "2", "--repeats", "1", "--device", "cpu"]
+    options += ["--methods", "full,lora+,mora"]  # and LoRA, which is always there
     assert cli.main(["speed", *options, "--results-dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     directory = tmp_path / "demo-tiny-roberta"
