@@ -12,7 +12,7 @@ from bench.engine.kernels.hashing import mixed, part_of, word_of
 WORDS = 128  # of a program; each word has four features
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_features", "threshold"])
+@triton.jit(do_not_specialize=["n_rows", "threshold"])
 def masks_kernel(out, key, salts, n_rows, n_features, threshold, scale, WORDS: tl.constexpr):
     """Write the mask of one row for one salt and 4 * WORDS features: program (row, words, salt)."""
     row, which = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
