@@ -137,19 +137,17 @@ def main() -> None:
         for tracker in order:
             rounds[-1][tracker], wall = alone(tracker) if chosen.alone else sweep(tracker, chosen.steps)
             print(f"round {number + 1} {tracker or 'none'}: {rounds[-1][tracker]:.2f} CPU s, {wall:.1f} s", flush=True)
-        told(rounds, chosen.trackers)
+        told(rounds, chosen.trackers, shares=not chosen.alone)
 
 
-def told(rounds: list[dict[str, float]], names: Sequence[str]) -> None:
-    """Print the cost of each tracker: medians over rounds of the difference and the ratio within a round."""
+def told(rounds: list[dict[str, float]], names: Sequence[str], *, shares: bool) -> None:
+    """Print the cost of each tracker: medians over rounds of differences within a round, and ratios."""
     for tracker in names:
         more = [one[tracker] - one[""] for one in rounds]
         share = [one[tracker] / one[""] - 1 for one in rounds]
-        print(
-            f"{tracker}: {statistics.median(more):+.2f} CPU s ({min(more):+.2f} to {max(more):+.2f}), "
-            f"{statistics.median(share):+.1%} ({min(share):+.1%} to {max(share):+.1%}), n = {len(rounds)}",
-            flush=True,
-        )
+        ratio = f", {statistics.median(share):+.1%} ({min(share):+.1%} to {max(share):+.1%})" if shares else ""
+        spread = f"{statistics.median(more):+.2f} CPU s ({min(more):+.2f} to {max(more):+.2f})"
+        print(f"{tracker}: {spread}{ratio}, n = {len(rounds)}", flush=True)
 
 
 if __name__ == "__main__":
