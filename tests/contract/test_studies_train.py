@@ -62,8 +62,10 @@ def settings_of(trial: Trial) -> tuple[object, ...]:
 def reduced(trial: Trial) -> Trial:
     """The trial at the tiny model's size: two steps, ranks and layers that fit it."""
     budget = replace(trial.budget, max_steps=2, eval_steps=2, warmup_steps=0, batch_size=4, precision="fp64")
+    budget = replace(budget, max_length=16, n_select=0)  # read before the engine, which alone trains here
     layers = None if trial.layers_to_transform is None else (0,)
-    where = {"task": "t", "model": "m", "eta_A": 1e-3, "eta_B": trial.eta_B and 1e-3}  # alike in all studies
+    rates = {"seed": 0, "eta_A": 1e-3, "eta_B": trial.eta_B and 1e-3, "lora_alpha": trial.lora_alpha and 2.0}
+    where = {"task": "t", "model": "m", "data_hash": "d", **rates}  # alike in all studies
     return replace(trial, budget=budget, rank=trial.rank and min(trial.rank, 2), layers_to_transform=layers, **where)
 
 

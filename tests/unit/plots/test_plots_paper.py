@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -184,6 +185,7 @@ def test_the_paper_s_form_of_a_study_clips_the_metric_only() -> None:
     assert "Colours end at 0.8" not in style.figure_caption(drawn["paper_eval-loss_zero_A"])
 
 
+@cache
 def toy_rows() -> tuple[pd.DataFrame, StudyInfo]:
     """A fine grid of the toy whose largest rates diverge: early, late, and for one seed only."""
     etas = tuple(10 ** (-4 + k / 4) for k in range(20))
