@@ -19,6 +19,7 @@ PEER_LABELS = {
     "b1": "B1: dynamic padding",
     "b1g": "B1g: group_by_length",
     "b1gh": "B1gh: B1g, bf16 weights",
+    "b1ghn": "B1ghn: B1gh in processes at once",
     "trl": "TRL, padding-free",
 }
 COLORS = {
@@ -26,6 +27,7 @@ COLORS = {
     "b1": style.PALETTE[1],
     "b1g": style.PALETTE[2],
     "b1gh": style.PALETTE[3],
+    "b1ghn": style.PALETTE[5],
     "trl": style.PALETTE[4],
     "ours": style.PALETTE[0],
 }
@@ -185,7 +187,8 @@ def _in_order(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _name(row: dict[str, object]) -> str:
     if row["contender"] != "ours":
-        return f"{PEER_LABELS[str(row['contender'])]}, {row['precision']}"
+        several = f", {row['n_trials']}" if row["n_trials"] != 1 else ""
+        return f"{PEER_LABELS[str(row['contender'])]}{several}, {row['precision']}"
     trials = "" if row["part"] == "sweep" else f", K = {row['n_trials']}"
     return f"lorasweep{trials}, {row['precision']}"
 

@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from bench.core.errors import BadInput
 from bench.engine import waiting
-from bench.engine.blocks import Drops, Form, block_attention
+from bench.engine.blocks import Drops, Form, stream_attention
 from bench.engine.dropout import MaskKeys, drop_rows
 
 ATTENTION, PACKED = "lorasweep_keyed", "lorasweep_packed"
@@ -81,7 +81,7 @@ def keyed_attention(
             window=window if isinstance(window, int) else None,
             causal=bool(is_causal if is_causal is not None else getattr(module, "is_causal", True)),
         )  # fmt: skip
-        return block_attention(query, key, value, keys.lengths, form, kept), None
+        return stream_attention(query, key, value, keys.lengths, form, kept), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

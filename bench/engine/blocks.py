@@ -1,21 +1,28 @@
-"""Attention over a packed stream: every example attends to itself alone, by plain products, with a backward of its own.
+"""Attention over a packed stream: every example attends to itself alone.
 
-A stream [S, N, ...] holds the examples of a chunk one after the other, the same for each of S trials. Neighbours of one
-length go through the products together. Nothing is padded, and heads that share keys and values do so without copies.
+A stream [S, N, ...] holds the examples of a chunk one after the other, the same for each of S trials. On a CPU
+neighbours of one length go through plain products together, with a backward of their own: nothing is padded, and heads
+that share keys and values do so without copies. On a GPU that would be some twenty kernels for each length in each
+layer, which are over before the host has launched them: there attention, and it alone, is padded to the longest.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
-from bench.engine.dropout import MaskKeys, attention_mask_by
-from bench.engine.products import scaled_bmm, softmax, softmax_backward
+from bench.engine import waiting
+from bench.engine.dropout import MaskKeys, attention_mask_by, attention_mask_of
+from bench.engine.heads import Move
+from bench.engine.products import as_computed, scaled_bmm, softmax, softmax_backward
 
 LONG = 256  # tokens of an example from which on its weights are computed again in backward, not kept
 AT_ONCE = 1 << 24  # scores that exist at once
@@ -63,13 +70,111 @@ def runs_of(lengths: Sequence[int]) -> Iterator[Run]:
         start += n * length
 
 
+def stream_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], form: Form, drops: Drops) -> Tensor:
+    """Return softmax(scores) v for each example: [S, N, H, d_v], of q [S, H, N, d] and k, v [S, H or fewer, N, .]."""
+    by_lengths = waiting.may_ask(q.device)
+    return (block_attention if by_lengths else padded_attention)(q, k, v, lengths, form, drops)
+
+
+def padded_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], form: Form, drops: Drops) -> Tensor:
+    """Return what `block_attention` does, by a few calls whatever the lengths."""
+    n_streams, grid = max(q.shape[0], k.shape[0], v.shape[0]), grid_of(lengths, q.device)
+    groups = q.shape[1] // k.shape[1]
+    q, k, v = (grid.rows(as_computed(t).expand(n_streams, -1, -1, -1)) for t in (q, k, v))
+    if groups > 1:
+        k, v = (t.repeat_interleave(groups, dim=1) for t in (k, v))
+    with torch.autocast(q.device.type, enabled=False):
+        return grid.stream(
+            _attend(q, k, v, grid.seen(form).repeat(n_streams, 1, 1, 1), form, _grid_kept(q, grid, drops))
+        )
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, form: Form, kept: Tensor | None) -> Tensor:
+    """Return attention of padded rows: [S*n, H, T, d_v]; `seen` is [S*n, 1, T, T], `kept` the mask [n, H, T, T]."""
+    if kept is None and form.softcap is None:
+        return scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=form.scale)
+    scores = torch.matmul(q, k.transpose(2, 3)) * form.scale
+    if form.softcap is not None:
+        scores = form.softcap * torch.tanh(scores / form.softcap)
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+    if kept is not None:
+        weights = (weights.unflatten(0, (-1, len(kept))) * kept).flatten(0, 1)
+    return torch.matmul(weights, v)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """Where the tokens of a stream stand in rows of examples padded to the longest, T."""
+
+    n: int
+    longest: int
+    source: Tensor  # which token each slot holds, [n * T]: one without a token its example's first
+    slot: Tensor  # where each token stands, [N]
+    gap: Tensor | None  # the slots without a token
+    is_token: Tensor  # [n, T]
+
+    def rows(self, x_SxHxNxd: Tensor) -> Tensor:
+        """Return the stream as [S * n, H, T, d]."""
+        moved = Move.apply(x_SxHxNxd.transpose(1, 2), self.source, self.slot, None)
+        return moved.unflatten(1, (self.n, self.longest)).flatten(0, 1).transpose(1, 2)
+
+    def stream(self, x_RxHxTxd: Tensor) -> Tensor:
+        """Return the tokens of rows [S * n, H, T, d] as a stream: [S, N, H, d]."""
+        flat = x_RxHxTxd.transpose(1, 2).unflatten(0, (-1, self.n)).flatten(1, 2)
+        moved: Tensor = Move.apply(flat, self.slot, self.source, self.gap)
+        return moved
+
+    def seen(self, form: Form) -> Tensor:
+        """Return which keys each query sees, bool [n, 1, T, T]; a slot without a token sees itself: a row without any
+        key would be nan, and so its gradient.
+        """
+        seen = torch.ones(self.longest, self.longest, dtype=torch.bool, device=self.slot.device)
+        own = seen.tril().triu()
+        if form.causal:
+            seen = seen.tril()
+        if form.window is not None and form.window < self.longest:
+            seen = seen.triu(1 - form.window)
+        return (self.is_token[:, None, None, :] & seen) | own
+
+
+@functools.lru_cache(maxsize=4)  # all layers of a chunk ask for one
+def grid_of(lengths: tuple[int, ...], device: torch.device) -> Grid:
+    """Return the grid of examples of these lengths."""
+    longest, n_tokens = max(lengths), sum(lengths)
+    length_nx1 = np.array(lengths)[:, None]
+    first_nx1 = np.cumsum(length_nx1, axis=0) - length_nx1
+    is_token = np.arange(longest) < length_nx1
+    source = np.where(is_token, first_nx1 + np.arange(longest), first_nx1).ravel()
+    slot, gap = np.flatnonzero(is_token), np.flatnonzero(~is_token)
+    numbers = torch.from_numpy(np.concatenate([source, slot, gap, is_token.ravel()]))
+    if device.type == "cuda":  # only from pinned memory can a GPU fetch them while the host goes on
+        numbers = numbers.pin_memory()
+    parts = numbers.to(device, non_blocking=True).split([source.size, n_tokens, gap.size, source.size])
+    return Grid(
+        n=len(lengths), longest=longest, source=parts[0], slot=parts[1], gap=parts[2] if gap.size else None,
+        is_token=parts[3].bool().view(len(lengths), longest),
+    )  # fmt: skip
+
+
+def _grid_kept(q_RxHxTxd: Tensor, grid: Grid, drops: Drops) -> Tensor | None:
+    """Return the dropout mask of padded rows, [n, H, T, T]; None: nothing is dropped."""
+    token_1xN = drops.keys.token_key
+    if drops.p == 0 or token_1xN is None:
+        return None
+    key_nxT = token_1xN[0].index_select(0, grid.source).view(grid.n, grid.longest)
+    return attention_mask_of(
+        drops.keys, drops.path, drops.p, key_nxT, n_heads=q_RxHxTxd.shape[1], n_keys=grid.longest, dtype=q_RxHxTxd.dtype
+    )
+
+
 def block_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], form: Form, drops: Drops) -> Tensor:
     """Return softmax(scores) v for each example: [S, N, H, d_v], of q [S, H, N, d] and k, v [S, H or fewer, N, .]."""
     n_streams = max(q.shape[0], k.shape[0], v.shape[0])
-    q, k, v = (t.expand(n_streams, -1, -1, -1) for t in (q, k, v))
+    q, k, v = (as_computed(t).expand(n_streams, -1, -1, -1) for t in (q, k, v))
     runs = tuple(runs_of(lengths))
     kept = _kept(q, runs, drops)
-    mixed: Tensor = _Blocks.apply(q, k, v, runs, form, kept)
+    with torch.autocast(q.device.type, enabled=False):
+        mixed: Tensor = _Blocks.apply(q, k, v, runs, form, kept)
     return mixed
 
 

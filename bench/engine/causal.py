@@ -21,9 +21,9 @@ from bench.data.splits import Reading
 from bench.engine import generate
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches, Chunk
+from bench.engine.chunking import EVAL_ROWS, evaluation_rows
 from bench.engine.paths import Path
 
-CHUNK_TOKENS = 8192  # of all trials in a chunk of the evaluation
 Floats = npt.NDArray[np.float64]
 
 
@@ -67,7 +67,8 @@ class NextTokens:
     def _losses(self, path: Path, split: Batches, n_trials: int) -> Floats:
         wide = devices.widest_float(split.device)
         losses = torch.zeros(n_trials, split.n, dtype=wide, device=split.device)
-        for chunk in split.chunks_of(max(1, CHUNK_TOKENS // n_trials)):
+        rows = evaluation_rows(path.name, on_cpu=split.device.type == "cpu")
+        for chunk in split.chunks_of(max(1, rows // n_trials)):
             losses[:, chunk.place_b] = self._of_examples(path, chunk).to(wide)
         return losses.cpu().numpy().astype(np.float64)
 
@@ -81,7 +82,7 @@ class NextTokens:
     def write(self, split: Batches, limit: int) -> list[list[list[int]]]:
         """Return the ids that each trial writes after each prompt, [K][N], at most `limit`."""
         write = generate.ragged if self.ragged else generate.equal
-        return write(self.bank, split, end_id=self.reading.end_id, limit=limit, max_tokens=CHUNK_TOKENS)
+        return write(self.bank, split, end_id=self.reading.end_id, limit=limit, max_tokens=EVAL_ROWS)
 
     def _texts(self, split: Batches) -> Texts:
         """Return the decoded targets, and what each trial generates in their place."""

@@ -7,6 +7,9 @@ HALF_CHUNK_ROWS = 1536  # in 16 bits, whose numbers are half as large
 GPU_CHUNK_ROWS = 16384  # by reckoning, not measured: products of fewer rows are over before the next one is launched
 GPU_PADDED_ROWS = 8192  # by reckoning: from here on two chunks of like lengths cost less than the padding they spare
 MOST_CHUNKS = 8
+# Padded tokens of all trials in a chunk of an evaluation. A CPU's caches hold much of theirs; a GPU is not filled by
+# less, and of a stream nothing is kept for backward: a layer's values, no padding, no logits but those wanted.
+EVAL_ROWS, GPU_EVAL_ROWS = 8192, 65_536
 
 
 def least_chunks(path: str, tokens: float, *, is_half: bool, on_cpu: bool) -> int:
@@ -31,3 +34,10 @@ def n_chunks(tokens: float, *, hidden_size: int, is_half: bool, on_cpu: bool, le
     usual = GPU_CHUNK_ROWS if not on_cpu else HALF_CHUNK_ROWS if is_half else CHUNK_ROWS
     rows = usual * max(1.0, CHUNK_WIDTH / hidden_size)
     return int(min(MOST_CHUNKS, max(least, round(tokens / rows))))
+
+
+def evaluation_rows(path: str, *, on_cpu: bool, cpu_rows: int = EVAL_ROWS) -> int:
+    """Return how many tokens of all trials a chunk of an evaluation has at most."""
+    if on_cpu:
+        return cpu_rows
+    return EVAL_ROWS if path == "bank" else GPU_EVAL_ROWS

@@ -66,6 +66,33 @@ class Together:
         return [call, *later[: max(0, most - 1)]]
 
 
+class Salts:
+    """The salts of a recorded chunk's masks, in device memory: a replay finds those of its own step there."""
+
+    MOST = 1024  # calls of a chunk
+
+    def __init__(self, device: torch.device) -> None:
+        self._salts = torch.zeros(self.MOST, dtype=torch.int64, device=device)
+        self._calls: list[_Call] = []
+
+    def from_the_start(self) -> Salts:
+        """Forget which calls have a place."""
+        self._calls = []
+        return self
+
+    def take(self, calls: Sequence[_Call]) -> Tensor:
+        """Return where the salts of these calls will be: [L]."""
+        start = len(self._calls)
+        self._calls += calls
+        if len(self._calls) > self.MOST:
+            raise RuntimeError(f"a chunk draws more than {self.MOST} masks")
+        return self._salts[start : start + len(calls)]
+
+    def fill(self, keys: MaskKeys) -> None:
+        """Put in the salts of the step at hand."""
+        self._salts[: len(self._calls)].copy_(keys.salts_now(self._calls, self._salts.device))
+
+
 class MaskKeys:
     """Whose masks are drawn now: the seed, the step, and the example and position of each row of the chunk in hand.
 
@@ -84,6 +111,7 @@ class MaskKeys:
         self.table_trial: int | None = None  # whose turn it is with a table that all rows share
         self.rows: TrialRows | None = None  # where trials have unequally many rows, while texts are generated
         self.together: Together | None = None  # None: each mask is drawn by itself, which keeps less memory
+        self.salts: Salts | None = None  # where the salts lie while a chunk is recorded
         self._calls: dict[str, int] = {}
 
     def start_chunk(self, token_key: Tensor, first_key: Tensor) -> None:
@@ -125,8 +153,16 @@ class MaskKeys:
         return dict(self._calls)
 
     def salt(self, path: str) -> int:
-        """Return what the masks of the module at `path` are keyed by in this call of it, beside their rows."""
+        """Return what the masks of the module at `path` are keyed by in this call of it, beside their rows.
+
+        Raises:
+            RuntimeError: while a chunk is recorded, which would keep it for all steps to come.
+        """
         return self._salt_of(self._call(path))
+
+    def salt_on(self, path: str, device: torch.device) -> Tensor:
+        """Return what `salt` does, on the device, where a recorded chunk reads it again: [1], int64."""
+        return self.salts_of([self._call(path)], device)
 
     def _call(self, path: str) -> _Call:
         n = self._calls.get(path, 0)
@@ -134,7 +170,33 @@ class MaskKeys:
         return path, n
 
     def _salt_of(self, call: _Call) -> int:
+        self.refuse_while_recorded()
         return derive("dropout", self.seed, self.step, *call)
+
+    def salts_of(self, calls: Sequence[_Call], device: torch.device) -> Tensor:
+        """Return the salts of the calls on the device: [L], int64."""
+        return self.salts_now(calls, device) if self.salts is None else self.salts.take(calls)
+
+    def salts_now(self, calls: Sequence[_Call], device: torch.device) -> Tensor:
+        """Return the salts of this step: [L], int64."""
+        salts = [self._salt_of(call) for call in calls]
+        if len(salts) == 1:
+            return torch.full((1,), salts[0], device=device)  # a kernel, where torch.tensor would be a copy
+        return _from_host(salts, device)
+
+    def refuse_while_recorded(self) -> None:
+        """Raise RuntimeError while a chunk is recorded: what depends on the step would be kept for all to come."""
+        if self.salts is not None:
+            raise RuntimeError("a mask by this step's salt cannot be recorded")
+
+    @contextmanager
+    def salted_by(self, salts: Salts) -> Iterator[None]:
+        """Take salts from where later steps will put theirs while inside."""
+        self.salts = salts.from_the_start()
+        try:
+            yield
+        finally:
+            self.salts = None
 
     @contextmanager
     def table_of(self, trial: int) -> Iterator[None]:
@@ -152,14 +214,14 @@ class MaskKeys:
         """
         call = self._call(path)
         if self.together is None:
-            return keyed_mask(self._salt_of(call), p, key, n_features, dtype)
+            return keyed_mask(self._salt_of(call), p, key, n_features, dtype)  # never recorded
         kind = self.together.kind_of(p, key, n_features, dtype)
         if (kind, n_features, call) in self.together.ready:
             self.together.due(kind, call, 1)
             return self.together.ready.pop((kind, n_features, call))
         words = key.numel() * -(-n_features // 4)
         calls = self.together.due(kind, call, _MOST_BYTES // (8 * words))
-        masks = keyed_masks([self._salt_of(one) for one in calls], p, key, n_features, dtype)
+        masks = keyed_masks(self.salts_of(calls, key.device), p, key, n_features, dtype)
         later = ((kind, n_features, one) for one in calls[1:])
         self.together.ready.update(zip(later, masks[1:], strict=True))
         return masks[0]
@@ -182,17 +244,17 @@ def keyed_mask(salt: int, p: float, key: Tensor, n_features: int, dtype: torch.d
     return _drawn(key + salt, p, n_features, dtype)
 
 
-def keyed_masks(salts: Sequence[int], p: float, key: Tensor, n_features: int, dtype: torch.dtype) -> Sequence[Tensor]:
+def keyed_masks(salts_L: Tensor, p: float, key: Tensor, n_features: int, dtype: torch.dtype) -> Sequence[Tensor]:
     """Return `keyed_mask` of each salt, out of one hash."""
-    if len(salts) == 1:
-        return (keyed_mask(salts[0], p, key, n_features, dtype),)
-    salt = torch.tensor(salts)
-    if key.device.type == "cuda":  # only from pinned memory can a GPU fetch them while the host goes on
-        salt = salt.pin_memory()
-    salt = salt.to(key.device, non_blocking=True)
     if kernels.used("masks", key.device):
-        return _by_kernel(salt, p, key, n_features, dtype).unbind()
-    return _drawn(key + salt.view(-1, *[1] * key.ndim), p, n_features, dtype).unbind()
+        return _by_kernel(salts_L, p, key, n_features, dtype).unbind()
+    return _drawn(key + salts_L.view(-1, *[1] * key.ndim), p, n_features, dtype).unbind()
+
+
+def _from_host(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Return the numbers on the device; only from pinned memory can a GPU fetch them while the host goes on."""
+    host = torch.tensor(numbers)
+    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
 
 
 def _drawn(salted: Tensor, p: float, n_features: int, dtype: torch.dtype) -> Tensor:
@@ -310,6 +372,7 @@ def drop_table(x: Tensor, p: float, path: str, keys: MaskKeys) -> Tensor:
         return x
     nowhere = torch.full((), -1, device=x.device)  # a kernel, where torch.tensor would be a copy from the host
     place = token_key(nowhere, torch.arange(x.shape[-2], device=x.device))
+    keys.refuse_while_recorded()
     salt = derive("dropout", keys.seed, keys.step, path, "table")
     return x * keyed_mask(salt, p, place, x.shape[-1], x.dtype)
 

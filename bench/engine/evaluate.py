@@ -15,11 +15,10 @@ from torch.nn.functional import cross_entropy
 
 from bench.core import devices, metrics
 from bench.engine.batching import Batches
+from bench.engine.chunking import evaluation_rows
 from bench.engine.paths import Path
 
-CPU_CHUNK_ROWS, CHUNK_ROWS = 4096, 8192  # padded tokens of all trials in a chunk; a CPU's caches hold much of theirs
-
-
+CPU_ROWS = 4096  # of classifiers; see bench.engine.chunking.evaluation_rows
 Floats = npt.NDArray[np.float64]
 CONSTANT = 1e-3  # numbers that spread less than this share of the labels' spread are one number
 
@@ -104,7 +103,7 @@ def _predict(
     predicted = torch.zeros(n_trials, split.n, dtype=dtype, device=split.device)
     wide = devices.widest_float(split.device)
     loss_K = torch.zeros(n_trials, dtype=wide, device=split.device)
-    rows = CPU_CHUNK_ROWS if split.device.type == "cpu" else CHUNK_ROWS
+    rows = evaluation_rows(path.name, on_cpu=split.device.type == "cpu", cpu_rows=CPU_ROWS)
     for chunk in split.chunks_of(max(1, rows // n_trials)):
         logits_KxbxC = path.logits(chunk)
         predicted[:, chunk.place_b] = read(logits_KxbxC).to(dtype)

@@ -52,16 +52,16 @@ class Layout:
         shape = (self.n_examples, self.n_heads, self.longest)
         x_SxNHxd = x_SxNxD.unflatten(2, (self.n_heads, -1)).flatten(1, 2)
         # no gradient comes from a slot without a token: it is masked as a key and unread as a query
-        return _Move.apply(x_SxNHxd, self.source, self.slot, None).unflatten(1, shape)
+        return Move.apply(x_SxNHxd, self.source, self.slot, None).unflatten(1, shape)
 
     def stream(self, x_SxbxHxTxd: Tensor) -> Tensor:
         """Return the tokens of all heads as a stream: [S, N, D]."""
         # the gradient of a slot without a token is 0: the keys would get it through its scores
-        flat = _Move.apply(x_SxbxHxTxd.flatten(1, 3), self.slot, self.source, self.gap)
+        flat = Move.apply(x_SxbxHxTxd.flatten(1, 3), self.slot, self.source, self.gap)
         return flat.unflatten(1, (-1, self.n_heads)).flatten(2)
 
 
-class _Move(torch.autograd.Function):
+class Move(torch.autograd.Function):
     """Rows gathered by `there`, their gradients by `back`, 0 at the places `gap`.
 
     autograd's own backward of index_select would add up rows that cannot coincide here.

@@ -54,12 +54,12 @@ def masks_problem(device: torch.device) -> str | None:
     place = torch.arange(35, device=device)
     key = token_key(place[:5, None], place[None, :7])
     for p, n_features, dtype in ((0.1, 770, torch.float32), (0.5, 37, torch.bfloat16), (1.0, 4, torch.float16)):
-        salts = (1 << 62, 7, 1234567890123456789)
+        salts = torch.tensor([1 << 62, 7, 1234567890123456789], device=device)
         found = []
         for names in ((), ("masks",)):
             with kernels.use(*names):
                 masks = keyed_masks(salts, p, key, n_features, dtype)
-                found.append([*masks, keyed_mask(salts[0], p, key, n_features, dtype)])
+                found.append([*masks, keyed_mask(1 << 62, p, key, n_features, dtype)])
         if not all(torch.equal(a, b) for a, b in zip(*found, strict=True)):
             return f"masks of p = {p}, {n_features} features, {dtype} differ"
     return None
@@ -96,7 +96,7 @@ def attention_gaps(
     key_N = token_key(torch.arange(n_tokens, device=device) // 4, torch.arange(n_tokens, device=device))
     spans = Spans(key_N=key_N, first_b=first_b, n_examples=len(lengths), n_tokens=n_tokens, blocks=blocks_of(lengths))
     threshold, scale = threshold_and_scale(p)
-    drop = Drop(salt=salt, threshold=threshold, scale=scale, is_on=p > 0)
+    drop = Drop(salt=torch.full((1,), salt, device=device) if p else None, threshold=threshold, scale=scale)
     shared_v = v[:1]  # one stream for all, as below the first adapter
     inputs = [t.detach().clone().requires_grad_() for t in (q, k, shared_v)]
     found = span_attention(inputs[0], inputs[1], inputs[2], spans, drop, n_heads)

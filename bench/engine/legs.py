@@ -11,7 +11,6 @@ from bench.core.record import Outcome, Status
 from bench.core.spec import Pack
 from bench.engine import state
 from bench.engine.loop import Loop
-from bench.engine.paths import path_name
 
 
 def take_up(loop: Loop, pack: Pack, shelf: state.Shelf | None) -> None:
@@ -49,7 +48,7 @@ def pause(loop: Loop, pack: Pack, shelf: state.Shelf | None, metric: str, starte
                 head_new=json.dumps(loop.bank.new_names[k]),
                 curve=tuple(loop.state.curves[k]),
                 timing_mode="pack_share",
-                engine_path=path_name(loop.path, loop.bank),
+                engine_path=loop.engine_path,
                 started_at=started_at,
                 setup_seconds=seconds.get("setup"),
                 compile_seconds=seconds.get("compile"),

@@ -17,12 +17,16 @@ from bench.core.record import CurvePoint
 from bench.core.spec import TrainBudget
 from bench.engine import waiting
 from bench.engine.bank import Bank
-from bench.engine.batching import Batches
+from bench.engine.batching import Batches, Chunk
+from bench.engine.graphs import Graphs, Recorder
 from bench.engine.objective import Classification, Objective
 from bench.engine.optim import Optimizer
-from bench.engine.paths import Path
+from bench.engine.paths import Path, path_name
 from bench.engine.scaling import LossScale, SkippingOptimizer
 from bench.engine.state import Keeper, LoopState
+from bench.engine.unpadded import UnpaddedPath
+
+LEAST_STEPS = 50  # of a pack whose chunks are worth recording
 
 
 @dataclass(kw_only=True)
@@ -60,6 +64,10 @@ class Loop:
         self.all_alive = True
         self.since: list[tuple[Tensor, Tensor]] = []  # losses and norms of the steps since the last curve point
         self.keeper = keeper
+        wide = devices.widest_float(split.device)
+        self._count = torch.ones((), dtype=wide, device=split.device)  # what the loss of a batch is divided by
+        self._loss_K = torch.zeros(bank.n_trials, dtype=wide, device=split.device)
+        self.graphs = Graphs(self._add_alone, bank.keys, Recorder()) if self._can_record() else None
         self.state = Training(
             diverged_step_K=np.zeros(bank.n_trials, dtype=np.int64),
             curves=[[] for _ in bank.trials],
@@ -109,6 +117,24 @@ class Loop:
                 break
         return False
 
+    def _can_record(self) -> bool:
+        """Return whether chunks are recorded: of classifiers on the unpadded path, on CUDA, without a loss scale."""
+        return (
+            self.split.device.type == "cuda"
+            and self.scale is None
+            and isinstance(self.path, UnpaddedPath)
+            and isinstance(self.objective, Classification)
+            and self.budget.max_steps >= LEAST_STEPS
+        )
+
+    @property
+    def engine_path(self) -> str:
+        """Return a row's engine_path: the way through the model, and whether its chunks were recorded (graphs.py)."""
+        name = path_name(self.path, self.bank)
+        if self.graphs is None:
+            return name
+        return f"{name}, recorded" if self.graphs.problem is None else f"{name}, not recorded: {self.graphs.problem}"
+
     def recent_loss(self) -> npt.NDArray[np.float64]:
         """Return each trial's training loss, its mean over the later half of the steps done: [K]."""
         self.state.diverged_step_K = self.died_K.cpu().numpy()
@@ -136,17 +162,29 @@ class Loop:
 
         A mean over all rows would divide each trial's gradient by K, which AdamW hides but clipping and eps do not.
         """
-        wide = devices.widest_float(self.split.device)
-        loss_K = torch.zeros(self.bank.n_trials, dtype=wide, device=self.split.device)
-        n = self.objective.count(self.split, places)
-        with self.bank.training():
-            for chunk in self.split.chunks(places, self.n_chunks):
-                chunk_loss_K = self.objective.summed_loss(self.path, chunk) / n
-                (chunk_loss_K if self.scale is None else chunk_loss_K * self.scale.scale_K).sum().backward()
-                loss_K += chunk_loss_K.detach()
+        self._count.fill_(self.objective.count(self.split, places))
+        self._loss_K.zero_()
+        chunks = self.split.chunks(places, self.n_chunks)
+        if self.graphs is not None:
+            for chunk in chunks:
+                self.graphs.run(chunk)
+        else:
+            with self.bank.training():
+                for chunk in chunks:
+                    self._add(chunk)
         if self.scale is not None:
             self.bank.params.scale_grads(1 / self.scale.scale_K)
-        return loss_K
+        return self._loss_K.clone()
+
+    def _add(self, chunk: Chunk) -> None:
+        """Add a chunk's gradients, and its part of each trial's mean loss."""
+        loss_K = self.objective.summed_loss(self.path, chunk) / self._count
+        (loss_K if self.scale is None else loss_K * self.scale.scale_K).sum().backward()
+        self._loss_K += loss_K.detach()
+
+    def _add_alone(self, chunk: Chunk) -> None:
+        with self.bank.training():
+            self._add(chunk)
 
     def _updated(self, loss_K: Tensor, norm_K: Tensor) -> Tensor:
         """Return which trials are updated in this step, [K]; switch off those that have diverged.

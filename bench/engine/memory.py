@@ -65,6 +65,7 @@ class CudaMeter:
 
     def start(self) -> None:
         """Empty the cache and reset the peak."""
+        torch.cuda.init()  # before a process has used the GPU, resetting the peak would raise
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, masking_utils
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from bench.engine.attention import ATTENTION, PACKED, asks_interface
@@ -41,6 +41,8 @@ class PackedPath:
         adapted = [shape.path for shape in bank.shapes]
         self.head_is_trained = bank.method.trains_base or any(not path.startswith(inside) for path in adapted)
         _share(bank.model, adapted, bank.n_trials, bank.keys)
+        for model in (self.body, self.model):  # looking for padding, they would make the host wait for a GPU
+            model.warn_if_padding_and_no_attention_mask = lambda *_: None
         self._join()
 
     def logits(self, chunk: Chunk) -> Tensor:
@@ -230,14 +232,19 @@ def _expand(n_trials: int, keys: MaskKeys) -> Any:
 
 @contextmanager
 def _without_masks(*models: nn.Module) -> Iterator[None]:
-    """Let transformers build no mask while inside."""
+    """Let transformers build no mask while inside.
+
+    Nor look for packed examples in the positions, for which the host would wait for a GPU once in each forward pass.
+    """
     configs: list[Any] = [model.config for model in models]
-    names = [config._attn_implementation for config in configs]
+    names, look = [config._attn_implementation for config in configs], masking_utils.find_packed_sequence_indices
     for config in configs:
         config._attn_implementation = PACKED
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
     try:
         yield
     finally:
+        masking_utils.find_packed_sequence_indices = look
         for config, name in zip(configs, names, strict=True):
             config._attn_implementation = name
 

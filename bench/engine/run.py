@@ -32,7 +32,7 @@ from bench.engine.dropout import Together
 from bench.engine.loop import Loop, Training
 from bench.engine.memory import Meter, settle_base
 from bench.engine.objective import Classification, Objective, Regression, Scored
-from bench.engine.paths import BankPath, Path, path_name, settle_masks
+from bench.engine.paths import BankPath, Path, settle_masks
 from bench.models._base import LoadedModel
 
 DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and optimizer are at least float32
@@ -162,8 +162,8 @@ def run_pack(
             latest[0] = objective.with_texts(latest[0], dev)
     chosen, tested = (_scored(split, ready, pack, options, clock) for split in (data.select, data.test))
     after = None if before is None else _text_loss(ready, pack, data, clock)
-    shared = _Shared(data=data, bank=bank, path=path, objective=objective, training=training, clock=clock,
-                     started_at=started_at, peak_memory_bytes=None if meter is None else meter.peak(),
+    shared = _Shared(data=data, bank=bank, engine_path=loop.engine_path, objective=objective, training=training,
+                     clock=clock, started_at=started_at, peak_memory_bytes=None if meter is None else meter.peak(),
                      isolated=options.isolated and pack.size == 1, dev=latest[0], select=chosen, test=tested,
                      text=None if before is None or after is None else (before, after),
                      others=latest[0].several(data.other_metrics, data.classes))  # fmt: skip
@@ -233,7 +233,7 @@ class _Shared:
 
     data: EncodedData
     bank: Bank
-    path: Path
+    engine_path: str
     objective: Objective
     training: Training
     clock: Clock
@@ -271,7 +271,7 @@ def _outcome(k: int, pack: _Shared) -> Outcome:
         compile_seconds=_own(pack.clock, before, "compile", share),
         eval_seconds=_own(pack.clock, before, "eval", share),
         timing_mode="isolated" if pack.isolated else "pack_share",
-        engine_path=path_name(pack.path, pack.bank),
+        engine_path=pack.engine_path,
         examples_per_second=training.examples / train_seconds,
         tokens_per_second=training.tokens / train_seconds,
         peak_memory_bytes=pack.peak_memory_bytes,

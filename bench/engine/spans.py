@@ -32,12 +32,14 @@ class Spans:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drop:
-    """Keyed dropout of one call's weights: its salt, and what dropout.threshold_and_scale makes of p."""
+    """Keyed dropout of one call's weights: its salt, [1] on the device, and what dropout.threshold_and_scale gives.
 
-    salt: int = 0
+    Without a salt nothing is dropped.
+    """
+
+    salt: Tensor | None = None
     threshold: int = 0
     scale: float = 1.0
-    is_on: bool = False
 
 
 def spans_of(chunk: Chunk, key_N: Tensor, head_width: int, dtype: torch.dtype) -> Spans | None:

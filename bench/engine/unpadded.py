@@ -141,8 +141,8 @@ class UnpaddedPath:
         if p == 0:
             return Drop()
         threshold, scale = threshold_and_scale(p)
-        salt = self.keys.salt(f"{module._keyed_path}.attention")
-        return Drop(salt=salt, threshold=threshold, scale=scale, is_on=True)
+        salt = self.keys.salt_on(f"{module._keyed_path}.attention", self.bank.device)
+        return Drop(salt=salt, threshold=threshold, scale=scale)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, module: Any, layout: Layout, query_key: Tensor) -> Tensor:
         """Return softmax(q k^T / sqrt(d)) v over [S*b, H, ., d_head], with the keyed dropout of the weights."""

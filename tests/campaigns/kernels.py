@@ -65,7 +65,7 @@ def attention(chunk: Chunk, n_trials: int, dtype: torch.dtype, *, by_kernel: boo
         key_N=key_N, first_b=chunk.first_b, n_examples=chunk.n_examples, n_tokens=chunk.n_tokens,
         blocks=blocks_of(chunk.lengths),
     )  # fmt: skip
-    drop = Drop(salt=7, threshold=threshold, scale=scale, is_on=True)
+    drop = Drop(salt=torch.full((1,), 7, device=device), threshold=threshold, scale=scale)
     layout = Layout(chunk, key_N, HEADS)  # made once for all layers
 
     def fused() -> None:

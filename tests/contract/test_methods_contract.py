@@ -6,7 +6,6 @@ import ast
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,13 +15,13 @@ from transformers.pytorch_utils import Conv1D
 
 from bench import methods
 from bench.core.record import SCHEMA
-from bench.core.spec import SERIES, Trial
+from bench.core.spec import SERIES
 from bench.engine import count
 from bench.engine.bank import frozen_weight
 from bench.export import as_code
 from bench.methods import LayerShape
 from plots import style
-from tests.support.engine_helpers import tiny_model, trial
+from tests.support.engine_helpers import member, tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 # What each is called and looks like: stored rows, published figures and saved comparisons have it.
@@ -44,17 +43,6 @@ WITHOUT_FORMULA = {
     "ln-tuning",
     "subspace",
 }  # of the FLOP: additions only; a product with a matrix made on the fly
-VALUES: dict[str, Any] = {
-    "rank": 2, "lora_alpha": 5.0, "use_rslora": False, "lora_dropout": 0.1, "init": "zero_B",
-    "target_modules": ("query",), "mora_type": 6, "mora_rounding": "floor", "adapter_activation": "relu",
-    "adapter_gate": False,
-}  # fmt: skip
-
-
-def member(name: str, **changes: Any) -> Trial:
-    """Return a trial of the method: what it reads is set, the rest is None."""
-    reads = methods.get(name).reads
-    return trial(**{key: value if key in reads else None for key, value in VALUES.items()} | {"method": name} | changes)
 
 
 # --- what a method says of itself ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, RobertaConfig
 from transformers.utils import logging as transformers_logging
 
+from bench import methods
 from bench.core.spec import TrainBudget, Trial
 from bench.data.splits import Encoded, EncodedData
 from bench.models._base import LoadedModel
@@ -88,6 +89,20 @@ def trial(**changes: Any) -> Trial:
     if settings["method"] in ("lora", "lora+") and settings.get("eta_B") is None:
         settings["eta_B"] = settings["eta_A"]
     return Trial(**settings)
+
+
+# A value of every setting that a method may read.
+VALUES: dict[str, Any] = {
+    "rank": 2, "lora_alpha": 5.0, "use_rslora": False, "lora_dropout": 0.1, "init": "zero_B",
+    "target_modules": ("query",), "mora_type": 6, "mora_rounding": "floor", "adapter_activation": "relu",
+    "adapter_gate": False,
+}  # fmt: skip
+
+
+def member(name: str, **changes: Any) -> Trial:
+    """Return a trial of the method: what it reads is set, the rest is None."""
+    reads = methods.get(name).reads
+    return trial(**{key: value if key in reads else None for key, value in VALUES.items()} | {"method": name} | changes)
 
 
 def clone(model: torch.nn.Module) -> Any:

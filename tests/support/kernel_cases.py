@@ -60,7 +60,7 @@ def _sources(name: str) -> list[tuple[Any, dict[str, str], dict[str, Any]]]:
 
 def _types(kernel: Any, number: str) -> dict[str, str]:
     """Return the types of a kernel's arguments where its streams are of type `number`."""
-    fixed = {"key": "*i64", "first": "*i64", "salt": "i64"}
+    fixed = {"key": "*i64", "first": "*i64", "salt": "*i64"}
     fixed |= dict.fromkeys(("kept_scale", "score_scale", "eps"), "fp32")
     fixed |= dict.fromkeys(("mean", "rstd", "part_w", "part_b"), "*fp32")
     streams = [

@@ -17,7 +17,8 @@ from bench.engine.products import as_computed
 from bench.engine.spans import Drop, Spans
 
 # What differs from chunk to chunk and is not to be compiled for each value
-CHANGING = ["salt", "threshold", "n_streams", "n_tokens", "n_examples", "first_example", "per_program"]
+CHANGING = ["threshold", "n_streams", "n_tokens", "n_examples", "first_example", "per_program"]
+UNALIGNED = ["key", "first", "salt"]
 PROGRAMS = 2048  # from so many on a program takes several streams, for which it makes the mask once
 MOST_STREAMS = 8
 
@@ -54,7 +55,7 @@ def kept_of(
     """Return the mask of one text and head, [BLOCK_Q, BLOCK] in float32; key position j is feature j * H + h."""
     query, feature = tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK) * H + head
     if DROPS:
-        row = mixed(tl.load(key + start + query, mask=query < n, other=0) + salt)
+        row = mixed(tl.load(key + start + query, mask=query < n, other=0) + tl.load(salt))
         bits = word_of(row[:, None], feature[None, :])
         kept = tl.where(part_of(bits, feature[None, :]) >= threshold, kept_scale, 0.0)
     else:
@@ -62,9 +63,9 @@ def kept_of(
     return kept
 
 
-@triton.jit(do_not_specialize=CHANGING, do_not_specialize_on_alignment=["key", "first"])
+@triton.jit(do_not_specialize=CHANGING, do_not_specialize_on_alignment=UNALIGNED)
 def forward_kernel(
-    out, q, k, v, key, first, salt: tl.int64, threshold: tl.int32, kept_scale, score_scale,
+    out, q, k, v, key, first, salt, threshold: tl.int32, kept_scale, score_scale,
     n_streams: tl.int32, n_tokens: tl.int32, n_examples: tl.int32, first_example: tl.int32, per_program: tl.int32,
     q_stream, k_stream, v_stream, out_stream,
     H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK: tl.constexpr, FIRST: tl.constexpr,
@@ -91,9 +92,9 @@ def forward_kernel(
         at += 1
 
 
-@triton.jit(do_not_specialize=CHANGING, do_not_specialize_on_alignment=["key", "first"])
+@triton.jit(do_not_specialize=CHANGING, do_not_specialize_on_alignment=UNALIGNED)
 def backward_kernel(
-    grad_q, grad_k, grad_v, grad, q, k, v, key, first, salt: tl.int64, threshold: tl.int32, kept_scale, score_scale,
+    grad_q, grad_k, grad_v, grad, q, k, v, key, first, salt, threshold: tl.int32, kept_scale, score_scale,
     n_streams: tl.int32, n_tokens: tl.int32, n_examples: tl.int32, first_example: tl.int32, per_program: tl.int32,
     q_stream, k_stream, v_stream, out_stream, key_stream,
     H: tl.constexpr, WIDTH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK: tl.constexpr, FIRST: tl.constexpr,
@@ -172,12 +173,13 @@ def _launch(
     """Run a kernel over all texts, once for each block of lengths; `strided` are those whose streams lie apart."""
     n_streams, n_rows, d = strided[0].shape
     first_only = n_rows == spans.n_examples and n_rows != spans.n_tokens
+    salt = spans.key_N if drop.salt is None else drop.salt  # without one it is not read
     for block, start, n in spans.blocks:
         per_program = max(1, min(MOST_STREAMS, n_streams * n * n_heads // PROGRAMS))
         kernel[(n, n_heads, triton.cdiv(n_streams, per_program))](
-            *tensors, spans.key_N, spans.first_b, drop.salt, drop.threshold, drop.scale, (d // n_heads) ** -0.5,
+            *tensors, spans.key_N, spans.first_b, salt, drop.threshold, drop.scale, (d // n_heads) ** -0.5,
             n_streams, spans.n_tokens, spans.n_examples, start, per_program, *(t.stride(0) for t in strided),
-            H=n_heads, FIRST=first_only, DROPS=drop.is_on, **settings(d // n_heads, block, first_only),
+            H=n_heads, FIRST=first_only, DROPS=drop.salt is not None, **settings(d // n_heads, block, first_only),
         )  # fmt: skip
 
 

@@ -25,11 +25,11 @@ from bench.timing.peers.work import Work, of_length
 TRAIN, EVAL, WRITE, RANK, LENGTH, SWEEP, CEILING = "train", "eval", "write", "rank", "length", "sweep", "ceiling"
 PARTS = (TRAIN, EVAL, WRITE, RANK, LENGTH, SWEEP)
 MATMUL, OURS = "matmul", "ours"
-PEERS = ("b0", "b1", "b1g", "b1gh")
+PEERS = ("b0", "b1", "b1g", "b1gh", "b1ghn")
 EVAL_PEERS = ("b1", "b1g", "b1gh")  # padding an evaluation to 128 is nobody's habit
-CAUSAL_PEERS, WRITE_PEERS = ("b1", "b1g", "b1gh", "trl"), ("b1", "b1g")
-PACK_SIZES, EVAL_PACK_SIZES = (1, 4, 16, 64), (1, 16)
-CAUSAL_PACK_SIZES = (1, 4, 16)
+CAUSAL_PEERS, WRITE_PEERS = ("b1", "b1g", "b1gh", "b1ghn", "trl"), ("b1", "b1g")
+PACK_SIZES, EVAL_PACK_SIZES, CAUSAL_PACK_SIZES = (1, 4, 16, 64), (1, 16), (1, 4, 16)
+GPU_PACK_SIZES, GPU_EVAL_PACK_SIZES, GPU_CAUSAL_PACK_SIZES = (1, 8, 32, 64, 128), (1, 64), (1, 4, 8, 16)
 COST_PACK_SIZE = 4  # of the costs over rank and length
 EVAL_BATCH, B0_SHARE_OF_STEPS = 8, 8  # Trainer.evaluate's default batch; see contenders/b0.py
 RANKS, LENGTHS = (1, 8, 64, 256), (16, 32, 64, 128)
@@ -75,8 +75,8 @@ def plan(
     """Return the jobs of the chosen parts and contenders, and a ceiling for each precision."""
     jobs = [Job(part=CEILING, contender=MATMUL, precision=p, work=work) for p in precisions]
     for precision in precisions:
-        for part, peers, sizes in _causal_parts() if work.is_causal else _parts():
-            sizes_of = {**dict.fromkeys(peers, (1,)), OURS: sizes}
+        for part, peers, sizes in _parts(work):
+            sizes_of = {**{name: contenders.get(name).sizes_on(work.device.type) for name in peers}, OURS: sizes}
             jobs += [
                 Job(part=part, contender=name, precision=precision, n_trials=n, work=work)
                 for name in sizes_of
@@ -90,16 +90,14 @@ def plan(
     return tuple(j for j in jobs if j.part == CEILING or (j.part in parts and j.contender in chosen))
 
 
-def _parts() -> tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]:
-    return (TRAIN, PEERS, PACK_SIZES), (EVAL, EVAL_PEERS, EVAL_PACK_SIZES)
-
-
-def _causal_parts() -> tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]:
-    """Return what is measured of language models: logits of a peer's evaluation are not gathered, its loss is."""
-    return (
-        (TRAIN, CAUSAL_PEERS, CAUSAL_PACK_SIZES), (EVAL, EVAL_PEERS, CAUSAL_PACK_SIZES),
-        (WRITE, WRITE_PEERS, CAUSAL_PACK_SIZES),
-    )  # fmt: skip
+def _parts(work: Work) -> tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]:
+    """Return parts, peers and sizes of packs. A causal peer's evaluation gives its loss: logits are not gathered."""
+    on_cpu = work.device.type == "cpu"
+    if not work.is_causal:
+        train, evaluation = (PACK_SIZES, EVAL_PACK_SIZES) if on_cpu else (GPU_PACK_SIZES, GPU_EVAL_PACK_SIZES)
+        return (TRAIN, PEERS, train), (EVAL, EVAL_PEERS, evaluation)
+    sizes = CAUSAL_PACK_SIZES if on_cpu else GPU_CAUSAL_PACK_SIZES
+    return (TRAIN, CAUSAL_PEERS, sizes), (EVAL, EVAL_PEERS, sizes), (WRITE, WRITE_PEERS, sizes)
 
 
 def work_flop(job: Job) -> float:
@@ -120,7 +118,7 @@ def _computed_tokens(job: Job) -> float:
         return float(_padded(lengths, EVAL_BATCH)) if job.contender == "b1" else float(lengths.sum())
     n_steps = work.steps
     if job.contender == OURS:
-        n_steps = max(2, work.steps // job.n_trials)
+        n_steps = work.steps_of(job.n_trials)
     elif job.contender == "b0":
         n_steps = max(2, work.steps // B0_SHARE_OF_STEPS)
     batches = [work.data.train.lengths[places] for places in (work.longest(), *work.batches(n_steps))]

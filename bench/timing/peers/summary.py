@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -13,7 +14,7 @@ from bench.timing.peers.ceiling import EVAL_FLOP, TRAIN_FLOP, share_of_ceiling
 
 Key = tuple[str, str, str, int, int | None, int | None]  # part, contender, precision, K, rank, length
 _KEY = ("part", "contender", "precision", "n_trials", "rank", "length")
-BASELINES = ("b0", "b1", "b1g", "b1gh", "trl")
+BASELINES = ("b0", "b1", "b1g", "b1gh", "b1ghn", "trl")
 CEILING = "ceiling"
 
 
@@ -111,12 +112,16 @@ def _tokens(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _ratios(key: Key, rates: Mapping[Key, float | None]) -> dict[tuple[str, str], float]:
-    """Return this contender's rate over that of each baseline of its part, rank and length, in every precision."""
-    own, found = rates[key], {}
+    """Return this contender's rate over that of each baseline of its part, rank and length, in every precision.
+
+    Of a baseline that was measured with several numbers of trials at once, it is the fastest one's.
+    """
+    own, found = rates[key], dict[tuple[str, str], float]()
     for other, rate in rates.items():
         same = other[0] == key[0] and other[4:] == key[4:] and other[1] in BASELINES
         if same and own is not None and rate:
-            found[(other[1], other[2])] = own / rate
+            of = (other[1], other[2])
+            found[of] = min(found.get(of, math.inf), own / rate)
     return dict(sorted(found.items()))
 
 

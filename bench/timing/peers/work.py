@@ -16,6 +16,8 @@ from bench.data.text import take
 from bench.models._base import LoadedModel
 
 WARM_UP_STEPS = 2
+LEAST_STEPS = {"cpu": 2}  # of a pack in a block; else GPU_STEPS: a step there is over in milliseconds
+GPU_STEPS = 8
 WRITTEN = 32  # prompts of a block of generation
 
 
@@ -81,6 +83,10 @@ class Work:
         means = np.convolve(tokens, np.ones(n) / n, mode="valid")
         first = int(np.argmin(np.abs(means - tokens.mean())))
         return every[first : first + n]
+
+    def steps_of(self, n_trials: int) -> int:
+        """Return the steps of a pack of this size: together about those of one trial."""
+        return max(LEAST_STEPS.get(self.device.type, GPU_STEPS), self.steps // n_trials)
 
     def longest(self) -> npt.NDArray[np.int64]:
         """Return the batch of the longest examples: warming up with it leaves no allocation for later."""

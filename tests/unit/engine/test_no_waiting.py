@@ -13,9 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.core.clock import Clock
 from bench.core.spec import Pack, Trial
+from bench.data.splits import EncodedData
 from bench.engine import loop as loops
 from bench.engine import waiting
 from bench.engine.run import EngineOptions, prepare
+from bench.models import LoadedModel
+from bench.models._targets import ALL_LINEAR
+from tests.support.causal_helpers import causal_data, language_model
 from tests.support.engine_helpers import random_data, tiny_model, trial
 
 # What a GPU answers only after it has done everything before: a value for Python, or a shape that depends on values.
@@ -91,13 +95,27 @@ def mora(mora_type: int) -> Trial:
 def test_no_operation_of_a_step_makes_the_host_wait(
     one: Trial, precision: Any, path: Literal["unpadded", "bank"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    loaded = tiny_model(dtype=dtype, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    _steps_without_waiting(one, precision, loaded, random_data(), path, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
+def test_no_operation_of_a_decoder_s_step_makes_the_host_wait(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = language_model(kind, 0.1)
+    loaded.model.float()
+    one = trial(lora_dropout=0.1, target_modules=ALL_LINEAR)
+    _steps_without_waiting(one, "fp32", loaded, causal_data(), "packed", monkeypatch)
+
+
+def _steps_without_waiting(
+    one: Trial, precision: Any, loaded: LoadedModel, data: EncodedData, path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(waiting, "may_ask", lambda device: False)
     budget = replace(one.budget, precision=precision, weight_decay=0.1)
     members = tuple(replace(one, budget=budget, eta_A=1e-3 * (i + 1)) for i in range(3))
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    loaded = tiny_model(dtype=dtype, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     options = EngineOptions(device=torch.device("cpu"), path=path, n_chunks=2)
-    ready = prepare(Pack(trials=members), random_data(), loaded, options)
+    ready = prepare(Pack(trials=members), data, loaded, options)
     loop = loops.Loop(
         ready.bank, ready.path, ready.train, budget, n_chunks=ready.n_chunks, clock=Clock(),
         evaluate=lambda: np.zeros(3), objective=ready.objective,

@@ -57,6 +57,10 @@ class Contender(ABC):
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "bf16")  # those it is another contender in
     packages: ClassVar[tuple[str, ...]] = ()  # what must be installed
 
+    def sizes_on(self, kind: str) -> tuple[int, ...]:
+        """Return how many trials a peer trains at once on this kind of device, each a case of its own."""
+        return (1,)
+
     @abstractmethod
     def start(self, work: Work, *, precision: Precision, n_trials: int, repeat: int) -> Session:
         """Return a session; `repeat` seeds what a repetition may draw anew."""

@@ -99,8 +99,16 @@ class PeerSession(Session):
 
     def train(self, timer: Timer) -> Block:
         """Warm up with another Trainer on the same model, then time one epoch over the block."""
-        split, warm_up = self._block()
-        self._trainer(warm_up, max_steps=WARM_UP_STEPS).train()
+        self.warm_up()
+        return self.timed(timer)
+
+    def warm_up(self) -> None:
+        """Train a little, with the longest batch among the steps."""
+        self._trainer(self._block()[1], max_steps=WARM_UP_STEPS).train()
+
+    def timed(self, timer: Timer) -> Block:
+        """Time one epoch over the block."""
+        split, _ = self._block()
         clock = epoch_clock(timer)
         collator = self._collator()
         self._trainer(split, collator=collator, callbacks=[clock]).train()

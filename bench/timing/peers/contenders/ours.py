@@ -38,7 +38,7 @@ class OurSession(Session):
 
     def __init__(self, work: Work, precision: Precision, n_trials: int) -> None:
         self.work, self.n_trials = work, n_trials
-        self.batches = work.batches(max(2, work.steps // n_trials))
+        self.batches = work.batches(work.steps_of(n_trials))
         trials = work.trials(n_trials, precision, max_steps=10 * len(self.batches) + 10)
         ready = prepare(
             Pack(trials=trials), work.data, work.model(DTYPES[precision]), EngineOptions(device=work.device)

@@ -1,0 +1,92 @@
+"""Recorded chunks: filled up to few shapes, replayed with another chunk's tensors and another step's salts.
+
+A recording here repeats the calls themselves, on a CPU: what is proved is that they read all that changes from tensors
+that stay. That a GPU repeats the kernels is for `tests/gpu`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.core.clock import Clock
+from bench.core.spec import Pack
+from bench.engine.dropout import Together
+from bench.engine.graphs import FILLERS, IGNORED, LENGTH, TOKENS, Graphs, filled, shape_of
+from bench.engine.loop import Loop
+from bench.engine.run import EngineOptions, prepare
+from tests.support.engine_helpers import budget, member, random_data, tiny_model
+
+CPU = torch.device("cpu")
+
+
+def loop_of(method: str, **changes: Any) -> Loop:
+    one = member(method, budget=budget(max_steps=9, eval_steps=9, max_grad_norm=0.5), **changes)
+    trials = tuple(replace(one, eta_A=rate, eta_B=None if one.eta_B is None else rate) for rate in (1e-3, 4e-3))
+    loaded = tiny_model(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    ready = prepare(Pack(trials=trials), random_data(), loaded, EngineOptions(device=CPU, n_chunks=2))
+    ready.bank.keys.together = Together()
+    return Loop(
+        ready.bank, ready.path, ready.train, trials[0].budget, n_chunks=2, clock=Clock(), objective=ready.objective,
+        evaluate=lambda: np.zeros(2),
+    )  # fmt: skip
+
+
+def losses(loop: Loop) -> np.ndarray:
+    return np.stack(loop.run().losses_SxK)
+
+
+def recorder(loop: Loop) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Return what calls once without effect, as a recording does, and then again and again."""
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        kept = [tensor.clone() for tensor in (loop.bank.params.grads, loop._loss_K)]
+        work()
+        for tensor, before in zip((loop.bank.params.grads, loop._loss_K), kept, strict=True):
+            tensor.copy_(before)
+        return work
+
+    return record
+
+
+@pytest.mark.parametrize("method", ["lora", "mora", "dora", "full", "bitfit", "sequential-adapter"])
+def test_a_replayed_step_is_the_step(method: str) -> None:
+    plain, recorded = loop_of(method), loop_of(method)
+    recorded.graphs = graphs = Graphs(recorded._add_alone, recorded.bank.keys, recorder(recorded))
+    np.testing.assert_allclose(losses(recorded), losses(plain), rtol=1e-12)
+    norms = [np.stack(loop.state.norms_SxK) for loop in (recorded, plain)]  # a key's bias has rounding for a gradient
+    np.testing.assert_allclose(*norms, rtol=1e-10)
+    assert graphs.problem is None
+    assert 0 < len(graphs.recorded) < 18, "some shape came twice"
+
+
+def test_a_step_that_would_keep_its_masks_is_run_as_it_is() -> None:
+    plain, recorded = loop_of("lora"), loop_of("lora")
+    for loop in (plain, recorded):
+        loop.bank.keys.together = None  # each mask by its step's own salt
+    recorded.graphs = graphs = Graphs(recorded._add_alone, recorded.bank.keys, recorder(recorded))
+    np.testing.assert_allclose(losses(recorded), losses(plain), rtol=1e-12)
+    assert "cannot be recorded" in str(graphs.problem)
+    assert not graphs.recorded
+
+
+def test_a_filled_chunk_has_its_shape_and_its_own_examples() -> None:
+    loop = loop_of("lora")
+    (chunk,) = loop.split.chunks(np.arange(11), 1)
+    full = filled(chunk)
+    n_tokens, n_examples, longest = shape_of(chunk)
+    assert (full.n_tokens, full.n_examples, full.longest) == (n_tokens, n_examples, longest)
+    assert n_tokens % TOKENS == 0
+    assert longest % LENGTH == 0
+    assert len(full.ids_N) == len(full.row_N) == len(full.position_N) == n_tokens
+    assert len(full.first_b) == len(full.labels_b) == n_examples == chunk.n_examples + FILLERS
+    assert torch.equal(full.ids_N[: chunk.n_tokens], chunk.ids_N)
+    assert (full.labels_b[chunk.n_examples :] == IGNORED).all()
+    assert int(full.position_N.max()) < longest
+    assert int(full.row_N.max()) < n_examples
+    assert int(full.first_b.max()) < n_tokens
