@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,18 +55,20 @@ def command(
         _peer.require()
         # PEFT's business with transformers, said again in every round
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.* is deprecated", FutureWarning)
-    table = _measured(chosen, parts, contenders, repeats=repeats)
+    for table in _measured(chosen, parts, contenders, repeats=repeats):
+        path = rows.write(selection.results_dir, table)  # after each row: a run that is stopped keeps what it has
     print()
     print(_throughput.text(table))
-    path = rows.write(selection.results_dir, table)
     print(f"\nrows: {path}")
     for figure in _throughput.draw(table, path.parent / "figures"):
         print(f"figure: {figure}")
     return 0
 
 
-def _measured(chosen: Chosen, parts: frozenset[str], contenders: frozenset[str], *, repeats: int) -> pa.Table:
-    """Return the rows of a run."""
+def _measured(
+    chosen: Chosen, parts: frozenset[str], contenders: frozenset[str], *, repeats: int
+) -> Iterator[pa.Table]:  # fmt: skip
+    """Yield the rows of a run so far, after each."""
     from bench.core import devices
     from bench.timing.load import load_of
     from bench.timing.peers import rows, setup
@@ -76,10 +79,15 @@ def _measured(chosen: Chosen, parts: frozenset[str], contenders: frozenset[str],
     work = setup.build(chosen)
     context = setup.context_of(work, chosen, load)
     print(_heading(work, context.device, repeats), flush=True)
-    return rows.to_table(_rows(work, chosen, parts, contenders, repeats=repeats), context)
+    found: list[Row] = []
+    for row in _rows(work, chosen, parts, contenders, repeats=repeats):
+        found.append(row)
+        yield rows.to_table(found, context)
 
 
-def _rows(work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozenset[str], *, repeats: int) -> list[Row]:
+def _rows(
+    work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozenset[str], *, repeats: int
+) -> Iterator[Row]:  # fmt: skip
     from bench.engine import memory
     from bench.engine.run import DTYPES
     from bench.timing.peers import ceiling, jobs, setup, sweeps
@@ -99,21 +107,13 @@ def _rows(work: Work, chosen: Chosen, parts: frozenset[str], contenders: frozens
     rate = ceiling.matmul_rate(shapes[0], DTYPES["fp32"], work.device, timer, least_seconds=ceiling.LEAST_SECONDS)
     whole = jobs.SWEEP in parts and not work.is_causal
     tell(_forecast(sum(map(jobs.work_flop, planned)) / rate, len(planned), repeats, sweeps=whole))
-    found = list(
-        jobs.measure(
-            planned,
-            repeats=repeats,
-            shapes=shapes,
-            timer=timer,
-            meter=memory.meter_of(work.device),
-            tell=tell,
-            least_seconds=ceiling.LEAST_SECONDS,
-        )
-    )
+    yield from jobs.measure(
+        planned, repeats=repeats, shapes=shapes, timer=timer, meter=memory.meter_of(work.device), tell=tell,
+        least_seconds=ceiling.LEAST_SECONDS,
+    )  # fmt: skip
     if whole:
         cells = sweeps.Cells(device=str(work.device))
-        found += sweeps.measure(cells, sorted(contenders), repeats=repeats, tell=tell)
-    return found
+        yield from sweeps.measure(cells, sorted(contenders), repeats=repeats, tell=tell)
 
 
 def _forecast(seconds: float, n_jobs: int, repeats: int, *, sweeps: bool) -> str:

@@ -21,7 +21,7 @@ import json
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -221,7 +221,7 @@ def count(name: str) -> Counted:
     case = CASES[name]
     ledger = Ledger()
     with FakeTensorMode(), ledger:
-        loop = _built(case)
+        loop = built(case)
         places = _usual(loop)
         loop.step(places)
         ledger.start()
@@ -234,8 +234,12 @@ def count(name: str) -> Counted:
     )  # fmt: skip
 
 
-def _built(case: Case) -> Loop:
+def built(case: Case, with_ids: np.random.Generator | None = None) -> Loop:
+    """Return the loop of a case; `with_ids` draws ids, for a step that is computed."""
     trials, loaded, data = trials_of(case), model_of(case), data_of(case)
+    if with_ids is not None:
+        drawn = with_ids.integers(5, 1000, len(data.train.ids)).astype(np.int32)
+        data = replace(data, train=replace(data.train, ids=drawn))
     options = EngineOptions(device=GPU, gradient_checkpointing=case.checkpoints)
     ready = engine.prepare(Pack(trials=trials), data, loaded, options)
     return Loop(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.engine.batching import Batches
+from bench.engine.chunking import EVAL_ROWS, GPU_EVAL_ROWS, evaluation_rows
 from tests.support.engine_helpers import random_split
 from tests.support.oracle import CPU
 
@@ -124,3 +125,9 @@ def test_a_filled_chunk_is_the_chunk_and_more(places: list[int], tokens: int, le
         assert 1 <= n <= full.longest
         assert full.row_N[first : first + n].tolist() == [row] * n
         assert full.position_N[first : first + n].tolist() == list(range(n))
+
+
+def test_an_evaluation_s_chunks_fill_a_gpu_but_where_rows_are_padded() -> None:
+    assert evaluation_rows("unpadded", on_cpu=True, cpu_rows=4096) == 4096
+    assert evaluation_rows("unpadded", on_cpu=False) == evaluation_rows("packed", on_cpu=False) == GPU_EVAL_ROWS
+    assert evaluation_rows("bank", on_cpu=False) == EVAL_ROWS  # logits of every token

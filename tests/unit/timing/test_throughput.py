@@ -172,6 +172,20 @@ def test_a_peer_trains_the_very_same_examples(name: str) -> None:
     assert found.computed_tokens >= found.tokens
 
 
+@pytest.mark.slow
+def test_several_processes_train_a_trial_each_at_once() -> None:
+    work = tiny_work(n=8)
+    found = contenders.get("b1ghn").start(work, precision="bf16", n_trials=2, repeat=0).train(Timer())
+    assert (found.n_trials, found.steps, found.examples, found.tokens) == (2, 2, 16, 2 * tokens_of(work))
+    assert found.seconds > 0
+
+
+def test_processes_at_once_are_measured_on_a_gpu_alone() -> None:
+    several = contenders.get("b1ghn")
+    assert several.sizes_on("cpu") == ()
+    assert min(several.sizes_on("cuda")) > 1
+
+
 def test_a_peer_that_holds_its_frozen_weights_in_bf16_trains_in_fp32() -> None:
     session = contenders.get("b1gh").start(tiny_work(), precision="bf16", n_trials=1, repeat=0)
     assert isinstance(session, PeerSession)
