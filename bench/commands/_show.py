@@ -9,9 +9,10 @@ from pathlib import Path
 from bench import methods, searches
 from bench.commands import _text
 from bench.commands._resolve import Resolved
+from bench.core import devices
 from bench.core.cells import BestCell
 from bench.core.record import Status
-from bench.core.spec import SERIES, Study, TrainBudget, Trial
+from bench.core.spec import SERIES, Study, Trial
 from bench.schedule.estimate import Estimate
 from bench.schedule.price import Price
 from bench.study import varying
@@ -30,7 +31,7 @@ def heading(resolved: Resolved, directory: Path, device: str) -> str:
     clip = "no clipping" if budget.max_grad_norm is None else f"clipped at {budget.max_grad_norm:g}"
     lines = [
         f"{study.name}: {resolved.task.name} ({data}, {resolved.task.metric}) on {resolved.located.name}",
-        f"profile {study.profile}; device {device}, {_precision(budget)}; seeds {', '.join(map(str, study.seeds))}",
+        f"profile {study.profile}; device {device}, {precision(study)}; seeds {', '.join(map(str, study.seeds))}",
         f"{budget.max_steps} steps of {budget.batch_size}, {budget.optimizer}, {budget.lr_scheduler_type} schedule, "
         f"{_text.count(budget.warmup_steps, 'warm-up step')}, {clip}, evaluated {_text.every(budget.eval_steps)}",
         *([resolved.task.assumed] if resolved.task.assumed else []),
@@ -41,9 +42,14 @@ def heading(resolved: Resolved, directory: Path, device: str) -> str:
     return "\n".join(lines)
 
 
-def _precision(budget: TrainBudget) -> str:
-    """Return in what is computed, and in what the base is held where that is another."""
-    return budget.precision if budget.base_precision == "same" else f"{budget.precision}, base {budget.base_precision}"
+def precision(study: Study) -> str:
+    """Return in what is computed, in what the base is held where that is another, and what would be faster on a GPU."""
+    budget = study.budget
+    if budget.base_precision != "same":
+        return f"{budget.precision}, base {budget.base_precision}"
+    if budget.precision == "fp32" and devices.resolve(study.device).startswith("cuda"):
+        return "fp32 (PRECISION=bf16 is faster: a GPU's matrix units do not compute in fp32)"
+    return budget.precision
 
 
 def held_out(resolved: Resolved) -> str:

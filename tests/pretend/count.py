@@ -256,9 +256,10 @@ def _usual(loop: Loop) -> np.ndarray:
 
 
 def without_looks_at_values() -> None:
-    """Leave out what looks at values before training: the guard and the settling of masks, which tensors without any
-    cannot answer.
+    """Leave out what looks at values before training, which tensors without any cannot answer: the guard, the settling
+    of masks; and recording, which needs a GPU.
     """
+    Loop._can_record = lambda self: False  # type: ignore[method-assign]
     guard.require = lambda *args, **kwargs: None  # type: ignore[assignment]
     guard.problem = lambda *args, **kwargs: None  # type: ignore[assignment]
     engine.settle_masks = lambda *args: None  # type: ignore[assignment]
