@@ -14,6 +14,7 @@ from torch import Tensor
 from bench.core import devices
 from bench.core.seeds import derive
 from bench.data.splits import Encoded
+from bench.engine import hardware
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,11 +183,7 @@ class Batches:
         return [ids[start:end].tolist() for start, end in zip(starts, self._offsets[1:], strict=True)]
 
     def _to(self, array: npt.NDArray[np.int64]) -> Tensor:
-        """Return the numbers on the device; only from pinned memory can a GPU fetch them while the host goes on."""
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type != "cuda":
-            return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return hardware.sent(torch.from_numpy(np.ascontiguousarray(array)), self.device)
 
 
 def _on(device: torch.device, labels_N: npt.NDArray[Any]) -> Tensor:

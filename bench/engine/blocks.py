@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from bench.engine import waiting
+from bench.engine import hardware, waiting
 from bench.engine.dropout import MaskKeys, attention_mask_by, attention_mask_of
 from bench.engine.heads import Move
 from bench.engine.products import as_computed, scaled_bmm, softmax, softmax_backward
@@ -147,9 +147,7 @@ def grid_of(lengths: tuple[int, ...], device: torch.device) -> Grid:
     source = np.where(is_token, first_nx1 + np.arange(longest), first_nx1).ravel()
     slot, gap = np.flatnonzero(is_token), np.flatnonzero(~is_token)
     numbers = torch.from_numpy(np.concatenate([source, slot, gap, is_token.ravel()]))
-    if device.type == "cuda":  # only from pinned memory can a GPU fetch them while the host goes on
-        numbers = numbers.pin_memory()
-    parts = numbers.to(device, non_blocking=True).split([source.size, n_tokens, gap.size, source.size])
+    parts = hardware.sent(numbers, device).split([source.size, n_tokens, gap.size, source.size])
     return Grid(
         n=len(lengths), longest=longest, source=parts[0], slot=parts[1], gap=parts[2] if gap.size else None,
         is_token=parts[3].bool().view(len(lengths), longest),

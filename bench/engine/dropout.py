@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.core.seeds import derive
-from bench.engine import kernels
+from bench.engine import hardware, kernels
 from bench.engine.trial_rows import TrialRows
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number, splitmix64's increment
@@ -182,7 +182,7 @@ class MaskKeys:
         salts = [self._salt_of(call) for call in calls]
         if len(salts) == 1:
             return torch.full((1,), salts[0], device=device)  # a kernel, where torch.tensor would be a copy
-        return _from_host(salts, device)
+        return hardware.sent(torch.tensor(salts), device)
 
     def refuse_while_recorded(self) -> None:
         """Raise RuntimeError while a chunk is recorded: what depends on the step would be kept for all to come."""
@@ -249,12 +249,6 @@ def keyed_masks(salts_L: Tensor, p: float, key: Tensor, n_features: int, dtype: 
     if kernels.used("masks", key.device):
         return _by_kernel(salts_L, p, key, n_features, dtype).unbind()
     return _drawn(key + salts_L.view(-1, *[1] * key.ndim), p, n_features, dtype).unbind()
-
-
-def _from_host(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """Return the numbers on the device; only from pinned memory can a GPU fetch them while the host goes on."""
-    host = torch.tensor(numbers)
-    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
 
 
 def _drawn(salted: Tensor, p: float, n_features: int, dtype: torch.dtype) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import one_line
+from bench.engine import hardware
 from bench.engine.batching import Chunk
 from bench.engine.dropout import MaskKeys, Salts
 
@@ -110,8 +111,8 @@ def filled(chunk: Chunk) -> Chunk:
     first = n_more * np.arange(FILLERS) // FILLERS
     row = np.searchsorted(first, np.arange(n_more), side="right") - 1
     position = np.arange(n_more) - first[row]
-    numbers = _on(chunk, np.concatenate([chunk.n_examples + row, position, chunk.n_tokens + first]))
-    row_F, position_F, first_E = numbers.split([n_more, n_more, FILLERS])
+    numbers = torch.from_numpy(np.concatenate([chunk.n_examples + row, position, chunk.n_tokens + first]))
+    row_F, position_F, first_E = hardware.sent(numbers, chunk.ids_N.device).split([n_more, n_more, FILLERS])
     some_F, some_E = row_F * 0, first_E * 0
     return replace(
         chunk,
@@ -146,10 +147,3 @@ def _tensors(chunk: Chunk) -> Sequence[str]:
 
 def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
-
-
-def _on(chunk: Chunk, numbers: np.ndarray) -> Tensor:
-    host = torch.from_numpy(numbers)
-    if chunk.ids_N.device.type == "cuda":
-        host = host.pin_memory()
-    return host.to(chunk.ids_N.device, non_blocking=True)

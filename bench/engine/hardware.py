@@ -16,6 +16,11 @@ def waiting_for(device: torch.device) -> Callable[[], None]:
     return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
+def sent(host: Tensor, device: torch.device) -> Tensor:
+    """Return numbers of the host on the device; only from pinned memory can a GPU fetch them while the host goes on."""
+    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
+
+
 def generator_state(device: torch.device) -> Tensor:
     """Return the state of the random numbers that operations on the device draw."""
     if device.type == "cuda":
