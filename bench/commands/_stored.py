@@ -96,22 +96,40 @@ def read(selection: Selection, table: pa.Table) -> tuple[Selection, Readable, pa
 
 
 def named(selection: Selection, table: pa.Table) -> Selection:
-    """Return the options with the study that the rows name, where they name no study, task or model themselves."""
+    """Return the options with the study that the rows name, where they name none themselves.
+
+    A task or a model that the options name says which of the rows count.
+
+    Raises:
+        BadInput: where those rows are of several studies, or of several tasks or models of one.
+    """
+    from bench import models
     from bench.study import files
 
-    if any(key in selection.overrides for key in OF_STUDY):
+    given = {key: selection.overrides[key] for key in OF_STUDY if key in selection.overrides}
+    if "study" in given:
         return selection
-    rows = table.select(["study", "task", "model"]).to_pylist()
-    names = {STAGES.sub("", row["study"]) for row in rows}
-    pairs = {(row["task"], row["model"]) for row in rows}
-    if len(names) > 1 or len(pairs) > 1:
-        got = ", ".join(sorted(names))
-        raise BadInput("--rows", "must be rows of one study, or the study must be named", got=got,
+    asked = {key: models.row_name(name) if key == "model" else name for key, name in given.items()}
+    rows = [r for r in table.select(list(OF_STUDY)).to_pylist() if all(r[key] == asked[key] for key in asked)]
+    names = sorted({STAGES.sub("", row["study"]) for row in rows})
+    pairs = sorted({(row["task"], row["model"]) for row in rows})
+    if given and not (len(names) == 1 and _has_file(names[0], pairs, files.names())):
+        return selection
+    if len(names) > 1:
+        raise BadInput("--rows", "must be rows of one study, or the study must be named", got=", ".join(names),
                        way_out="give --study")  # fmt: skip
+    if len(pairs) > 1:
+        got = ", ".join(f"{task} on {model}" for task, model in pairs)
+        raise BadInput("--rows", f"must be rows of one task and model of {names[0]}, or they must be named", got=got,
+                       way_out="give --model, or --task")  # fmt: skip
     (name,), ((task, model),) = names, pairs
-    known = name in files.names() and name != task  # the study of a task's own file is named <task>-<model>
-    more = {"study": name} if known else {"task": task, "model": model}
+    more = {"study": name} if _has_file(name, pairs, files.names()) else {"task": task, "model": model}
     return replace(selection, overrides={**selection.overrides, **more})
+
+
+def _has_file(name: str, pairs: Sequence[tuple[str, str]], known: Sequence[str]) -> bool:
+    """Return whether a study of rows is one in studies/: that of a task's own file is named <task>-<model>."""
+    return name in known and all(name != task for task, _ in pairs)
 
 
 def _profiles(selection: Selection) -> tuple[Selection, ...]:

@@ -126,14 +126,30 @@ def test_every_kept_file_is_reported_checked_and_recommended_from(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     n = pq.read_metadata(path).num_rows
-    assert run("report", "--rows", path, to=tmp_path) == 0
-    assert (tmp_path / path.stem / "report.html").stat().st_size > 25_000
-    assert run("verify", "--rows", path, to=tmp_path) == 0
-    printed = capsys.readouterr().out
-    assert f"{path}: {n:,} rows, 0 errors" in printed
-    assert "rows are of other settings" not in printed
-    assert run("recommend", "--rows", path, to=tmp_path) == 0
-    assert f"{path.stem}: " in capsys.readouterr().out
+    models = sorted(set(pq.read_table(path, columns=["model"])["model"].to_pylist()))
+    for of in [("--model", model) for model in models] if len(models) > 1 else [()]:
+        assert run("report", "--rows", path, *of, to=tmp_path) == 0
+        assert (tmp_path / path.stem / "report.html").stat().st_size > 25_000
+        assert run("verify", "--rows", path, *of, to=tmp_path) == 0
+        printed = capsys.readouterr().out
+        assert f"{path}: {n:,} rows, 0 errors" in printed
+        assert ("rows are of other settings" in printed) == (len(models) > 1)
+        assert run("recommend", "--rows", path, *of, to=tmp_path) == 0
+        printed = capsys.readouterr().out
+        assert f"{path.stem}: " in printed
+        assert not of or f'model = "{of[1]}"' in printed
+
+
+def test_rows_of_several_models_are_read_one_model_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = REFERENCE / "claims-dimension.parquet"
+    assert run("report", "--rows", path, to=tmp_path) == 2
+    assert capsys.readouterr().err.strip() == (
+        "--rows: must be rows of one task and model of claims-dimension, or they must be named, but got "
+        "demo on tiny-roberta, demo on tiny-roberta-3000, demo on tiny-roberta-48, demo on tiny-roberta-6000; "
+        "give --model, or --task"
+    )
 
 
 def test_the_winner_is_quoted_by_its_fresh_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
