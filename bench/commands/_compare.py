@@ -62,6 +62,8 @@ def tested(comparison: Comparison) -> str | None:
 def tuning(comparison: Comparison) -> str:
     """Return a table of what tuning with n cells is expected to give, and how wide the good region is."""
     metric, size = comparison.setup.metric, comparison.arms[0].tuning.n_cells
+    if not all(arm.tuning.curve for arm in comparison.arms):
+        return f"cells were stopped early: what fewer than {size} cells would have given is not known"
     counts = [n for n in CURVE_CELLS if n < size] + [size]
     header = ("expected best of n cells", *map(str, counts), "train s per cell", "octaves of eta_A within 1 %")
     rows = [

@@ -160,10 +160,10 @@ def run(resolved: Resolved, results_dir: Path, *, rerun_stale: bool = False) -> 
 
 
 def unfinished(done: SweepSummary) -> int | None:
-    """Return the exit code where trials are left, said in one line; None where all are finished."""
-    if done.n_finished >= done.n_trials:
+    """Return the exit code where trials are left, said in one line; None where all are finished or left out early."""
+    left = done.n_trials - done.n_finished - done.n_pruned
+    if left <= 0:
         return None
-    left = done.n_trials - done.n_finished
     reason = done.stopped or ("interrupted" if done.interrupted else f"failed trials: {done.directory / 'attempts'}")
     print(f"{left:,} of {done.n_trials:,} trials are not finished, and nothing is worked out from a part: {reason}")
     print("everything finished is kept; run the same command again")

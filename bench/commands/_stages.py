@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import store
+from bench import searches, store
 from bench.commands import _run
 from bench.comparison import arms
 from bench.comparison import compare as comparing
@@ -54,6 +54,7 @@ class Stages:
         Raises:
             BadInput: for a study whose methods cannot be compared, and for too few seeds.
         """
+        resolved = replace(resolved, study=arms.as_compared(resolved.study))
         found = arms_of(resolved)
         arms.check(resolved.study, found)
         return cls(
@@ -124,7 +125,9 @@ class Stages:
         from bench.commands import _show, _text
         from bench.schedule import price
         from bench.schedule.estimate import Estimate
+        from bench.sweep import planning
 
+        rungs = searches.rungs_of(self.resolved.study)
         results_dir, top = self.selection.results_dir, self.top
         options = self.resolved.sweep_options()
         assert options.workload is not None  # as sweep_options gives it
@@ -139,6 +142,8 @@ class Stages:
         parts, total = [], Estimate(seconds=0.0, calibrated=True)
         for name, trials in stages.items():
             one = price.of_trials(trials, options.workload, results_dir=results_dir, place=options.place)
+            if rungs is not None and name == "tuning" and trials:
+                one = replace(one, seconds=planning.share_of_steps(trials, rungs) * one.seconds)
             parts.append(f"{name}: about {_text.duration(one.seconds)}")
             total = Estimate(seconds=total.seconds + one.seconds, calibrated=total.calibrated and one.calibrated)
         head = f"the whole comparison takes about {_show.duration(total)}, further runs of cells that would win apart"
@@ -174,7 +179,9 @@ def arms_of(resolved: Readable) -> tuple[Arm, ...]:
 def fresh_of(resolved: Resolved, trials: tuple[Trial, ...], suffix: str) -> Resolved:
     """Return the study of other runs of a study's cells, whose rows go to results/<study>-<suffix>."""
     seeds = tuple(dict.fromkeys(t.seed for t in trials))
-    study = replace(resolved.study, name=f"{resolved.study.name}-{suffix}", seeds=seeds, budget=trials[0].budget)
+    study = replace(
+        resolved.study, name=f"{resolved.study.name}-{suffix}", seeds=seeds, budget=trials[0].budget, sampler="grid"
+    )  # whole: every one of these runs counts
     return replace(resolved, study=study, trials=trials)
 
 

@@ -106,6 +106,7 @@ def of_table(
     from bench.comparison import arms
 
     _, resolved, own = _stored.read(chosen(_stored.named(selection, table)), table)
+    resolved = replace(resolved, study=arms.as_compared(resolved.study))
     arms.check(resolved.study, _stages.arms_of(resolved))
     return of_rows(resolved, own, asked)
 

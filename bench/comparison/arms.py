@@ -74,16 +74,26 @@ def arms_of(grids: Iterable[tuple[str, Sequence[Trial]]]) -> tuple[Arm, ...]:
     return tuple(Arm(name=name, trials=tuple(trials)) for name, trials in groups.items())
 
 
+def as_compared(study: Study) -> Study:
+    """Return a study as its methods are compared: no grid grows unless the study says so, which `check` refuses."""
+    return study if study.widen else replace(study, widen=False)
+
+
 def check(study: Study, arms: Sequence[Arm]) -> None:
     """Refuse a study whose arms could not be compared fairly.
 
     Raises:
-        BadInput: without LoRA or a second arm, with unequal numbers of cells, several ranks, or a search.
+        BadInput: without LoRA or a second arm, with unequal numbers of cells, several ranks, grids that grow, or a
+            search that chooses its points as results come in.
     """
     where = f"compare, study {study.name}"
     names = ", ".join(arm.name for arm in arms)
-    if not searches.get(study.sampler).whole:
-        raise BadInput(where, "must be a grid", got=f"sampler {study.sampler}", way_out='set sampler = "grid"')
+    if not searches.get(study.sampler).planned:
+        way_out = 'set sampler = "grid" or "halving"'
+        raise BadInput(where, "must be a grid", got=f"sampler {study.sampler}", way_out=way_out)
+    if searches.widens(study):
+        raise BadInput(where, "every method must be tuned with as many cells", got="widen = true",
+                       way_out="leave widen out")  # fmt: skip
     if BASELINE not in [arm.name for arm in arms] or len(arms) < 2:
         raise BadInput(where, "must hold lora, the baseline, and another method", got=names, way_out="add their grids")
     _check_rank(where, arms)
@@ -139,10 +149,12 @@ def is_fresh_seed(seed: int) -> bool:
 def top_for(study: Study, n_cells: int | None, n_seeds: int | None) -> Top | None:
     """Return the second stage of tuning: as asked, else TOP_CELLS and TOP_SEEDS where the study has few seeds; or None.
 
+    Halving leaves so few finished cells that none is run again unless that is asked for.
+
     Raises:
         BadInput: for one of the two without the other, or a negative number.
     """
-    few = len(study.seeds) < ENOUGH_TUNING_SEEDS
+    few = len(study.seeds) < ENOUGH_TUNING_SEEDS and searches.get(study.sampler).whole
     for name, value in (("--top-cells", n_cells), ("--top-seeds", n_seeds)):
         if value is not None and value < 0:
             raise BadInput(name, "must be >= 0", got=value, way_out="give 0 for no second stage of tuning")

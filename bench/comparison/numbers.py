@@ -67,15 +67,17 @@ class History:
 class Tuning:
     """What tuning an arm gave."""
 
-    n_cells: int
+    n_cells: int  # that tuning tried
     n_seeds: int  # of the chosen cell
     n_diverged_cells: int  # with a diverged seed
     chosen_by: str
     select: float | None  # of the chosen cell: mean over the tuning seeds
     metric: float | None
     on_border: tuple[str, ...]
-    width: Width | None  # in eta_A through the chosen cell, all else fixed, by the objective; None: one eta_A only
-    curve: tuple[CurvePoint, ...]
+    # In eta_A through the chosen cell, all else fixed, by the objective; None: one eta_A only, or cells were stopped.
+    width: Width | None
+    curve: tuple[CurvePoint, ...]  # none where cells were stopped: what fewer cells would have given is not known
+    n_stopped: int = 0  # of the cells, left out at a rung
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

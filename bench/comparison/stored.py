@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench import searches
 from bench.comparison import arms as of_arms
 from bench.comparison.arms import Arm, Cell, Row
 from bench.comparison.numbers import Top
@@ -43,8 +44,7 @@ def stages(
     Raises:
         BadInput: where a tuning trial or a part of the second stage is missing, or an arm has no fresh run.
     """
-    tuning = _whole([t for arm in arms for t in arm.trials], rows, "every tuning trial of the study",
-                    "give the file that holds them, or fewer methods or seeds")  # fmt: skip
+    tuning, stopped = _tuning(study, arms, rows)
     top, told = _top(study, arms, rows, top_cells, top_seeds, higher_is_better=higher_is_better)
     second = of_arms.top_trials(arms, rows, top, higher_is_better=higher_is_better)
     tuning |= _whole(second, rows, "the whole second stage of tuning", "give its file, or --top-cells 0 to do without")
@@ -55,6 +55,7 @@ def stages(
     # Of cells that tie where cells are chosen, the one that was run again: another version may break ties otherwise.
     places = {name: max(range(len(found)), key=lambda i: len(found[i])) for name, found in runs.items()}
     chosen = {name: tied[name][i] for name, i in places.items()}
+    told += stopped
     told += [_tie(name, tied[name][0], cell) for name, cell in chosen.items() if cell is not tied[name][0]]
     found = {name: runs[name][i] for name, i in places.items()}
     seeds = tuple(seed for seed in candidates if all(seed in of_arm for of_arm in found.values()))
@@ -71,6 +72,21 @@ def stages(
         top=top, seeds=seeds, chosen=chosen, tuning=tuning, told=tuple(told),
         fresh={i: rows[i] for of_arm in found.values() for seed, i in of_arm.items() if seed in seeds},
     )  # fmt: skip
+
+
+def _tuning(study: Study, arms: Sequence[Arm], rows: Mapping[str, Row]) -> tuple[dict[str, Row], list[str]]:
+    """Return the rows of the first stage, and a line on those that halving stopped; BadInput where one is missing."""
+    trials = [t for arm in arms for t in arm.trials]
+    way_out = "give the file that holds them, or fewer methods or seeds"
+    if searches.get(study.sampler).whole:
+        return _whole(trials, rows, "every tuning trial of the study", way_out), []
+    found = {t.trial_id: rows[t.trial_id] for t in trials if t.trial_id in rows}
+    none = ", ".join(arm.name for arm in arms if not any(t.trial_id in found for t in arm.trials))
+    if none:
+        rule = "must hold finished tuning trials of every method"
+        raise BadInput(WHERE, rule, got=f"none of {none}", way_out=way_out)
+    n = len({t.trial_id for t in trials})
+    return found, [f"{len(found)} of {n} tuning trials have rows: {study.sampler} is taken to have stopped the others"]
 
 
 def _whole(trials: Sequence[Trial], rows: Mapping[str, Row], what: str, way_out: str) -> dict[str, Row]:

@@ -19,16 +19,18 @@ SHARE_OF_BEST = 0.01  # sensitivity: the region within 1 % of the best score
 
 def tuning_of(arm: Arm, found: Sequence[Cell], best: Cell, *, floor: float, higher_is_better: bool) -> Tuning:
     """Return what the first stage of tuning gave over its grid, and the score of the cell that was chosen."""
+    n_stopped = arm.n_cells - len(found)
     return Tuning(
-        n_cells=len(found),
+        n_cells=arm.n_cells,
+        n_stopped=n_stopped,
         n_seeds=best.n,
         n_diverged_cells=sum(cell.n_diverged > 0 for cell in found),
         chosen_by=best.chosen_by,
         select=best.select,
         metric=best.metric,
         on_border=on_border(arm, best.trial),
-        width=_width(found, best, higher_is_better=higher_is_better),
-        curve=_curve(found, floor=floor, higher_is_better=higher_is_better),
+        width=None if n_stopped else _width(found, best, higher_is_better=higher_is_better),
+        curve=() if n_stopped else _curve(found, floor=floor, higher_is_better=higher_is_better),
     )
 
 

@@ -102,6 +102,8 @@ def _setting(c: Comparison) -> str:
     chosen = "training examples held out for it" if by == {"select_metric"} else "the evaluation split itself"
     top = setup.top
     again = "" if top is None else f" (the best {top.n_cells} again with {len(top.seeds)} more seeds)"
+    n_stopped = min(arm.tuning.n_stopped for arm in c.arms)
+    again += f" ({n_stopped} of each method's stopped early)" if n_stopped else ""
     scores = ", ".join(f"{label(arm.name)} {_mean(arm, setup.metric)}" for arm in c.arms)
     return (
         f"{setup.task} on {setup.model}: {n_cells} cells tuned for each method with {len(setup.tuning_seeds)} "

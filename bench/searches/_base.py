@@ -31,7 +31,7 @@ class Search:
 
     @property
     def whole(self) -> bool:
-        """Whether every cell of the grid gets a row: what compares methods needs that."""
+        """Whether every cell of the grid trains to its end and gets a row."""
         return self.planned and self.rungs is None
 
     def new_sampler(self, seed: int) -> BaseSampler:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bench import cli, study
+from bench import cli, store, study
 from bench.commands import _stages
 from bench.commands import compare as command
 from bench.comparison import arms, compare, verdict
@@ -55,6 +55,7 @@ def test_mora_types_are_arms_and_ratio_1_stays_with_lora_plus() -> None:
         ("demo", {"methods": "lora"}, "must hold lora, the baseline, and another method"),
         ("sst2-reference", {"methods": "lora,mora"}, "methods are compared at one rank"),
         ("demo-compare", {"sampler": "tpe", "n_trials": "9"}, "must be a grid, but got sampler tpe"),
+        ("demo-compare", {"sampler": "halving", "widen": "true"}, "as many cells, but got widen = true"),
     ],
 )
 def test_what_could_not_be_compared_fairly_is_refused(name: str, changes: dict[str, str], line: str) -> None:
@@ -349,15 +350,16 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
 
     def train(pack: Pack, loaded: object, **_: object) -> list[Outcome]:
         done.extend(pack.trials)
+        if pack.until is not None and pack.until < pack.trials[0].budget.max_steps:
+            return [replace(sweep_helpers.at_rung(t, pack.until), train_loss=1 - worth(t)) for t in pack.trials]
         return [outcome(t) for t in pack.trials]
 
+    def worth(t: Trial) -> float:
+        good = t.eta_B == 4e-3 or t.eta_A == 1e-4
+        return 0.7 + 0.01 * (t.seed % 7) + 0.02 * (t.method == "lora+") + (0.1 if good else 0)
+
     def outcome(t: Trial) -> Outcome:
-        value = (
-            0.7
-            + 0.01 * (t.seed % 7)
-            + 0.02 * (t.method == "lora+")
-            + (0.1 if t.eta_B == 4e-3 or t.eta_A == 1e-4 else 0)
-        )
+        value = worth(t)
         points = tuple(
             CurvePoint(step=s, train_seconds=s * 0.1, train_loss=0.5, metric_value=value * s / 20)
             for s in range(t.budget.eval_steps, 21, t.budget.eval_steps)
@@ -404,6 +406,43 @@ def test_compare_tunes_runs_again_writes_and_resumes(
     assert capsys.readouterr().err.startswith("--fresh-seeds: must be >= 6")
     assert cli.main([*options]) == 0
     assert {t.seed for t in trained} == {1006, 1007}  # 8 + 8 runs of the winner are enough
+
+
+def test_halving_tunes_and_stops_no_fresh_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: list[Trial]
+) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(STUDY)
+    here = ["--study", str(path), "--results-dir", str(tmp_path), "--device", "cpu", "--sampler", "halving"]
+    options = ["compare", *here, "--keep", "0.5", "--fresh-seeds", "6"]
+    assert cli.main(options) == 0
+    out = capsys.readouterr().out
+    assert re.match(
+        r"the whole comparison takes about .*\n  tuning: about \d+ s\n  fresh runs, 6 seeds of 2 cells", out
+    )
+    assert "LoRA+ as tuned (eta_A 0.001, ratio 4) is better than LoRA as tuned (eta_A 0.0001): +2.00 points" in out
+    assert "cells were stopped early: what fewer than 2 cells would have given is not known" in out
+    assert "2 cells tuned for each method with 2 seeds (1 of each method's stopped early), chosen on" in out
+    document = json.loads((tmp_path / "tiny" / command.FILE_NAME).read_text())
+    assert [(a["tuning"]["n_cells"], a["tuning"]["n_stopped"], a["tuning"]["curve"]) for a in document["arms"]] == [
+        (2, 1, []), (2, 1, []),
+    ]  # fmt: skip
+    finished = [t for t in trained if t.budget.max_steps == 20 and t.seed >= arms.FIRST_FRESH_SEED]
+    assert len(finished) == len({t.trial_id for t in finished}) == 2 * 6 + 8  # each once, to its end
+    trained.clear()
+    assert cli.main(options) == 0
+    assert trained == []
+    capsys.readouterr()
+    for name in ("tiny", "tiny-fresh", "tiny-pool"):
+        place = tmp_path / name
+        pq.write_table(store.load(place), tmp_path / f"{name}.parquet")
+    rows = ",".join(str(tmp_path / f"{name}.parquet") for name in ("tiny", "tiny-fresh", "tiny-pool"))
+    assert cli.main(["compare", *here, "--rows", rows]) == 0
+    again = capsys.readouterr().out
+    assert "4 of 8 tuning trials have rows: halving is taken to have stopped the others" in again
+    assert "LoRA+ as tuned (eta_A 0.001, ratio 4) is better than LoRA as tuned (eta_A 0.0001): +2.00 points" in again
+    assert cli.main(["compare", *here[:-2], "--rows", rows]) == 2  # a whole grid would have all of them
+    assert "must hold every tuning trial of the study, but got 4 of 8" in capsys.readouterr().err
 
 
 def test_failed_trials_leave_nothing_to_compare(
