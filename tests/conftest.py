@@ -30,7 +30,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def denormals_are_put_back() -> Iterator[None]:
-    """Undo what a sweep in this process does to the arithmetic of every other test (engine.run.settle_cpu)."""
+    """Undo what a sweep in this process does to the arithmetic of every other test (engine.run.settle_process)."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)

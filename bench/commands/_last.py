@@ -33,7 +33,9 @@ def keep(selection: Selection, study: Study) -> None:
     """Note the options of a sweep that begins; losing the note costs only that they must be given again."""
     kept = {key: text for key, text in selection.overrides.items() if key not in NOT_KEPT}
     data_dir = None if selection.data_dir is None else str(selection.data_dir.absolute())
-    note = {"options": {**kept, "profile": study.profile}, "data_dir": data_dir}
+    # What follows from the device, too: rows are read on other machines.
+    options = {**kept, "profile": study.profile, "precision": study.budget.precision}
+    note = {"options": options, "data_dir": data_dir}
     if study.profile == rules.ADVISED:
         from bench.comparison import advised
 
@@ -65,7 +67,8 @@ def as_swept(selection: Selection, *, tell: bool = True) -> Selection:
         study = found.study()
     except BadInput:  # of another version, or the study file has changed since: then only what is given counts
         return selection
-    new = {key: text for key, text in found.overrides.items() if key not in given and key != "profile"}
+    same = {"profile", *(["precision"] if study.budget.precision == selection.study().budget.precision else [])}
+    new = {key: text for key, text in found.overrides.items() if key not in given and key not in same}
     if new and tell:
         words = " ".join(f"{overrides.BY_KEY[key].variable}={text}" for key, text in new.items())
         print(f"{study.name}: as last swept, {words}", file=sys.stderr)

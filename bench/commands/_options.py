@@ -46,7 +46,8 @@ class Selection:
         device = overrides.read(self.overrides).device
         data_dir = None if self.data_dir is None else str(self.data_dir)
         profile = devices.default_profile(device)
-        return study.trace(overrides=self.overrides, profile=profile, data_dir=data_dir, advise=self._advise)
+        return study.trace(overrides=self.overrides, profile=profile, data_dir=data_dir, advise=self._advise,
+                           precision=devices.default_precision(device))  # fmt: skip
 
     def _advise(self, base: Study) -> Mapping[str, Axes]:
         from bench.comparison import advised

@@ -47,9 +47,12 @@ def precision(study: Study) -> str:
     budget = study.budget
     if budget.base_precision != "same":
         return f"{budget.precision}, base {budget.base_precision}"
-    if budget.precision == "fp32" and devices.resolve(study.device).startswith("cuda"):
-        return "fp32 (PRECISION=bf16 is faster: a GPU's matrix units do not compute in fp32)"
-    return budget.precision
+    why = ""
+    if study.precision_by_device:
+        why = " (this GPU's matrix units multiply in it, and the study states none; PRECISION=fp32 or tf32 otherwise)"
+    elif budget.precision == "fp32" and devices.resolve(study.device).startswith("cuda"):
+        why = " (stated; bf16 or tf32 are faster: a GPU's matrix units do not multiply in fp32)"
+    return f"{budget.precision}{why}"
 
 
 def held_out(resolved: Resolved) -> str:

@@ -71,7 +71,8 @@ def directory(paths: Sequence[Path], selection: Selection) -> Path:
 def read(selection: Selection, table: pa.Table) -> tuple[Selection, Readable, pa.Table]:
     """Return the study that rows are read as, and the rows that count; say what does not count.
 
-    The study is the one that the options name, else the one that the rows name; the profile too.
+    The study is the one that the options name, else the one that the rows name; profile and precision too, where
+    neither the study nor an option states them.
 
     Raises:
         BadInput: where no row is one of the study's trials.
@@ -81,15 +82,20 @@ def read(selection: Selection, table: pa.Table) -> tuple[Selection, Readable, pa
     selection = named(selection, table)
     ids = set(table.column("trial_id").to_pylist())
     tried: list[tuple[tuple[float, int], Selection, Readable, pa.Table, tuple[str, ...]]] = []
-    for way in _profiles(selection):
+    for way in _ways(selection, table):
         study, own, told = _resolve.of_rows(way.study(), table).reading(table)
         n = len(study.ids & ids)
         tried.append(((n / len(study.ids), n), way, study, own, told))
     (share, _), chosen, readable, own, told = max(tried, key=lambda one: one[0])
     if share == 0 and not readable.is_search:
         raise _last.none_found(Path("--rows"), own, readable.trials, otherwise="or name the study of the rows: --study")
-    if readable.study.profile != tried[0][2].study.profile:
-        print(f"{readable.study.name}: as the rows were swept, PROFILE={readable.study.profile}", file=sys.stderr)
+    found, here = readable.study, tried[0][2].study
+    for name, theirs, ours in (
+        ("PROFILE", found.profile, here.profile),
+        ("PRECISION", found.budget.precision, here.budget.precision),
+    ):
+        if theirs != ours:
+            print(f"{found.name}: as the rows were swept, {name}={theirs}", file=sys.stderr)
     for line in told:
         print(f"warning: {line}")
     return chosen, readable, own
@@ -132,10 +138,23 @@ def _has_file(name: str, pairs: Sequence[tuple[str, str]], known: Sequence[str])
     return name in known and all(name != task for task, _ in pairs)
 
 
+def _ways(selection: Selection, table: pa.Table) -> tuple[Selection, ...]:
+    """Return the options with each profile, and each precision of rows where none is stated; those of here first."""
+    study, merged = selection.trace()
+    own = study.budget.precision
+    found = [own] if merged.states("train.precision") else [own, *sorted(set(table["precision"].to_pylist()) - {own})]
+    ways = [_with(selection, "precision", one) if one != own else selection for one in found]
+    return tuple(one for way in ways for one in _profiles(way))
+
+
+def _with(selection: Selection, key: str, text: str) -> Selection:
+    return replace(selection, overrides={**selection.overrides, key: text})
+
+
 def _profiles(selection: Selection) -> tuple[Selection, ...]:
     """Return the options with each profile, the one that holds here first; as they are where they give one."""
     if "profile" in selection.overrides:
         return (selection,)
     first = selection.study().profile
     every = (first, *(name for name in rules.PROFILES if name != first))
-    return tuple(replace(selection, overrides={**selection.overrides, "profile": name}) for name in every)
+    return tuple(_with(selection, "profile", name) for name in every)

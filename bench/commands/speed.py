@@ -78,7 +78,7 @@ def _prepare(
     from bench.core import devices
     from bench.data import splits, text
     from bench.engine import memory
-    from bench.engine.run import DTYPES, settle_cpu
+    from bench.engine.run import DTYPES, settle_process
     from bench.models import _targets as targets
     from bench.timing.methods import cases
     from bench.timing.methods.turn import Bench
@@ -88,7 +88,7 @@ def _prepare(
     if not isinstance(resolved.data, splits.TextData):
         rule = "must be a text classification"
         raise BadInput("--task", rule, got=repr(task.name), way_out="choose demo or sst2, say")
-    settle_cpu()
+    settle_process()
     device = torch.device(devices.resolve(study.device))
     budget = replace(study.budget, max_steps=10 * steps + 100, eval_steps=10 * steps + 100, warmup_steps=0, n_select=0)
     shared = {"task": task.name, "model": located.name, "data_hash": "", "model_hash": "", "budget": budget}

@@ -33,11 +33,13 @@ def command(
     """
     from bench import store, study
     from bench.commands import _text
+    from bench.core import devices
     from bench.schedule import price
 
-    rows = []
+    rows, precision = [], devices.default_precision("auto")
     for name in study.names():
-        loaded = study.load(name, profile=profile, data_dir=None if data_dir is None else str(data_dir))
+        loaded, _ = study.trace(name, profile=profile, data_dir=None if data_dir is None else str(data_dir),
+                                precision=precision)  # fmt: skip
         planned = study.expand(loaded, data_hash="", model_hash="", default_targets=())
         done = len(store.finished_ids(results_dir / loaded.name))
         cost = _cost(price.of_study(loaded, results_dir=results_dir))

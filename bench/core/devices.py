@@ -8,7 +8,7 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bench.core.errors import BadInput
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MPS = "mps"  # Apple's GPU, by Metal
 ALL_GPUS = "cuda:all"
+AMPERE = (8, 0)  # the least capability whose matrix units multiply bfloat16, and float32 rounded to TF32
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the driver's interface
 
 
 def n_gpus() -> int:
@@ -92,6 +94,21 @@ def widest_float(device: torch.device) -> torch.dtype:
 def default_profile(device: str) -> str:
     """Return the profile for a device: full on a CUDA device, quick elsewhere."""
     return "full" if resolve(device).startswith("cuda") else "quick"
+
+
+def default_precision(device: str) -> Literal["bf16"] | None:
+    """Return the precision of a study that states none: bf16 on a GPU that multiplies in it; None: the usual one."""
+    chosen = resolve(device)
+    return "bf16" if chosen.startswith("cuda") and capability(index_of(chosen)) >= AMPERE else None
+
+
+def capability(index: int) -> tuple[int, int]:
+    """Return a GPU's compute capability, the same that torch.cuda.get_device_capability gives."""
+    driver, handle = _device(index)
+    found = (ctypes.c_int(0), ctypes.c_int(0))
+    for number, attribute in zip(found, (_MAJOR, _MINOR), strict=True):
+        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, handle)
+    return found[0].value, found[1].value
 
 
 def index_of(device: str) -> int:

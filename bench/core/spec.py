@@ -17,12 +17,12 @@ from bench.core import ids, registry, rules
 from bench.core.rules import round_rate
 from bench.core.settings import Setting
 
-Precision = Literal["fp64", "fp32", "bf16", "fp16"]
+Precision = Literal["fp64", "fp32", "tf32", "bf16", "fp16"]
 BasePrecision = Literal["same", "nf4"]
 Schedule = Literal["linear", "constant", "cosine"]
 Init = Literal["zero_B", "zero_A", "nonzero", "pissa", "olora", "milora"]
 
-PRECISIONS: tuple[Precision, ...] = ("fp64", "fp32", "bf16", "fp16")
+PRECISIONS: tuple[Precision, ...] = ("fp64", "fp32", "tf32", "bf16", "fp16")
 BASE_PRECISIONS: tuple[BasePrecision, ...] = ("same", "nf4")
 SCHEDULES: tuple[Schedule, ...] = ("linear", "constant", "cosine")
 INITS: tuple[Init, ...] = ("zero_B", "zero_A", "nonzero", "pissa", "olora", "milora")
@@ -79,8 +79,9 @@ class TrainBudget:
         meaning="each trial's gradient is clipped to this norm; null: not clipped",
     )] = 1.0  # fmt: skip
     precision: Annotated[Precision, Setting(
-        check=rules.choice(*PRECISIONS), flags=("--precision",), help="fp64, fp32, bf16 or fp16",
-        meaning="fp64, fp32, bf16 or fp16 of the base; adapters are at least fp32",
+        check=rules.choice(*PRECISIONS), flags=("--precision",), help="fp64, fp32, tf32, bf16 or fp16",
+        default_words="bf16 on a GPU that multiplies in it, else fp32",
+        meaning="fp64, fp32, bf16 or fp16 of the base; tf32: fp32, multiplied in TF32; adapters are at least fp32",
     )] = "fp32"  # fmt: skip
     base_precision: Annotated[BasePrecision, Setting(
         check=rules.choice(*BASE_PRECISIONS), flags=("--base-precision",), help="same, or nf4: frozen base in 4 bits",
@@ -368,6 +369,7 @@ class Study:
     rows_from: Annotated[str | None, Setting(
         check=rules.study_name, help="the study whose rows are drawn", default_words="its own",
     )] = None  # fmt: skip
+    precision_by_device: bool = field(default=False, compare=False)  # neither file nor option states one
     data_dir: str | None = field(default=None, compare=False)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # see `where`
 

@@ -22,6 +22,7 @@ from bench.core.spec import Trial
 from bench.engine import depths, peft_targets
 from bench.engine.attention import use_keyed_attention
 from bench.engine.dropout import KeyedCalls, KeyedDropout, MaskKeys, drop_rows, drop_table
+from bench.engine.hardware import multiplying_in_tf32
 from bench.engine.params import ParamBank, Slot
 from bench.engine.relative import separate_positions, table_bias
 from bench.engine.stacked import StackedEmbedding, StackedLayerNorm, StackedLinear
@@ -95,7 +96,8 @@ class Bank:
         if not self.only_keyed_masks:
             self.model.train()
         try:
-            with self.params.unchanged(), KeyedCalls(self.keys) if self.keyed_calls else nullcontext():
+            calls = KeyedCalls(self.keys) if self.keyed_calls else nullcontext()
+            with self.params.unchanged(), calls, self._products():  # backward, too
                 yield
         finally:
             self.keys.training = False
@@ -108,7 +110,11 @@ class Bank:
         """
         if self.method.trains_base and self.is_half:
             return torch.autocast(self.device.type, self.dtype)
-        return nullcontext()
+        return self._products()
+
+    def _products(self) -> AbstractContextManager[None]:
+        """Multiply as the trials' precision says while inside: tf32 is float32 with rounded factors."""
+        return multiplying_in_tf32() if self.trials[0].budget.precision == "tf32" else nullcontext()
 
     def n_trainable(self, trial: Trial) -> int:
         """Return how many numbers are trained in one trial, head included, padding of shorter ranks excluded."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,6 +21,31 @@ def waiting_for(device: torch.device) -> Callable[[], None]:
 def sent(host: Tensor, device: torch.device) -> Tensor:
     """Return numbers of the host on the device; only from pinned memory can a GPU fetch them while the host goes on."""
     return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
+
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the name of today, and the one before torch 2.9
+
+
+def settle_allocator() -> None:
+    """Let a GPU's allocator lengthen its blocks in place of making new ones; before the first use of the GPU.
+
+    Packs differ in size and chunks in length, and blocks of fixed sizes that fit none of them lie idle. What the user
+    has set counts.
+    """
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
+
+
+@contextmanager
+def multiplying_in_tf32() -> Iterator[None]:
+    """Have CUDA round the factors of float32 products to TF32's 10 bits while inside; as it was, after."""
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 def generator_state(device: torch.device) -> Tensor:

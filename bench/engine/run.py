@@ -22,7 +22,7 @@ from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Precision
 from bench.data import causal, forgetting, predictions
 from bench.data.splits import Encoded, EncodedData
-from bench.engine import guard, kernel_probe, legs, packed, state, unpadded
+from bench.engine import guard, hardware, kernel_probe, legs, packed, state, unpadded
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens, Written
@@ -36,7 +36,7 @@ from bench.engine.paths import BankPath, Path, settle_masks
 from bench.models._base import LoadedModel
 
 DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and optimizer are at least float32
-    "fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
+    "fp64": torch.float64, "fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 }  # fmt: skip
 KERNELS = 8192
 
@@ -64,8 +64,8 @@ class Ready:
     n_chunks: int
 
 
-def settle_cpu() -> None:
-    """Set how the CPU computes, for the whole process; before torch starts its threads and compiles its first kernel.
+def settle_process() -> None:
+    """Set how torch computes, for the whole process; before it starts its threads, compiles a kernel or uses a GPU.
 
     Numbers below 1.2e-38 count as 0: gradients and moments of trials that have saturated get there, and many CPUs
     compute with them far more slowly. And oneDNN keeps KERNELS of the kernels that it compiles for each shape of a
@@ -73,6 +73,7 @@ def settle_cpu() -> None:
     """
     torch.set_flush_denormal(True)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+    hardware.settle_allocator()
 
 
 def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineOptions) -> Ready:

@@ -112,15 +112,29 @@ def _made_in_process(log_dir: Path, **settings: Any) -> LocalExecutor[Any]:
 
 def check_precision(precision: Precision, device: str) -> None:
     """Refuse a precision that the device lacks or would only emulate; imports torch where it must be asked."""
-    if devices.resolve(device) == devices.MPS:
+    chosen = devices.resolve(device)
+    if chosen == devices.MPS:
         _check_on_mps(precision)
-    if devices.resolve(device) != "cpu" or precision not in CPU_UNITS:
+    if chosen.startswith("cuda") and precision in ("tf32", "bf16"):
+        _check_on_cuda(precision, devices.capability(devices.index_of(chosen)))
+    if chosen == "cpu" and precision == "tf32":
+        rule = "must be one the device computes in: tf32 is for CUDA GPUs"
+        raise BadInput("--precision", rule, got=precision, way_out="use --precision fp32")
+    if chosen != "cpu" or precision not in CPU_UNITS:
         return
     import torch
 
     if not any(torch.cpu.get_capabilities().get(unit) for unit in CPU_UNITS[precision]):
         rule = f"must be one the device computes in: this CPU has none of {', '.join(CPU_UNITS[precision])}"
         raise BadInput("--precision", rule, got=precision, way_out="use --precision fp32")
+
+
+def _check_on_cuda(precision: Precision, capability: tuple[int, int]) -> None:
+    """Refuse what matrix units before Ampere's do not multiply in, and torch would only emulate."""
+    if capability < devices.AMPERE:
+        got = f"{precision} on a GPU of capability {capability[0]}.{capability[1]}"
+        rule = "must be one the device computes in: tf32 and bf16 need capability 8.0"
+        raise BadInput("--precision", rule, got=got, way_out="use --precision fp16 or fp32")
 
 
 def _check_on_mps(precision: Precision) -> None:
@@ -130,7 +144,7 @@ def _check_on_mps(precision: Precision) -> None:
     from bench.engine import hardware
     from bench.engine.run import DTYPES
 
-    if precision == "fp64" or not hardware.computes(DTYPES[precision], devices.MPS):
+    if precision in ("fp64", "tf32") or not hardware.computes(DTYPES[precision], devices.MPS):
         rule = f"must be one the device computes in: mps has no {precision} here"
         raise BadInput("--precision", rule, got=precision, way_out="use --precision fp32, or --device cpu")
 
@@ -161,10 +175,10 @@ def load_for(trial: Trial, *, task: Task, data: TextData, located: Located) -> t
     """Return the tokens and the base model of trials like this one, on the CPU."""
     from bench import methods, models
     from bench.data import text
-    from bench.engine.run import DTYPES, settle_cpu
+    from bench.engine.run import DTYPES, settle_process
     from bench.methods._base import base_precision
 
-    settle_cpu()
+    settle_process()
     budget = trial.budget
     precision = base_precision(budget.precision, methods.get(trial.method))
     if task.causal is not None:

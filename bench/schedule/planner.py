@@ -21,7 +21,7 @@ from bench.engine.chunking import least_chunks, n_chunks
 
 # A cap, not a tuning: beyond it a pack only makes Ctrl-C and a crash lose more. CPUs gain nothing after about 16.
 MAX_PACK_SIZE = {"cpu": 16, "cuda": 64}
-BYTES_OF = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
+BYTES_OF = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 VALUES_KEPT = 13  # values kept for backward by token, layer and hidden unit, attention scores aside; frozen base
 UNCUT_KEPT = 22  # the same for a batch in one piece on a GPU, whose attention is padded to its longest text
 DECODER_KEPT = 10  # of a decoder, those of the hidden size: both norms in three stages, both sums, what attention gives

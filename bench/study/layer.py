@@ -18,6 +18,7 @@ from bench.core.settings import Setting
 
 TABLES = ("train", "adapter", "grid")
 DROP = "drop"
+BY_DEVICE = "the device"  # the source of what neither a file nor an option gives
 Axes = Mapping[str, tuple[Any, ...]]  # key of keys.GRID -> values
 
 
@@ -60,6 +61,10 @@ class Layer:
     grids: Mapping[str, Axes] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)
     drop: tuple[str, ...] = ()
+
+    def states(self, name: str) -> bool:
+        """Return whether a file or an option gives the value with this dotted name."""
+        return name in self.origins and self.origins[name].source != BY_DEVICE
 
     def where(self, name: str) -> str:
         """Return how an error names the value with this dotted name."""

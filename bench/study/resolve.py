@@ -22,10 +22,10 @@ from bench import methods, searches, tasks
 from bench.core import keys, rules
 from bench.core.errors import BadInput, one_of
 from bench.core.rules import round_rate
-from bench.core.spec import NO_MEANING, Meaning, MethodGrid, Study, TrainBudget, Trial
+from bench.core.spec import NO_MEANING, Meaning, MethodGrid, Precision, Study, TrainBudget, Trial
 from bench.study import inherit, layer
 from bench.study.files import DEFAULTS, STUDIES_DIR, StudyFile, chain, find, names
-from bench.study.layer import Layer
+from bench.study.layer import BY_DEVICE, Layer
 from bench.study.overrides import read as read_options
 
 __all__ = ["STUDIES_DIR", "cells", "expand", "load", "make_trial", "names", "trace"]
@@ -70,21 +70,30 @@ def trace(
     data_dir: str | None = None,
     studies_dir: Path = STUDIES_DIR,
     advise: Advise | None = None,
+    precision: Precision | None = None,
 ) -> tuple[Study, Layer]:
     """Return a study as `load` does, and the merged layer that says where each of its values was written.
 
-    The profile "advised" is `profile` with the grids that `advise` returns for that study, by method.
+    `precision` is the device's, for a study that neither a file nor an option gives one. The profile "advised" is
+    `profile` with the grids that `advise` returns for that study, by method.
     """
     chosen = read_options(overrides or {})
     files = chain(find(path_or_name or chosen.study, chosen.task, studies_dir), studies_dir)
     usual = profile or "quick"
     name = chosen.profile or usual
     below = inherit.merged(files, rules.choice(*rules.PROFILES)(usual if name == rules.ADVISED else name, "profile"))
+    below = layer.merge(_of_device(precision), below)
     build = functools.partial(_build, file=files[-1], profile=name, device=chosen.device, data_dir=data_dir)
     if name == rules.ADVISED:
         below = layer.merge(below, _advised(build(chosen.apply(below)), advise))
     merged = chosen.apply(below)
     return build(merged), merged
+
+
+def _of_device(precision: Precision | None) -> Layer:
+    """Return the lowest layer: what the device decides where nobody else does."""
+    train = {} if precision is None else {"precision": precision}
+    return layer.with_origins(Layer(train=train), lambda table, key: layer.Origin(where="--device", source=BY_DEVICE))
 
 
 def _advised(study: Study, advise: Advise | None) -> Layer:
@@ -210,6 +219,7 @@ def _build(merged: Layer, file: StudyFile, *, profile: str, device: str, data_di
         rows_from=settings.get("rows_from"),
         clip=settings.get("clip"),
         min_lr_ratio=settings.get("min_lr_ratio"),
+        precision_by_device="precision" in merged.train and not merged.states("train.precision"),
         data_dir=data_dir,
         origins=_origins(merged, grids),
     )
@@ -275,7 +285,7 @@ def _origins(merged: Layer, grids: tuple[MethodGrid, ...]) -> dict[str, str]:
     origins = {name: merged.origins[name] for name in (*merged.settings, *(f"train.{key}" for key in merged.train))}
     for grid in grids:
         origins |= {f"grid.{grid.method}.{key}": merged.axis_origin(grid.method, key) for key, _ in grid.axes}
-    return {name: origin.where for name, origin in origins.items() if origin.where != origin.source}
+    return {name: origin.where for name, origin in origins.items() if origin.source not in (origin.where, BY_DEVICE)}
 
 
 def _budget(merged: Layer, shown: str) -> TrainBudget:

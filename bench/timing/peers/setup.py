@@ -19,7 +19,7 @@ from bench.core.errors import BadInput
 from bench.core.spec import Precision, TrainBudget, Trial
 from bench.data import causal, splits, text
 from bench.engine import hardware
-from bench.engine.run import settle_cpu
+from bench.engine.run import settle_process
 from bench.executors import runtime
 from bench.methods import BASELINE
 from bench.models import LoadedModel, Located
@@ -102,7 +102,7 @@ def build(chosen: Chosen) -> Work:
     if task.kind not in (TEXT_CLASSIFICATION, causal.KIND):
         rule = "must be a text classification or a causal task, for which peers exist"
         raise BadInput("--task", rule, got=repr(task.name), way_out="choose demo or uuid, say")
-    settle_cpu()
+    settle_process()
     name = chosen.model or task.default_model
     loaded, config, located, model_name = _model(name, task, random_weights=chosen.random_weights)
     device = torch.device(devices.resolve(chosen.device))

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from rich.progress import Progress
 
 from bench import cli, commands, models, study, tasks
 from bench.commands import _make, _progress, _show, _text, dictionary
-from bench.core import devices, registry
+from bench.core import registry
 from bench.core.errors import BadInput
 from bench.core.record import SCHEMA, Outcome
 from bench.core.spec import Pack
@@ -29,7 +28,6 @@ from bench.schedule import workloads
 from bench.schedule.estimate import Estimate
 from bench.study.overrides import BY_KEY, OPTIONS
 from bench.sweep import PackStarted, PackStored, Started
-from tests.support import sweep_helpers
 
 ROOT = Path(__file__).resolve().parents[3]
 STUDY_COMMANDS = ("plan", "sweep", "status", "plot", "export", "report", "recommend")
@@ -330,11 +328,3 @@ def test_a_precision_that_the_device_lacks_is_refused(
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert cli.main(["sweep", "--device", "cpu", "--precision", "fp16", "--results-dir", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("--precision: must be one the device computes in")
-
-
-@pytest.mark.parametrize(("device", "said"), [("cpu", False), ("cuda:0", True)])
-def test_float32_on_a_gpu_is_said_to_be_slow(device: str, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "resolve", lambda name: device)
-    single, half = (sweep_helpers.study(budget=replace(sweep_helpers.BUDGET, precision=p)) for p in ("fp32", "bf16"))
-    assert ("PRECISION=bf16" in _show.precision(single)) == said
-    assert _show.precision(half) == "bf16"

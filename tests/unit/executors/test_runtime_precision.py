@@ -4,6 +4,8 @@ denormal numbers for 0.
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from bench import models, study, tasks
 from bench.core.errors import BadInput
 from bench.core.spec import TrainBudget
 from bench.data.splits import TextData
+from bench.engine import hardware, run
 from bench.executors import runtime
 from bench.models import _targets as targets
 
@@ -39,6 +42,21 @@ def test_half_precision_needs_a_cpu_that_computes_in_it(
             runtime.check_precision(precision, "cpu")
     else:
         runtime.check_precision(precision, "cpu")
+
+
+@pytest.mark.parametrize("name", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_a_gpu_s_blocks_may_grow_unless_the_user_has_set_the_allocator(
+    monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    for known in hardware.ALLOCATOR:
+        monkeypatch.delenv(known, raising=False)
+    if name is not None:
+        monkeypatch.setenv(name, "max_split_size_mb:64")
+    run.settle_process()
+    found = {known: os.environ[known] for known in hardware.ALLOCATOR if known in os.environ}
+    assert found == (
+        {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if name is None else {name: "max_split_size_mb:64"}
+    )
 
 
 def test_loading_for_a_sweep_flushes_denormals() -> None:
