@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from bench.engine.heads import Move
 from bench.engine.products import as_computed, scaled_bmm, softmax, softmax_backward
 
 LONG = 256  # tokens of an example from which on its weights are computed again in backward, not kept
-AT_ONCE = 1 << 24  # scores that exist at once
+AT_ONCE = 1 << 24  # scores that exist at once, unless one example of one trial has more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +68,20 @@ def runs_of(lengths: Sequence[int]) -> Iterator[Run]:
         n = len(list(group))
         yield Run(start=start, n=n, length=length)
         start += n * length
+
+
+def _cut(run: Run, most: int) -> Iterator[Run]:
+    """Yield the run in parts of at most `most` examples, or of one."""
+    step = max(1, most)
+    for first in range(0, run.n, step):
+        yield replace(run, start=run.start + first * run.length, n=min(step, run.n - first))
+
+
+def _by_streams(n_streams: int, n_heads: int, runs: Sequence[Run]) -> Iterator[tuple[int, slice]]:
+    """Yield each run's place and as many of the streams as may have their scores at once."""
+    for i, run in enumerate(runs):
+        step = max(1, AT_ONCE // (run.n * n_heads * run.length**2))
+        yield from ((i, slice(first, first + step)) for first in range(0, n_streams, step))
 
 
 def stream_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], form: Form, drops: Drops) -> Tensor:
@@ -169,7 +183,7 @@ def block_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], f
     """Return softmax(scores) v for each example: [S, N, H, d_v], of q [S, H, N, d] and k, v [S, H or fewer, N, .]."""
     n_streams = max(q.shape[0], k.shape[0], v.shape[0])
     q, k, v = (as_computed(t).expand(n_streams, -1, -1, -1) for t in (q, k, v))
-    runs = tuple(runs_of(lengths))
+    runs = tuple(part for run in runs_of(lengths) for part in _cut(run, AT_ONCE // (q.shape[1] * run.length**2)))
     kept = _kept(q, runs, drops)
     with torch.autocast(q.device.type, enabled=False):
         mixed: Tensor = _Blocks.apply(q, k, v, runs, form, kept)
@@ -190,7 +204,11 @@ def _kept(q: Tensor, runs: Sequence[Run], drops: Drops) -> list[Tensor] | None:
 
 
 class _Blocks(torch.autograd.Function):
-    """All examples in one function: slices of a stream would each get a gradient as long as the stream."""
+    """All examples in one function: slices of a stream would each get a gradient as long as the stream.
+
+    Half precision is float32 within: oneDNN would compile kernels for each length, which a CPU's memory keeps. What is
+    kept for backward stays in 16 bits.
+    """
 
     @staticmethod
     def forward(
@@ -199,13 +217,14 @@ class _Blocks(torch.autograd.Function):
         n_streams, n_heads, n_tokens, _ = q.shape
         out_SxNxHxd = q.new_empty(n_streams, n_tokens, n_heads, v.shape[-1])
         saved: list[Tensor] = []
-        for i, run in enumerate(runs):
-            q_G, k_G, v_G = (_rows(t, run, k.shape[1]) for t in (q, k, v))
+        for i, part in _by_streams(n_streams, n_heads, runs):
+            run = runs[i]
+            q_G, k_G, v_G = (_rows(t[part], run, k.shape[1]) for t in (q, k, v))
             weights, capped = _weights(q_G, k_G, run, form)
             dropped = weights if kept is None else _times(weights, kept[i], k.shape[1])
-            _put(out_SxNxHxd, torch.bmm(dropped, v_G), run)
+            _put(out_SxNxHxd[part], torch.bmm(dropped, v_G), run)
             if run.length < LONG:
-                saved += [weights] if capped is None else [weights, capped]
+                saved += [t.to(q.dtype) for t in (weights, capped) if t is not None]
         ctx.save_for_backward(q, k, v, *saved)
         ctx.runs, ctx.form, ctx.kept = runs, form, kept
         return out_SxNxHxd
@@ -216,30 +235,36 @@ class _Blocks(torch.autograd.Function):
         form, n_shared = ctx.form, k.shape[1]
         grads = [t.new_empty(t.shape[0], t.shape[2], t.shape[1], t.shape[3]) for t in (q, k, v)]
         grad_heads = grad.transpose(1, 2)
-        for i, run in enumerate(ctx.runs):
-            q_G, k_G, v_G, grad_G = (_rows(t, run, n_shared) for t in (q, k, v, grad_heads))
+        for i, part in _by_streams(q.shape[0], q.shape[1], ctx.runs):
+            run = ctx.runs[i]
+            q_G, k_G, v_G, grad_G = (_rows(t[part], run, n_shared) for t in (q, k, v, grad_heads))
             if run.length < LONG:
                 weights, capped = saved.pop(0), saved.pop(0) if form.softcap is not None else None
+                weights, capped = weights.to(q_G.dtype), None if capped is None else capped.to(q_G.dtype)
             else:
                 weights, capped = _weights(q_G, k_G, run, form)
             kept = None if ctx.kept is None else ctx.kept[i]
             dropped = weights if kept is None else _times(weights, kept, n_shared)
-            _put(grads[2], torch.bmm(dropped.transpose(1, 2), grad_G), run)
+            _put(grads[2][part], torch.bmm(dropped.transpose(1, 2), grad_G), run)
             grad_w = torch.bmm(grad_G, v_G.transpose(1, 2))
             if kept is not None:
                 grad_w = _times(grad_w, kept, n_shared)
             grad_s = softmax_backward(grad_w, weights)
             if capped is not None:  # capped is tanh(.)
                 grad_s = grad_s.addcmul_(grad_s * capped, capped, value=-1)
-            _put(grads[0], scaled_bmm(grad_s, k_G, form.scale), run)
-            _put(grads[1], scaled_bmm(grad_s.transpose(1, 2), q_G, form.scale), run)
+            _put(grads[0][part], scaled_bmm(grad_s, k_G, form.scale), run)
+            _put(grads[1][part], scaled_bmm(grad_s.transpose(1, 2), q_G, form.scale), run)
         return *(g.transpose(1, 2) for g in grads), None, None, None
 
 
 def _rows(x_SxHxNxd: Tensor, run: Run, n_shared: int) -> Tensor:
-    """Return the run's heads, those that share keys behind one another: [S * n * H_kv, H / H_kv * T, d]."""
+    """Return the run's heads, those that share keys behind one another: [S * n * H_kv, H / H_kv * T, d].
+
+    They are at least float32.
+    """
     x = x_SxHxNxd[:, :, run.tokens].unflatten(2, (run.n, run.length)).unflatten(1, (n_shared, -1))
-    return x.permute(0, 3, 1, 2, 4, 5).reshape(-1, x.shape[2] * run.length, x.shape[-1])
+    rows = x.permute(0, 3, 1, 2, 4, 5).reshape(-1, x.shape[2] * run.length, x.shape[-1])
+    return rows.float() if rows.element_size() == 2 else rows
 
 
 def _put(stream_SxNxHxd: Tensor, rows_GxQxd: Tensor, run: Run) -> None:

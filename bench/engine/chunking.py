@@ -7,6 +7,7 @@ HALF_CHUNK_ROWS = 1536  # in 16 bits, whose numbers are half as large
 GPU_CHUNK_ROWS = 16384  # 128 trials of RoBERTa-base on an H200: 81 ms in 2 chunks of 28,000 rows, 91 in 4 of 14,000
 GPU_PADDED_ROWS = 8192  # by reckoning: from here on two chunks of like lengths cost less than the padding they spare
 MOST_CHUNKS = 8
+MOST_FILLING = 64  # tokens
 # Padded tokens of all trials in a chunk of an evaluation. A CPU's caches hold much of theirs; a GPU is not filled by
 # less, and of a stream nothing is kept for backward: a layer's values, no padding, no logits but those wanted.
 EVAL_ROWS, GPU_EVAL_ROWS = 8192, 65_536
@@ -34,6 +35,14 @@ def n_chunks(tokens: float, *, hidden_size: int, is_half: bool, on_cpu: bool, le
     usual = GPU_CHUNK_ROWS if not on_cpu else HALF_CHUNK_ROWS if is_half else CHUNK_ROWS
     rows = usual * max(1.0, CHUNK_WIDTH / hidden_size)
     return int(min(MOST_CHUNKS, max(least, round(tokens / rows))))
+
+
+def filling(tokens: int) -> int:
+    """Return of what a packed chunk of these tokens is filled up to a multiple, in half precision on a CPU.
+
+    A power of two that is at most a sixteenth: few sizes, and little that nobody asked for.
+    """
+    return min(MOST_FILLING, 1 << max(0, (tokens // 16).bit_length() - 1))
 
 
 def evaluation_rows(path: str, *, on_cpu: bool, cpu_rows: int = EVAL_ROWS) -> int:

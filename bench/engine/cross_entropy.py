@@ -81,6 +81,7 @@ class _FrozenHead(torch.autograd.Function):
             wanted = wanted_M[part].expand(len(slope), -1)[..., None]
             slope.scatter_add_(-1, wanted, slope.new_full((), -1.0).expand(wanted.shape))
             grads += torch.autograd.grad(logits, hidden, slope.to(logits.dtype))
+            del logits, log_p, slope  # before the next part's are made
         ctx.save_for_backward(torch.cat(grads, dim=1))
         return torch.cat(losses, dim=1)
 

@@ -113,8 +113,8 @@ class _Products(torch.autograd.Function):
         for i, z, B in zip(low, z_s, B_s, strict=True):
             up = B.transpose(1, 2)
             outputs[i] = outputs[i].baddbmm_(z, up) if len(outputs[i]) == len(z) else torch.baddbmm(outputs[i], z, up)
-        ctx.save_for_backward(x, *z_s, *factors)
-        ctx.weights, ctx.low, ctx.masks = weights, low, masks
+        ctx.save_for_backward(x if low else x.new_empty(0), *z_s, *factors)  # frozen products alone need no input
+        ctx.weights, ctx.low, ctx.masks, ctx.shape = weights, low, masks, x.shape
         return tuple(outputs)
 
     @staticmethod
@@ -133,7 +133,7 @@ class _Products(torch.autograd.Function):
         total_MxI = flat[0] @ ctx.weights[0]
         for g, w in zip(flat[1:], ctx.weights[1:], strict=True):
             total_MxI.addmm_(g, w)
-        total = total_MxI.view(x.shape)
+        total = total_MxI.view(ctx.shape)
         for dz, A, mask in zip(dz_s, A_s, masks, strict=True):
             if mask is None:
                 total.baddbmm_(dz, A)

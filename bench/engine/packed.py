@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, masking_utils
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from bench.engine import waiting
 from bench.engine.attention import ATTENTION, PACKED, asks_interface
 from bench.engine.bank import AdaptedLayer, Bank, shared_part
 from bench.engine.batching import Chunk
+from bench.engine.chunking import filling
 from bench.engine.cross_entropy import target_losses
 from bench.engine.dropout import MaskKeys, token_key
 from bench.engine.joined import Group, Joined, can_join
@@ -35,6 +37,7 @@ class PackedPath:
 
     def __init__(self, bank: Bank) -> None:
         self.bank, self.keys, self.model = bank, bank.keys, bank.model
+        self.few_shapes = waiting.may_ask(bank.device) and bank.is_half
         self.body_path, self.body = body_of(bank.model)
         self.reads_tokens = bank.model.get_output_embeddings() is not None
         inside = f"{self.body_path}."
@@ -52,7 +55,8 @@ class PackedPath:
             if not self.reads_tokens:
                 return self._classify(hidden_SxNxD, chunk).to(self.bank.params.values.dtype)
             with self.keys.stream_of(chunk.lengths):
-                logits_KxNxV = self._head(hidden_SxNxD, chunk.ids_N).to(self.bank.params.values.dtype)
+                own_SxNxD = hidden_SxNxD[:, : chunk.n_tokens]
+                logits_KxNxV = self._head(own_SxNxD, chunk.ids_N).to(self.bank.params.values.dtype)
         grid = logits_KxNxV.new_zeros(self.bank.n_trials, chunk.n_examples, chunk.longest, logits_KxNxV.shape[-1])
         grid[:, chunk.row_N, chunk.position_N] = logits_KxNxV
         return grid
@@ -70,7 +74,9 @@ class PackedPath:
             return target_losses(head, hidden_KxMxD, wanted_M, trains_head=self.head_is_trained)
 
     def _hidden(self, chunk: Chunk) -> Tensor:
-        """Return the body's last hidden states: [S, N, d]."""
+        """Return the body's last hidden states: [S, N or more, d]; behind the chunk's own is what fills it up."""
+        if self.few_shapes:  # each size has kernels of its own, which a CPU's memory keeps
+            chunk = chunk.filled(tokens=filling(chunk.n_tokens), length=1)
         key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)
         self.keys.start_chunk(key_N[None], key_N[:1])
         with self.keys.stream_of(chunk.lengths), _without_masks(self.body, self.model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.core.spec import Trial
-from bench.engine import cross_entropy
+from bench.engine import cross_entropy, packed
+from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.checkpointing import checkpoint_layers
+from bench.engine.chunking import filling
+from bench.engine.joined import _Products
 from bench.engine.paths import settle_masks
 from bench.engine.run import choose_path
 from bench.models._base import LoadedModel
@@ -217,6 +220,53 @@ def test_nothing_is_padded_and_what_all_trials_share_is_computed_once() -> None:
     assert set(seen.rows) - set(in_body) <= {n_trials * len(at), n_trials}, (
         "the head's, and the pass that sees its width"
     )
+
+
+def test_a_chunk_that_is_filled_up_gives_the_same_numbers() -> None:
+    """In half precision on a CPU."""
+    loaded = language_model("gpt2", dropout=0.2)
+    trials = [trial(target_modules=ALL_LINEAR, lora_dropout=0.3, **member) for member in MEMBERS]
+    usual, grads = losses_and_gradients(loaded, trials, "packed")
+    seen = list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bank, "is_half", property(lambda bank: True))
+        patch.setattr(Bank, "precision", lambda bank: nullcontext())
+        patch.setattr(packed, "filling", lambda tokens: 5)
+        patch.setattr(_Products, "forward", _watched(_Products.forward, seen))
+        filled, my_grads = losses_and_gradients(loaded, trials, "packed")
+    n = int(Batches(causal_data(n_train=20).train, device=CPU).lengths[:8].sum())
+    assert n % 5
+    assert max(seen) == n + -n % 5
+    assert not any(size % 5 for size in seen)
+    torch.testing.assert_close(filled, usual, rtol=1e-12, atol=1e-14)
+    for name, grad in grads.items():
+        torch.testing.assert_close(my_grads[name], grad, rtol=1e-10, atol=1e-13, msg=name)
+
+
+def test_a_chunk_is_filled_up_to_few_sizes_by_a_sixteenth_at_the_most() -> None:
+    sizes = {n: n + -n % filling(n) for n in range(1, 5000)}
+    assert max(size / n for n, size in sizes.items()) <= 17 / 16
+    assert len({size for n, size in sizes.items() if 300 <= n < 1200}) <= 42
+
+
+def _watched(forward: Any, seen: list[int]) -> Any:
+    """Return the function, noting how many tokens come in."""
+
+    def watched(ctx: Any, x: Tensor, *args: Any) -> Any:
+        seen.append(x.shape[1])
+        return forward(ctx, x, *args)
+
+    return staticmethod(watched)
+
+
+def test_frozen_products_keep_no_input() -> None:
+    linear = torch.nn.Linear(5, 3, dtype=torch.float64).requires_grad_(False)
+    x = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)
+    with kept_numbers() as kept:
+        (out,) = _Products.apply(x, [linear.weight], [linear.bias], [], [])
+    assert sum(kept) == 0
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, linear.weight.sum(0).expand_as(x))
 
 
 def computed_over_real(path: str) -> float:
