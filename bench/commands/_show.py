@@ -92,9 +92,10 @@ def _rungs(study: Study, trials: Sequence[Trial]) -> tuple[str, ...]:
     if rungs is None:
         return ()
     steps = sorted({step for trial in trials for step in rungs.steps(trial.budget.max_steps)})
+    later = "; other seeds train in the cells that are left" if len(study.seeds) > 1 else ""
     return (
         f"sampler {study.sampler}: after steps {', '.join(map(str, steps))} the best {rungs.keep:.0%} of each method's "
-        f"cells go on, by training loss: {planning.share_of_steps(trials, rungs):.0%} of the grid's steps",
+        f"cells go on, by training loss{later}: {planning.share_of_steps(trials, rungs):.0%} of the grid's steps",
     )
 
 

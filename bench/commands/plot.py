@@ -101,11 +101,14 @@ def draw(resolved: Readable, table: pa.Table, figures_dir: Path, *, form: str = 
 
 
 def _stopped(directory: Path) -> dict[str, tuple[int, float]]:
-    """Return the trials of a study that were left out at a rung: the step, and the training loss there."""
+    """Return the trials of a study that were left out at a rung: the step, and the training loss there.
+
+    Those that never began have neither: the first seed of their cell tells where it was stopped.
+    """
     from bench import store
 
     rows = store.load_pruned(directory).select(["trial_id", "steps_done", "train_loss"]).to_pylist()
-    return {row["trial_id"]: (row["steps_done"], row["train_loss"]) for row in rows}
+    return {row["trial_id"]: (row["steps_done"], row["train_loss"]) for row in rows if row["steps_done"]}
 
 
 def _save(

@@ -10,9 +10,9 @@ import sys
 from bench.core import registry
 from bench.core.spec import Study
 from bench.searches._base import Search
-from bench.searches._rungs import Rungs, group_of
+from bench.searches._rungs import Rungs, group_of, leading
 
-__all__ = ["Rungs", "Search", "get", "group_of", "names", "rungs_of", "stops", "widens"]
+__all__ = ["Rungs", "Search", "get", "group_of", "leading", "names", "rungs_of", "stops", "widens"]
 
 
 def names() -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Rungs: the steps at which trials wait for one another, and which of them go on. Pure.
 
-Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943, algorithm 1) over the cells of a grid. Every trial
-follows the schedule of its full number of steps: a shorter schedule would decay the rate earlier and favour other cells
-than the one that is wanted.
+Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943, algorithm 1) over the cells of a grid. The first seed
+of each cell goes through the rungs; the other seeds train where it has come to its end. Every trial follows the
+schedule of its full number of steps: a shorter schedule would decay the rate earlier and favour other cells than the
+one that is wanted.
 """
 
 from __future__ import annotations
@@ -47,6 +48,14 @@ def group_of(trial: Trial) -> Hashable:
     budget = trial.budget
     schedule = (budget.max_steps, budget.batch_size, budget.lr_scheduler_type, budget.warmup_steps)
     return (*(getattr(trial, name) for name in SERIES), *schedule)
+
+
+def leading(group: Sequence[Trial]) -> tuple[tuple[Trial, ...], tuple[Trial, ...]]:
+    """Return the first seed's trial of each cell, which goes through the rungs, and the trials of other seeds."""
+    first: dict[Hashable, Trial] = {}
+    for trial in group:
+        first.setdefault(trial.cell, trial)
+    return tuple(first.values()), tuple(trial for trial in group if first[trial.cell] is not trial)
 
 
 def going_on(values: Mapping[Hashable, Sequence[float]], n_kept: int) -> set[Hashable]:

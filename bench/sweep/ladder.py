@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.core.record import Outcome, Provenance, Record, Status
+from bench.core.record import Outcome, Provenance, Record, Status, to_row
 from bench.core.spec import Pack, Trial, pack_id_of
 from bench.sweep.events import Options
 from bench.sweep.ledger import Ledger
@@ -40,6 +40,13 @@ class Ladder:
         self._tried |= {(trial.trial_id, end) for trial in found}
         return list(self._legs(found, end))
 
+    def leave_out(self, records: Iterable[Record], reasons: Mapping[str, str]) -> None:
+        """Leave out trials that never began, so have no time of beginning; `reasons` are by trial_id."""
+        never = ({**to_row(record), "started_at": None} for record in records)
+        rows = [_pruned(row, reasons[row["trial_id"]]) for row in never]
+        if rows:
+            self._prune(rows)
+
     def _next_leg(
         self, group: Sequence[Trial], steps: Iterable[int], judge: Judge, ledger: Ledger
     ) -> tuple[list[Trial], int | None]:
@@ -51,10 +58,10 @@ class Ladder:
             if fresh:
                 return fresh, step
             lost |= {trial.trial_id for trial in waiting}
-            self._leave_out(group, step, judge, ledger)
+            self._judged(group, step, judge, ledger)
         return [t for t in _open(group, ledger, lost) if (t.trial_id, None) not in self._tried], None
 
-    def _leave_out(self, group: Sequence[Trial], step: int, judge: Judge, ledger: Ledger) -> None:
+    def _judged(self, group: Sequence[Trial], step: int, judge: Judge, ledger: Ledger) -> None:
         """Leave out, at this rung, the trials that are judged so, unless they have gone on from it."""
         here = [t for t in group if ledger.pruned.get(t.trial_id, step) >= step]
         at_it = [t for t in _open(here, ledger, set()) if step == max(ledger.rungs.get(t.trial_id, {0: {}}))]

@@ -90,12 +90,17 @@ def legs(
     a leg may hold more trials than a pack.
     """
     for group in groups_of(trials):
-        left = [trial for trial in group if trial.trial_id not in closed]
-        n_cells = len({trial.cell for trial in group})
-        for start, end, n in rungs.expected_steps(group[0].budget.max_steps, n_cells):
-            members = [trial for trial in left if reached.get(trial.trial_id, 0) < end][: n * len(group) // n_cells]
+        first, others = searches.leading(group)
+        n_last = len(first)
+        for start, end, n in rungs.expected_steps(group[0].budget.max_steps, len(first)):
+            open_ = (trial for trial in first if trial.trial_id not in closed)
+            members = [trial for trial in open_ if reached.get(trial.trial_id, 0) < end][:n]
+            n_last = n
             if members:
                 yield Pack(trials=tuple(members), start=start, until=end)
+        later = [trial for trial in others if trial.trial_id not in closed][: n_last * len(others) // len(first)]
+        if later:
+            yield Pack(trials=tuple(later), start=0, until=group[0].budget.max_steps)
 
 
 def share_of_steps(trials: Sequence[Trial], rungs: Rungs) -> float:

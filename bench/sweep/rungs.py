@@ -1,14 +1,18 @@
-"""Successive halving as an agenda: legs from rung to rung, at each of which the best cells of a group go on."""
+"""Successive halving as an agenda: legs from rung to rung, at each of which the best cells of a group go on.
+
+The first seed of a cell goes through the rungs. The other seeds train, whole, where it has come to its end.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
+from bench import searches
 from bench.core.cells import Score
-from bench.core.record import Status
-from bench.core.spec import Trial
+from bench.core.record import Record, Status
+from bench.core.spec import Pack, Trial
 from bench.searches import Rungs
 from bench.searches._rungs import going_on
 from bench.sweep import planning
@@ -18,15 +22,18 @@ from bench.sweep.ledger import Ledger
 from bench.sweep.optuna_mirror.mirror import Mirror
 from bench.sweep.planning import Job
 
+Waiting = Callable[[Sequence[Trial]], Sequence[Record]]
+
 
 class RungAgenda(Agenda):
-    """The trials of a grid, all of them up to the first rung, ever fewer from there on."""
+    """The cells of a grid, all of them up to the first rung, ever fewer from there on."""
 
     def __init__(
-        self, trials: Sequence[Trial], rungs: Rungs, mirror: Mirror, ledger: Ledger, *, ladder: Ladder
+        self, trials: Sequence[Trial], rungs: Rungs, mirror: Mirror, ledger: Ledger, *, ladder: Ladder, waiting: Waiting
     ) -> None:
+        """`waiting` makes records of trials that wait at step 0."""
         self.trials, self.n_goal = trials, len(trials)
-        self._rungs, self._mirror, self._ladder = rungs, mirror, ladder
+        self._rungs, self._mirror, self._ladder, self._waiting = rungs, mirror, ladder, waiting
         self._done = False
         self.ahead = self._expected(ledger)
 
@@ -38,11 +45,11 @@ class RungAgenda(Agenda):
     def next_jobs(self, ledger: Ledger) -> Sequence[Job]:
         """Leave out what is to be left out; return the next leg of every group."""
         judge = functools.partial(self._judge, ledger)
-        packs = [
-            pack
-            for group in planning.groups_of(self.trials)
-            for pack in self._ladder.climb(group, self._rungs.steps(group[0].budget.max_steps), judge, ledger)
-        ]
+        packs: list[Pack] = []
+        for group in planning.groups_of(self.trials):
+            first, others = searches.leading(group)
+            packs += self._ladder.climb(first, self._rungs.steps(group[0].budget.max_steps), judge, ledger)
+            packs += self._ladder.climb(self._following(first, others, ledger), (), judge, ledger)
         self._done = not packs
         self.ahead = self._expected(ledger)
         return [Job(pack=pack) for pack in packs]
@@ -54,8 +61,27 @@ class RungAgenda(Agenda):
 
     def before(self, job: Job) -> None:
         """Enqueue trials in Optuna that it does not know as running."""
+        self._queue(job.pack)
+
+    def _queue(self, pack: Pack) -> None:
         if self.n_goal <= QUEUE_LIMIT:
-            self._mirror.queue(job.pack)
+            self._mirror.queue(pack)
+
+    def _following(self, first: Sequence[Trial], others: Sequence[Trial], ledger: Ledger) -> list[Trial]:
+        """Return the trials of other seeds that train; leave out those whose cell's first seed went no further.
+
+        Where that one has not ended, or failed in this run, nothing is decided yet.
+        """
+        by_cell = {trial.cell: trial for trial in first}
+        left = [t for t in others if t.trial_id not in ledger.scores and t.trial_id not in ledger.pruned]
+        reasons = {t.trial_id: why for t in left if (why := _why_left_out(by_cell[t.cell], ledger)) is not None}
+        gone = [trial for trial in left if trial.trial_id in reasons]
+        if gone:
+            self._queue(Pack(trials=tuple(gone)))
+            # One by one: no row depends on which others are left out with it.
+            self._ladder.leave_out([record for trial in gone for record in self._waiting([trial])], reasons)
+        ended = [cell for cell, trial in by_cell.items() if trial.trial_id in ledger.scores]
+        return [trial for trial in left if trial.trial_id not in reasons and trial.cell in ended]
 
     def _expected(self, ledger: Ledger) -> list[Job]:
         reached = {trial_id: max(rows) for trial_id, rows in ledger.rungs.items()}
@@ -73,6 +99,15 @@ class RungAgenda(Agenda):
         good = going_on(values, n_kept)
         reason = f"not among the best {n_kept} of {len(values)} cells at step {step}"
         return {trial.trial_id: reason for trial in here if trial.cell not in good}
+
+
+def _why_left_out(first: Trial, ledger: Ledger) -> str | None:
+    """Return why the other seeds of a cell are left out; None where they train, or may."""
+    score = ledger.scores.get(first.trial_id)
+    if score is not None:
+        return None if score.status == Status.OK else f"seed {first.seed} of its cell diverged"
+    step = ledger.pruned.get(first.trial_id)
+    return None if step is None else f"seed {first.seed} of its cell was left out at step {step}"
 
 
 def _loss(at_rung: Row | None, score: Score | None) -> float | None:

@@ -109,7 +109,7 @@ class Sweeper:
         """Return a grid whose cells are left out at rungs, with what is known of them."""
         ladder = self.ladder(mirror, self.plan().limits)
         mirror.recover_grid(self.trials, rows, pruned=list(self.pruned_rows().values()))
-        return RungAgenda(self.trials, rungs, mirror, self.ledger, ladder=ladder)
+        return RungAgenda(self.trials, rungs, mirror, self.ledger, ladder=ladder, waiting=self.waiting)
 
     def ladder(self, mirror: Mirror, limits: Limits) -> Ladder:
         """Return what leads trials from rung to rung in packs."""
@@ -162,10 +162,14 @@ class Sweeper:
 
     def note(self, turn: Sequence[Trial]) -> None:
         """Put the trials that were chosen together on disk: a resumed search goes on with them."""
-        records = chosen_together(turn, self.study.name, self.options)
+        records = self.waiting(turn)
         with self.guard.shield():
             self.keep(records, None)
             self.ledger.enter(records)
+
+    def waiting(self, trials: Sequence[Trial]) -> list[Record]:
+        """Return the records of trials that wait at step 0."""
+        return chosen_together(trials, self.study.name, self.options)
 
     def work(self, agenda: Agenda, mirror: Mirror) -> None:
         """Run what the agenda asks for until it is done.

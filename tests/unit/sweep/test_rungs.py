@@ -41,16 +41,20 @@ def pruned(directory: Path) -> list[dict[str, object]]:
 
 
 def by_hand(trials: tuple[Trial, ...]) -> set[str]:
-    """Return the trials that finish: the helpers' loss is 1 - score, so the best cells are those of the best scores."""
+    """Return the trials that finish: the helpers' loss is 1 - score, so the best cells are those of the best scores.
+
+    The first seed of a cell decides. One that diverges at once has come to its end; the other seeds do not begin.
+    """
     found: set[str] = set()
     for group in planning.groups_of(trials):
-        cells = list(dict.fromkeys(one.cell for one in group))
-        worth = {c: sum(score(one) for one in group if one.cell == c) for c in cells}
+        first = {one.cell: one for one in reversed(group)}
         diverged = {one.cell for one in group if one.eta_B is not None and one.eta_B >= 0.1}
+        cells = list(dict.fromkeys(one.cell for one in group))
         for _ in RUNGS.shares:
-            ranked = sorted(cells, key=lambda c: (c in diverged, -worth[c]))
+            ranked = sorted(cells, key=lambda c: (c in diverged, -score(first[c])))
             cells = ranked[: RUNGS.n_kept(len(cells))]
-        found |= {one.trial_id for one in group if one.cell in cells or one.cell in diverged}
+        found |= {one.trial_id for one in group if one.cell in cells and one.cell not in diverged}
+        found |= {first[cell].trial_id for cell in diverged}
     return found
 
 
@@ -62,12 +66,21 @@ def test_the_best_half_of_each_method_goes_on_at_each_rung(tmp_path: Path) -> No
     left_out = pruned(tmp_path)
     assert {str(row["trial_id"]) for row in left_out} == set(ids(TRIALS)) - finished
     assert (done.n_finished, done.n_pruned) == (len(finished), len(left_out))
+    of_cell = {one.cell: one for one in reversed(TRIALS)}  # by its first seed
+    by_id = {one.trial_id: one for one in TRIALS}
+    at = {row["trial_id"]: row["steps_done"] for row in left_out}
     for row in left_out:
         assert (row["status"], row["metric_value"]) == ("pruned", None)
-        assert row["steps_done"] in (5, 10)
-        assert f"at step {row['steps_done']}" in str(row["reason"])
-    first = [pack for pack in engine.packs if pack.until == 5]
-    assert sum(pack.size for pack in first) == len(TRIALS)
+        first = of_cell[by_id[str(row["trial_id"])].cell]
+        if first.trial_id == row["trial_id"]:
+            assert row["steps_done"] in (5, 10)
+            assert f"at step {row['steps_done']}" in str(row["reason"])
+        else:
+            step = at.get(first.trial_id)
+            why = "diverged" if step is None else f"was left out at step {step}"
+            assert (row["steps_done"], row["reason"]) == (0, f"seed {first.seed} of its cell {why}")
+    begun = {trial_id for trial_id, until in engine.legs if until == 5}
+    assert begun == {one.trial_id for one in of_cell.values()}, "no other seed goes through the rungs"
     assert store.load_attempts(tmp_path / "s").num_rows == 0
 
 
@@ -122,7 +135,8 @@ def test_a_grown_grid_passes_the_rungs_that_the_others_passed(tmp_path: Path) ->
     run(tmp_path, small, of=halving())
     engine = FakeEngine()
     done = run(tmp_path, large, engine, of=halving())
-    assert {one for one, _ in engine.legs} == set(ids(large)) - set(ids(small))
+    new = {one.trial_id for one in searches.leading(large)[0]} - set(ids(small))
+    assert {one for one, _ in engine.legs} == new
     assert done.n_finished + done.n_pruned == len(large)
     best = {cell.method: cell.trial.eta_A for cell in done.best}
     assert best["lora+"] == 1e-3
@@ -153,3 +167,13 @@ def test_the_rule_by_hand() -> None:
     assert going_on({"a": [1.0, 3.0], "b": [1.5, 1.5], "c": [0.1, inf], "d": [2.0, 2.0]}, 3) == {"b", "a", "d"}
     assert searches.rungs_of(study()) is None
     assert searches.rungs_of(halving()) == RUNGS
+
+
+def test_what_is_said_before_is_what_is_trained(tmp_path: Path) -> None:
+    """Nothing diverges or ties here, so the steps foreseen are the steps trained: by hand, for two seeds."""
+    trials = tuple(one for one in grid(etas=(1e-5, 1e-4, 1e-3, 1e-2), ratios=(1,)) if one.method == "lora")
+    engine = FakeEngine()
+    run(tmp_path, trials, engine, of=halving())
+    assert [(pack.until, pack.size) for pack in engine.packs] == [(5, 4), (10, 2), (None, 1), (None, 1)]
+    # 4 first seeds to step 5, 2 of them on to 10, 1 on to 20; the other seed of that cell from 0 to 20.
+    assert planning.share_of_steps(trials, RUNGS) * 20 * len(trials) == 4 * 5 + 2 * 5 + 1 * 10 + 1 * 20
