@@ -32,6 +32,13 @@ COLORS = {
     "ours": style.PALETTE[0],
 }
 _BAR = 0.24  # inches of height
+_BARS = {
+    "train": "training",
+    "eval": "evaluation",
+    "write": "generation",
+    "sweep": "a whole sweep, start-up included",
+    "early": "a whole sweep, cells left out early",
+}
 _KEYS = ["part", "contender", "precision", "n_trials", "rank", "length"]
 _X_LABELS = {"n_trials": "K, trials trained together", "rank": "LoRA rank", "length": "tokens of every example"}
 
@@ -73,7 +80,7 @@ def all_figures(df: pd.DataFrame) -> dict[str, Figure]:
     """Return the figures that a run's rows give, by file name: bars, and costs over K, rank and length."""
     speeds = medians(df)
     figures = {}
-    if speeds.cells["part"].isin(("train", "eval", "write", "sweep")).any():
+    if speeds.cells["part"].isin(list(_BARS)).any():
         figures["bars"] = bars(speeds)
     for x, part in (("n_trials", "train"), ("rank", "rank"), ("length", "length")):
         if _several(speeds, x, part):
@@ -83,19 +90,13 @@ def all_figures(df: pd.DataFrame) -> dict[str, Figure]:
 
 def bars(speeds: Speeds) -> Figure:
     """Draw examples per second of every contender, a panel for each of training, evaluation and sweep."""
-    parts = [part for part in ("train", "eval", "write", "sweep") if (speeds.cells["part"] == part).any()]
+    parts = [part for part in _BARS if (speeds.cells["part"] == part).any()]
     groups = [_in_order(speeds.cells[speeds.cells["part"] == part]) for part in parts]
     note = "Bars: median over interleaved rounds; lines: lowest to highest round; hatched: bf16"
     with style.settings():
         sizes = [(4.6, _BAR * len(group) + 0.2) for group in groups]
-        titles = {
-            "train": "training",
-            "eval": "evaluation",
-            "write": "generation",
-            "sweep": "a whole sweep, start-up included",
-        }
         figure, axes = page.panels(
-            sizes, text=f"{speeds.facts}. {note}.", titles=[titles[part] for part in parts], per_row=1,
+            sizes, text=f"{speeds.facts}. {note}.", titles=[_BARS[part] for part in parts], per_row=1,
             margins=page.Margins(left=2.1, right=0.75, bottom=0.55),
         )  # fmt: skip
         for ax, group in zip(axes, groups, strict=True):
@@ -189,7 +190,7 @@ def _name(row: dict[str, object]) -> str:
     if row["contender"] != "ours":
         several = f", {row['n_trials']}" if row["n_trials"] != 1 else ""
         return f"{PEER_LABELS[str(row['contender'])]}{several}, {row['precision']}"
-    trials = "" if row["part"] == "sweep" else f", K = {row['n_trials']}"
+    trials = "" if row["part"] in ("sweep", "early") else f", K = {row['n_trials']}"
     return f"lorasweep{trials}, {row['precision']}"
 
 

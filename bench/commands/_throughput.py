@@ -19,6 +19,7 @@ TITLES = {
     "rank": "cost of rank",
     "length": "cost of length",
     "sweep": "a whole sweep, start-up included (demo, tiny-roberta)",
+    "early": "the same cells, some left out early: halving, and Optuna's median pruner",
 }
 
 

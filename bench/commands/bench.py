@@ -105,15 +105,15 @@ def _rows(
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     shapes = ceiling.shapes(config.hidden_size, inner, work.device.type)
     rate = ceiling.matmul_rate(shapes[0], DTYPES["fp32"], work.device, timer, least_seconds=ceiling.LEAST_SECONDS)
-    whole = jobs.SWEEP in parts and not work.is_causal
-    tell(_forecast(sum(map(jobs.work_flop, planned)) / rate, len(planned), repeats, sweeps=whole))
+    whole = [part for part in sweeps.WHOLE if part in parts and not work.is_causal]
+    tell(_forecast(sum(map(jobs.work_flop, planned)) / rate, len(planned), repeats, sweeps=bool(whole)))
     yield from jobs.measure(
         planned, repeats=repeats, shapes=shapes, timer=timer, meter=memory.meter_of(work.device), tell=tell,
         least_seconds=ceiling.LEAST_SECONDS,
     )  # fmt: skip
     if whole:
         cells = sweeps.Cells(device=str(work.device))
-        yield from sweeps.measure(cells, sorted(contenders), repeats=repeats, tell=tell)
+        yield from sweeps.measure(cells, sorted(contenders), whole, repeats=repeats, tell=tell)
 
 
 def _forecast(seconds: float, n_jobs: int, repeats: int, *, sweeps: bool) -> str:

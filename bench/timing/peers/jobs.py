@@ -18,12 +18,11 @@ from bench.executors.local import is_out_of_memory
 from bench.timing.peers import contenders
 from bench.timing.peers.ceiling import Shape, ceiling
 from bench.timing.peers.interleave import interleaved
-from bench.timing.peers.rows import Row
+from bench.timing.peers.rows import PARTS, Row
 from bench.timing.peers.timer import Timer
 from bench.timing.peers.work import Work, of_length
 
-TRAIN, EVAL, WRITE, RANK, LENGTH, SWEEP, CEILING = "train", "eval", "write", "rank", "length", "sweep", "ceiling"
-PARTS = (TRAIN, EVAL, WRITE, RANK, LENGTH, SWEEP)
+TRAIN, EVAL, WRITE, RANK, LENGTH, CEILING = "train", "eval", "write", "rank", "length", "ceiling"
 MATMUL, OURS = "matmul", "ours"
 PEERS = ("b0", "b1", "b1g", "b1gh", "b1ghn")
 EVAL_PEERS = ("b1", "b1g", "b1gh")  # padding an evaluation to 128 is nobody's habit

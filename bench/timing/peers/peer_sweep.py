@@ -9,11 +9,14 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.timing.peers.sweeps import MODEL, TASK, Cells
+
+N_ASKED = 4  # how many parts of the steps the pruner is asked after
 
 
 def main(name: str, text: str, directory: str) -> None:
@@ -25,7 +28,8 @@ def main(name: str, text: str, directory: str) -> None:
     settings |= {key: tuple(settings[key]) for key in ("eta_A", "lr_ratio")}
     cells = Cells(**settings)
     objective = _objective(name, cells, Path(directory))
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    pruner = optuna.pruners.MedianPruner() if cells.early else optuna.pruners.NopPruner()
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0), pruner=pruner)
     for eta_A in cells.eta_A:
         for lr_ratio in cells.lr_ratio:
             study.enqueue_trial({"eta_A": eta_A, "lr_ratio": lr_ratio})
@@ -35,7 +39,7 @@ def main(name: str, text: str, directory: str) -> None:
 
 def _objective(name: str, cells: Cells, directory: Path) -> Any:
     """Return the function that trains one Optuna trial; texts are tokenised and the model is loaded once, here."""
-    import numpy as np
+    import optuna
     import torch
     from peft.optimizers import create_loraplus_optimizer
 
@@ -74,11 +78,40 @@ def _objective(name: str, cells: Cells, directory: Path) -> Any:
             eval_batch_size=peer.eval_batch_size or cells.batch_size, max_steps=cells.steps,
             optimizers=(optimizer, None),
         )  # fmt: skip
+        asks = _asks_pruner(of, lambda: _accuracy(trainer, evaluation), max(1, cells.steps // N_ASKED))
+        if cells.early:
+            trainer.add_callback(asks)
         trainer.train()
-        found = trainer.predict(evaluation)
-        return float(np.mean(found.predictions.argmax(-1) == found.label_ids))
+        if asks.stopped:
+            raise optuna.TrialPruned
+        return _accuracy(trainer, evaluation)
 
     return objective
+
+
+def _accuracy(trainer: Any, evaluation: Any) -> float:
+    import numpy as np
+
+    found = trainer.predict(evaluation)
+    return float(np.mean(found.predictions.argmax(-1) == found.label_ids))
+
+
+def _asks_pruner(of: Any, score: Callable[[], float], every: int) -> Any:
+    """Return a callback that reports scores to Optuna every so many steps, but for the last, and stops as told."""
+    from transformers import TrainerCallback
+
+    class Asks(TrainerCallback):  # type: ignore[misc]
+        """`stopped`: whether the pruner said so."""
+
+        stopped = False
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            if state.global_step % every or state.global_step == state.max_steps:
+                return
+            of.report(score(), state.global_step)
+            self.stopped = control.should_training_stop = of.should_prune()
+
+    return Asks()
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from bench.timing.columns import RUN_COLUMNS, SETTING_COLUMNS, Run
 
 SCHEMA_VERSION = 2
 DIRECTORY = "bench"  # below the results directory
+PARTS = ("train", "eval", "write", "rank", "length", "sweep", "early")  # early: a sweep that leaves cells out early
 
 _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 COLUMNS: tuple[Column, ...] = (
     Column(name="run_id", type=_S, meaning="one call of the command: task, model and start"),
-    Column(name="part", type=_S, meaning="train, eval, write, rank, length, sweep, or ceiling (a matmul)"),
+    Column(name="part", type=_S, meaning=f"{', '.join(PARTS)}, or ceiling (a matmul)"),
     Column(name="contender", type=_S, meaning="file in bench/timing/peers/contenders; matmul for the ceiling"),
     Column(name="precision", type=_S, meaning="fp32, or bf16 (the peers': autocast over fp32 weights)"),
     Column(name="n_trials", type=_I, meaning="K: trials trained together; in a sweep, its trials"),

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from bench.timing.peers.ceiling import EVAL_FLOP, TRAIN_FLOP, share_of_ceiling
+from bench.timing.peers.rows import PARTS
 
 Key = tuple[str, str, str, int, int | None, int | None]  # part, contender, precision, K, rank, length
 _KEY = ("part", "contender", "precision", "n_trials", "rank", "length")
@@ -131,5 +132,4 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 def _order(key: Key) -> tuple[Any, ...]:
     part, contender, precision, n_trials, rank, length = key
-    parts = ("train", "eval", "write", "rank", "length", "sweep")
-    return (parts.index(part), length or 0, precision == "bf16", contender == "ours", contender, n_trials, rank or 0)
+    return (PARTS.index(part), length or 0, precision == "bf16", contender == "ours", contender, n_trials, rank or 0)

@@ -4,6 +4,9 @@ All run the same cells of the embedded demo on tiny-roberta: as many steps of as
 end, no part of train held out. Start-up is included: Python, imports, data, model; ours draws its figures as well. The
 peers are B0, B1 and B1g: every text padded to the maximum length, Trainer's own batches, and batches grouped by length,
 in training and evaluation.
+
+Where cells are left out early, ours does it by halving, and the peer, B1g, by Optuna's MedianPruner as it comes, which
+is asked after each quarter of the steps.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bench.methods import FAMILY
@@ -25,6 +28,8 @@ from bench.timing.peers.rows import Row
 TASK, MODEL = "demo", "tiny-roberta"
 SWEEPERS = ("ours", "b0", "b1", "b1g")
 ONCE = ("b0",)  # it takes minutes: in the first round only
+SWEEP, EARLY = "sweep", "early"  # to the end, and with cells left out early
+WHOLE = {SWEEP: SWEEPERS, EARLY: ("ours", "b1g")}  # by part, who runs it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +43,7 @@ class Cells:
     rank: int = 8
     max_length: int = 128
     device: str = "cpu"
+    early: bool = False  # whether cells are left out early
 
     @property
     def n_trials(self) -> int:
@@ -56,27 +62,29 @@ class Ended:
 
 
 def measure(
-    cells: Cells, chosen: Sequence[str], *, repeats: int, tell: Callable[[str], None],
+    cells: Cells, chosen: Sequence[str], parts: Sequence[str] = (SWEEP,), *, repeats: int, tell: Callable[[str], None],
     run: Callable[[Sequence[str], Path], Ended] | None = None,
 ) -> list[Row]:  # fmt: skip
-    """Return a row for each sweep, `repeats` of each of the chosen ones, interleaved; those in ONCE have one.
+    """Return a row for each sweep, `repeats` of each of the chosen ones in each part, interleaved; of ONCE one.
 
     Raises:
         RuntimeError: where a sweep fails.
     """
     rows = []
-    for repeat, name in interleaved([name for name in SWEEPERS if name in chosen], repeats):
+    pairs = [(part, name) for part in parts for name in WHOLE[part] if name in chosen]
+    for repeat, (part, name) in interleaved(pairs, repeats):
         if repeat and name in ONCE:
             continue
         with tempfile.TemporaryDirectory(prefix="lorasweep-bench-") as directory:
-            ended = (run or process)(command(name, cells, Path(directory)), Path(directory))
+            some = replace(cells, early=part == EARLY)
+            ended = (run or process)(command(name, some, Path(directory)), Path(directory))
         if ended.code != 0:
             raise RuntimeError(f"the sweep of {name} ended with code {ended.code}: {ended.output}")
-        tell(f"sweep {name}, round {repeat + 1}: {ended.seconds:.1f} s")
+        tell(f"{part} {name}, round {repeat + 1}: {ended.seconds:.1f} s")
         n = cells.n_trials
         rows.append(
             Row(
-                part="sweep",
+                part=part,
                 contender=name,
                 precision="fp32",
                 n_trials=n,
@@ -101,6 +109,8 @@ def command(name: str, cells: Cells, directory: Path) -> list[str]:
             "eval-steps": cells.steps, "batch": cells.batch_size, "max-length": cells.max_length, "n-select": 0,
             "device": cells.device, "results-dir": directory,
         }  # fmt: skip
+        if cells.early:
+            options |= {"sampler": "halving", "widen": "false"}  # the peer's grid does not grow either
         return [sys.executable, "-m", "bench", "sweep", *(f"--{key}={value}" for key, value in options.items())]
     return [sys.executable, "-m", "bench.timing.peers.peer_sweep", name, json.dumps(asdict(cells)), str(directory)]
 

@@ -221,6 +221,8 @@ def test_both_sweeps_run_the_same_cells(tmp_path: Path) -> None:
     assert (peer[-3], peer[-1]) == ("b1g", str(tmp_path))
     assert json.loads(peer[-2])["lr_ratio"] == [1.0, 4.0]
     assert cells.n_trials == 4
+    early = sweeps.command("ours", replace(cells, early=True), tmp_path)
+    assert set(early) - set(ours) == {"--sampler=halving", "--widen=false"}
 
 
 def test_a_sweep_is_a_whole_process_and_a_failed_one_is_no_measurement() -> None:
@@ -235,6 +237,11 @@ def test_a_sweep_is_a_whole_process_and_a_failed_one_is_no_measurement() -> None
     found = sweeps.measure(cells, ["b1g", "ours", "b0", "b1gh"], repeats=2, tell=lambda line: None, run=run)
     assert sorted(ran) == ["b0", "b1g", "b1g", "ours", "ours"], "the slow one once"
     assert {(r.part, r.n_trials, r.examples, r.peak_memory_bytes) for r in found} == {("sweep", 28, 280, 7)}
+
+    ran.clear()
+    found = sweeps.measure(cells, ["b1g", "ours", "b1"], ["early"], repeats=1, tell=lambda line: None, run=run)
+    assert sorted(ran) == ["b1g", "ours"]
+    assert {r.part for r in found} == {"early"}
 
     def fail(arguments: Sequence[str], directory: Path) -> Ended:
         return Ended(seconds=1.0, peak_memory_bytes=7, code=1, output="no such file")
@@ -257,6 +264,19 @@ def test_the_peers_sweep_trains_every_cell(name: str, tmp_path: Path, capsys: py
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["trials"] == 2
     assert 0.3 < found["best"] < 0.8
+
+
+def test_the_peers_sweep_with_the_median_pruner_stops_what_is_worse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rates that differ by a million after 5 trials that run through: Optuna's own rule decides."""
+    scores = iter([0.9] * 20 + [0.1] * 20)
+    monkeypatch.setattr(peer_sweep, "_accuracy", lambda *_: next(scores))
+    cells = {"eta_A": [1e-3], "lr_ratio": [1.0, 2, 3, 4, 5, 6], "steps": 4, "batch_size": 4, "rank": 2, "early": True}
+    peer_sweep.main("b1g", json.dumps(cells), str(tmp_path))
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found == {"trials": 6, "best": 0.9}
+    assert len(list(scores)) == 19, "5 trials of 4 scores, and one of the sixth, which is stopped at once"
 
 
 # --- rows, medians, figures ------------------------------------------------------------------------------------------
