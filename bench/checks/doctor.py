@@ -62,6 +62,9 @@ def device(study: Study) -> Check:
     if chosen == "cpu":
         n_cores, load = os.cpu_count() or 1, os.getloadavg()[0]
         text = f"{name}, {n_cores} cores, torch {torch.__version__} with {torch.get_num_threads()} threads"
+        unused = devices.unused_gpu()
+        if unused is not None:
+            return Check(name="device", level="note", found=f"{text}; {unused.found}: {unused.way_out}")
         if load > n_cores / 2:
             return Check(name="device", level="note", found=f"{text}; other work runs on it (load {load:.1f}): "
                          "scores stay the same, times will not be worth comparing")  # fmt: skip

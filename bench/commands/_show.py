@@ -34,6 +34,7 @@ def heading(resolved: Resolved, directory: Path, device: str) -> str:
         f"profile {study.profile}; device {device}, {precision(study)}; seeds {', '.join(map(str, study.seeds))}",
         f"{budget.max_steps} steps of {budget.batch_size}, {budget.optimizer}, {budget.lr_scheduler_type} schedule, "
         f"{_text.count(budget.warmup_steps, 'warm-up step')}, {clip}, evaluated {_text.every(budget.eval_steps)}",
+        *_unused(study),
         *([resolved.task.assumed] if resolved.task.assumed else []),
         *([held_out(resolved)] if resolved.n_select_asked else []),
         *([resolved.layers] if resolved.layers else []),
@@ -53,6 +54,12 @@ def precision(study: Study) -> str:
     elif budget.precision == "fp32" and devices.resolve(study.device).startswith("cuda"):
         why = " (stated; bf16 or tf32 are faster: a GPU's matrix units do not multiply in fp32)"
     return f"{budget.precision}{why}"
+
+
+def _unused(study: Study) -> tuple[str, ...]:
+    """Return a line on a GPU that nobody has refused and the installed torch cannot use; none elsewhere."""
+    unused = devices.unused_gpu() if study.device == "auto" else None
+    return () if unused is None else (f"warning: {unused.found}: this trains on the CPU; {unused.way_out}",)
 
 
 def held_out(resolved: Resolved) -> str:

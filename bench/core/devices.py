@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 import platform
+import re
+import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 MPS = "mps"  # Apple's GPU, by Metal
 ALL_GPUS = "cuda:all"
 AMPERE = (8, 0)  # the least capability whose matrix units multiply bfloat16, and float32 rounded to TF32
+NVIDIA = Path("/proc/driver/nvidia/version")  # where Linux says which driver of NVIDIA's is loaded
+# Where torch's builds for CUDA are, by the least major number of the driver that they need.
+BUILDS = {580: "https://download.pytorch.org/whl/cu130", 0: "https://download.pytorch.org/whl/cu126"}
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the driver's interface
 
 
@@ -49,9 +56,43 @@ def resolve(device: str) -> str:
     if device == "auto":
         return "cuda:0" if found else "cpu"
     if index_of(device) >= found:
-        got, way_out = f"{device!r} ({found} found)", "use --device cpu, or install a torch built for this GPU"
+        got, unused = f"{device!r} ({found} found)", unused_gpu()
+        way_out = f"use --device cpu, or {'a machine with a GPU of NVIDIA' if unused is None else unused.way_out}"
         raise BadInput("--device", "must be a device of this machine", got=got, way_out=way_out)
     return f"cuda:{index_of(device)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unused:
+    """A GPU that the installed torch was not built for: what is so, and what to do about it."""
+
+    found: str
+    way_out: str
+
+
+def unused_gpu() -> Unused | None:
+    """Return what to say where NVIDIA's driver is loaded and the installed torch was built without CUDA, else None."""
+    if is_built_for_cuda() or not NVIDIA.is_file():
+        return None
+    text = NVIDIA.read_text(encoding="utf-8", errors="replace")
+    driver = re.search(r"Kernel Module.*?\s(\d+)((?:\.\d+)+)", text)
+    index = next(url for least, url in BUILDS.items() if int(driver[1] if driver else 0) >= least)
+    release = _torch_version().partition("+")[0]
+    return Unused(
+        found=f"torch {_torch_version()} was built without CUDA, beside NVIDIA's driver"
+        f"{f' {driver[1]}{driver[2]}' if driver else ''}",
+        way_out=f"install the build for it: {sys.executable} -m pip install --force-reinstall torch=={release} "
+        f"--index-url {index}",
+    )
+
+
+def is_built_for_cuda() -> bool:
+    """Return whether the installed torch was, by its own version file, without an import; True where there is none."""
+    spec = importlib.util.find_spec("torch")
+    path = None if spec is None or spec.origin is None else Path(spec.origin).with_name("version.py")
+    if path is None or not path.is_file():
+        return not _torch_version().endswith("+cpu")
+    return re.search(r"^cuda\b.*=\s*None\s*$", path.read_text(encoding="utf-8"), re.MULTILINE) is None
 
 
 def workers(device: str) -> tuple[str, ...]:
@@ -147,7 +188,7 @@ def _device(index: int) -> tuple[ctypes.CDLL, ctypes.c_int]:
 
 def _driver() -> ctypes.CDLL | None:
     """Return the CUDA driver, initialised; None without one, or with a torch that cannot use it."""
-    if _torch_version().endswith("+cpu"):
+    if not is_built_for_cuda():
         return None
     try:
         driver = ctypes.CDLL("libcuda.so.1")
