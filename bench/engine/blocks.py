@@ -24,6 +24,7 @@ from bench.engine.dropout import MaskKeys, attention_mask_by, attention_mask_of
 from bench.engine.heads import Move
 from bench.engine.products import as_computed, scaled_bmm, softmax, softmax_backward
 
+WIDE = 8  # rows of padded scores are a multiple of so many numbers: a GPU reads 16 bytes at once
 LONG = 256  # tokens of an example from which on its weights are computed again in backward, not kept
 AT_ONCE = 1 << 24  # scores that exist at once, unless one example of one trial has more
 
@@ -118,7 +119,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, form: Form, kept: Ten
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """Where the tokens of a stream stand in rows of examples padded to the longest, T."""
+    """Where the tokens of a stream stand in rows of examples padded to T, the longest's length or a little more."""
 
     n: int
     longest: int
@@ -154,7 +155,7 @@ class Grid:
 @functools.lru_cache(maxsize=4)  # all layers of a chunk ask for one
 def grid_of(lengths: tuple[int, ...], device: torch.device) -> Grid:
     """Return the grid of examples of these lengths."""
-    longest, n_tokens = max(lengths), sum(lengths)
+    longest, n_tokens = -(-max(lengths) // WIDE) * WIDE, sum(lengths)
     length_nx1 = np.array(lengths)[:, None]
     first_nx1 = np.cumsum(length_nx1, axis=0) - length_nx1
     is_token = np.arange(longest) < length_nx1

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 CHUNK_ROWS, CHUNK_WIDTH = 1024, 384  # tokens of all trials in a chunk at this hidden size: a CPU's caches still hold it
 HALF_CHUNK_ROWS = 1536  # in 16 bits, whose numbers are half as large
-GPU_CHUNK_ROWS = 16384  # 128 trials of RoBERTa-base on an H200: 81 ms in 2 chunks of 28,000 rows, 91 in 4 of 14,000
+GPU_CHUNK_ROWS = 16384  # where a GPU's memory is not known
+# Of a GPU's whole memory, what a chunk may keep for backward; the rest is base, adapters, slack. Smaller chunks cost:
+# 128 trials of RoBERTa-base took an H200 81 ms in 2 chunks of 28,000 rows, 91 in 4 of 14,000.
+CHUNK_SHARE = 0.3
 GPU_PADDED_ROWS = 8192  # by reckoning: from here on two chunks of like lengths cost less than the padding they spare
-MOST_CHUNKS = 8
+MOST_CHUNKS = 8  # on a CPU, whose memory is not asked for; on a GPU a chunk holds an example at the least
 MOST_FILLING = 64  # tokens
 # Padded tokens of all trials in a chunk of an evaluation. A CPU's caches hold much of theirs; a GPU is not filled by
 # less, and of a stream nothing is kept for backward: a layer's values, no padding, no logits but those wanted.
@@ -27,14 +32,26 @@ def least_chunks(path: str, tokens: float, *, is_half: bool, on_cpu: bool) -> in
     return 2
 
 
-def n_chunks(tokens: float, *, hidden_size: int, is_half: bool, on_cpu: bool, least: int) -> int:
+def memory_rows(memory_bytes: int | None, token_bytes: float) -> float | None:
+    """Return how many tokens of all trials a GPU's memory allows a chunk of which so much is kept; None: not known."""
+    return None if memory_bytes is None or not token_bytes else CHUNK_SHARE * memory_bytes / token_bytes
+
+
+def n_chunks(
+    tokens: float, *, hidden_size: int, is_half: bool, on_cpu: bool, least: int, rows: float | None = None,
+    most: int = MOST_CHUNKS,
+) -> int:  # fmt: skip
     """Return into how many chunks these tokens of all trials are cut: as many tokens in each as suit the device.
 
-    A model narrower than CHUNK_WIDTH gets more tokens in each: its steps are mostly calls, not numbers.
+    On a CPU a cache's worth. A GPU gets as few chunks as `rows` allow, `most` at the most. A model narrower than
+    CHUNK_WIDTH gets more tokens in each: its steps are mostly calls, not numbers.
     """
-    usual = GPU_CHUNK_ROWS if not on_cpu else HALF_CHUNK_ROWS if is_half else CHUNK_ROWS
-    rows = usual * max(1.0, CHUNK_WIDTH / hidden_size)
-    return int(min(MOST_CHUNKS, max(least, round(tokens / rows))))
+    wide = max(1.0, CHUNK_WIDTH / hidden_size)
+    if on_cpu:
+        usual = HALF_CHUNK_ROWS if is_half else CHUNK_ROWS
+        return int(min(MOST_CHUNKS, max(least, round(tokens / (usual * wide)))))
+    allowed = GPU_CHUNK_ROWS * wide if rows is None else rows
+    return int(max(least, min(most, math.ceil(tokens / allowed))))
 
 
 def filling(tokens: int) -> int:

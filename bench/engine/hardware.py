@@ -10,12 +10,22 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from bench.core import devices
+
 
 def waiting_for(device: torch.device) -> Callable[[], None]:
     """Return what returns when the device has done all it was given."""
     if device.type == "cuda":
         return functools.partial(torch.cuda.synchronize, device)
     return torch.mps.synchronize if device.type == "mps" else lambda: None
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """Return a GPU's whole memory, the number that packs are planned with; None of a CPU and where nobody knows."""
+    if device.type == "mps":
+        return devices.memory_bytes(devices.MPS)
+    is_there = device.type == "cuda" and (device.index or 0) < devices.n_gpus()
+    return devices.memory_bytes(f"cuda:{device.index or 0}") if is_there else None
 
 
 def sent(host: Tensor, device: torch.device) -> Tensor:

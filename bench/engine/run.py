@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,12 +27,13 @@ from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.causal import NextTokens, Written
 from bench.engine.checkpointing import checkpoint_layers
-from bench.engine.chunking import CHUNK_WIDTH, least_chunks, n_chunks
+from bench.engine.chunking import CHUNK_WIDTH, least_chunks, memory_rows, n_chunks
 from bench.engine.dropout import Together
 from bench.engine.loop import Loop, Training
 from bench.engine.memory import Meter, settle_base
 from bench.engine.objective import Classification, Objective, Regression, Scored
 from bench.engine.paths import BankPath, Path, settle_masks
+from bench.engine.sizes import shape_of, writes_texts
 from bench.models._base import LoadedModel
 
 DTYPES: dict[Precision, torch.dtype] = {  # of the base; adapters, head and optimizer are at least float32
@@ -99,13 +100,21 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
         bank.keys.together = Together()
     train = Batches(data.train, device=device)
     settle_masks(bank, path, train.chunk(np.arange(min(2, train.n))))
-    # transformers maps n_embd, d_model and dim to it; a config of several parts may have none of its own
-    width = int(getattr(loaded.model.config.get_text_config(), "hidden_size", None) or CHUNK_WIDTH)
+    of_model = _of_model(loaded, data, options, pack)
     return Ready(
         bank=bank, path=path, objective=objective_of(data, bank, ragged=ragged), train=train,
-        n_chunks=options.n_chunks
-        or options.more_chunks * default_chunks(data, pack, path.name, device, hidden_size=width),
+        n_chunks=options.n_chunks or options.more_chunks * default_chunks(data, pack, path.name, device, **of_model),
     )  # fmt: skip
+
+
+def _of_model(loaded: LoadedModel, data: EncodedData, options: EngineOptions, pack: Pack) -> dict[str, Any]:
+    """Return what of a model the number of chunks follows from: its width, and a GPU's room for a chunk."""
+    config = loaded.model.config.get_text_config()
+    shape = shape_of(config.to_dict(), is_decoder=data.reading is not None or writes_texts(config.to_dict()))
+    kept = shape.token_bytes(pack.trials[0].budget.precision, checkpointed=options.gradient_checkpointing)
+    # transformers maps n_embd, d_model and dim to it; a config of several parts may have none of its own
+    width = int(getattr(config, "hidden_size", None) or CHUNK_WIDTH)
+    return {"hidden_size": width, "rows": memory_rows(hardware.memory_bytes(options.device), kept)}
 
 
 def run_pack(
@@ -219,13 +228,16 @@ def choose_path(bank: Bank, wanted: str, problem: Callable[[str], str | None] = 
     return BankPath(bank)
 
 
-def default_chunks(data: EncodedData, pack: Pack, path: str, device: torch.device, *, hidden_size: int) -> int:
-    """Return into how many chunks a batch is cut (chunking.py)."""
+def default_chunks(
+    data: EncodedData, pack: Pack, path: str, device: torch.device, *, hidden_size: int, rows: float | None = None
+) -> int:
+    """Return into how many chunks a batch is cut; `rows` of all trials are as many as a chunk may hold on a GPU."""
     budget = pack.trials[0].budget
     tokens = data.train.lengths.mean() * budget.batch_size * pack.size
     is_half, on_cpu = budget.precision in ("bf16", "fp16"), device.type == "cpu"
     least = least_chunks(path, tokens, is_half=is_half, on_cpu=on_cpu)
-    return n_chunks(tokens, hidden_size=hidden_size, is_half=is_half, on_cpu=on_cpu, least=least)
+    return n_chunks(tokens, hidden_size=hidden_size, is_half=is_half, on_cpu=on_cpu, least=least, rows=rows,
+                    most=budget.batch_size)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

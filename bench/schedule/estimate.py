@@ -16,6 +16,7 @@ from bench import methods
 from bench.core.cache import write_text
 from bench.core.record import Outcome, Record
 from bench.core.spec import Pack, Trial
+from bench.engine.sizes import number
 from bench.schedule.planner import method_of
 
 Key = tuple[str, str, str, str, str]  # device, model, precision, method, phase
@@ -169,9 +170,9 @@ def _seconds_by_phase(outcome: Outcome) -> dict[str, float]:
 
 def matmul_params(config: Mapping[str, object]) -> int:
     """Return P of a transformer from its config.json: 4 h^2 + 2 h f for each of its layers (h hidden, f inner size)."""
-    hidden = _first(config, "hidden_size", "dim", "n_embd")
-    n_layers = _first(config, "num_hidden_layers", "n_layers", "n_layer")
-    inner = _first(config, "intermediate_size", "hidden_dim", "n_inner") or 4 * hidden
+    hidden = number(config, "hidden_size", "dim", "n_embd")
+    n_layers = number(config, "num_hidden_layers", "n_layers", "n_layer")
+    inner = number(config, "intermediate_size", "hidden_dim", "n_inner") or 4 * hidden
     return n_layers * (4 * hidden**2 + 2 * hidden * inner)
 
 
@@ -200,7 +201,3 @@ def write_calibration(results_dir: Path, calibration: Calibration) -> None:
 
 def _key(trial: Trial, device: str, phase: str) -> Key:
     return (device, trial.model, trial.budget.precision, methods.identity(trial).series.replace("-", "/"), phase)
-
-
-def _first(config: Mapping[str, object], *keys: str) -> int:
-    return next((int(str(config[key])) for key in keys if config.get(key)), 0)

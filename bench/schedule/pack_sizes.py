@@ -23,6 +23,7 @@ from bench.study import varying
 PACKING_NAME = ".packing.json"  # below the results directory
 STEPS = 3  # of each pack that is tried, warm-up included: see bench.engine.probe
 WORTH = 0.03  # of the trial-steps that a kind has left: what trying may cost
+MANY = 64  # trials of a pack from which on half as many may be as fast
 TIE = 0.02  # within it the larger pack is taken: it shares evaluation and set-up as well
 
 Key = tuple[str, str]  # device, kind (see planner.kind_of)
@@ -84,8 +85,9 @@ def measure(
 
 
 def sizes(largest: int) -> tuple[int, ...]:
-    """Return the sizes to try: alone, all, and the one between."""
-    return tuple(sorted({1, round(math.sqrt(largest)), largest}))
+    """Return the sizes to try: alone, all, and the one between; of many also half."""
+    half = {largest // 2} if largest > MANY else set[int]()
+    return tuple(sorted({1, round(math.sqrt(largest)), largest} | half))
 
 
 def cost(pack: Pack) -> int:

@@ -17,14 +17,12 @@ from itertools import accumulate, pairwise
 from bench import methods
 from bench.core.spec import Pack, Study, TrainBudget, Trial
 from bench.engine import optimizers
-from bench.engine.chunking import least_chunks, n_chunks
+from bench.engine.chunking import least_chunks, memory_rows, n_chunks
+from bench.engine.sizes import BYTES_OF, UNCUT_KEPT, VALUES_KEPT, Shape
 
-# A cap, not a tuning: beyond it a pack only makes Ctrl-C and a crash lose more. CPUs gain nothing after about 16.
-MAX_PACK_SIZE = {"cpu": 16, "cuda": 64}
-BYTES_OF = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
-VALUES_KEPT = 13  # values kept for backward by token, layer and hidden unit, attention scores aside; frozen base
-UNCUT_KEPT = 22  # the same for a batch in one piece on a GPU, whose attention is padded to its longest text
-DECODER_KEPT = 10  # of a decoder, those of the hidden size: both norms in three stages, both sums, what attention gives
+# The most trials of a pack where memory allows more and no measurement says less: the largest size that was measured to
+# gain. CPUs gain nothing after about 16; on an H200 128 trials of RoBERTa-base took 0.63 ms a trial-step, 64 took 0.67.
+MAX_PACK_SIZE = {"cpu": 16, "cuda": 128}
 LOGITS_BYTES = 3 * 28 * 2**20  # of a decoder, whatever the pack: see bench.engine.cross_entropy
 LEAST_PACK = 4  # before a pack gets smaller, layers compute again in backward
 MOST_CUTS = 4  # packs for each device, where packs are cut evenly
@@ -33,25 +31,6 @@ SPREAD = 3  # packs that each device still gets, at the least, while packs can b
 # GPU: by a count of launches. Of RoBERTa-base on an H200 it was some 5 where chunks are recorded, 48 where not.
 PACK_OVERHEAD = {"cpu": 1.5, "cuda": 18.0}
 MEMORY_SHARE = 0.6  # of the free memory; the rest is the base model, evaluation, the allocator's slack
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shape:
-    """What the memory model knows of a base model and its data."""
-
-    n_layers: int
-    hidden_size: int
-    train_tokens: float  # mean tokens of a training example, specials included
-    n_weights: int = 0  # of a base whose copies can be trained side by side; 0: it cannot
-    inner_size: int = 0  # of a decoder's MLP, gate and up together where it has both; 0: the model is no decoder
-    qkv_size: int = 0  # of a decoder's queries, keys and values together
-
-    @property
-    def values_kept(self) -> float:
-        """Return the values kept for backward of a token in a layer."""
-        if not self.inner_size:
-            return VALUES_KEPT * self.hidden_size
-        return DECODER_KEPT * self.hidden_size + 2 * self.inner_size + 3 * self.qkv_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,24 +207,28 @@ def _fitting(trial: Trial, limits: Limits, *, checkpointed: bool) -> int:
     on_cpu = limits.device_kind == "cpu"
     if not shape.inner_size and on_cpu:
         return max(1, int(room / bytes_of(trial, shape)))
+    whole = limits.memory_bytes
     if not shape.inner_size:
-        return max((k for k in sizes if gpu_encoder_bytes(trial, shape, k) <= room), default=1)
-    fit = (k for k in sizes if decoder_bytes(trial, shape, k, on_cpu=on_cpu, checkpointed=checkpointed) <= room)
-    return max(fit, default=1)
+        return max((k for k in sizes if gpu_encoder_bytes(trial, shape, k, memory_bytes=whole) <= room), default=1)
+    taken = functools.partial(decoder_bytes, trial, shape, on_cpu=on_cpu, checkpointed=checkpointed, memory_bytes=whole)
+    return max((k for k in sizes if taken(k) <= room), default=1)
 
 
-def gpu_encoder_bytes(trial: Trial, shape: Shape, n_trials: int) -> float:
+def gpu_encoder_bytes(trial: Trial, shape: Shape, n_trials: int, *, memory_bytes: int | None = None) -> float:
     """Return the memory that training a pack of encoders takes on a GPU beside the base model: the peak of a step.
 
     Values kept for one chunk's backward, and adapters as if all products of a layer had one, or all weights, with their
-    gradients and the optimizer's state. Held against counts of tensors without data (tests/pretend), not against a GPU.
+    gradients and the optimizer's state. `memory_bytes` is the device's, which says how large a chunk may be; None: not
+    known. Held against counts of tensors without data (tests/pretend), not against a GPU.
     """
     budget, value_bytes = trial.budget, BYTES_OF[trial.budget.precision]
     tokens = n_trials * budget.batch_size * min(shape.train_tokens, budget.max_length)
     is_half = budget.precision in ("bf16", "fp16")
     path = "unpadded" if shape.n_weights else "bank"
     least = least_chunks(path, tokens, is_half=is_half, on_cpu=False)
-    cut = n_chunks(tokens, hidden_size=shape.hidden_size, is_half=is_half, on_cpu=False, least=least)
+    rows = memory_rows(memory_bytes, shape.token_bytes(budget.precision))
+    cut = n_chunks(tokens, hidden_size=shape.hidden_size, is_half=is_half, on_cpu=False, least=least, rows=rows,
+                   most=budget.batch_size)  # fmt: skip
     kept = shape.hidden_size * shape.n_layers * (VALUES_KEPT if cut > 1 else UNCUT_KEPT)
     trained = shape.n_weights
     if not methods.get(trial.method).trains_base:
@@ -253,24 +236,26 @@ def gpu_encoder_bytes(trial: Trial, shape: Shape, n_trials: int) -> float:
     return tokens / cut * kept * value_bytes + n_trials * trained * training_bytes(budget, 4)
 
 
-def decoder_bytes(trial: Trial, shape: Shape, n_trials: int, *, on_cpu: bool, checkpointed: bool = False) -> float:
+def decoder_bytes(
+    trial: Trial, shape: Shape, n_trials: int, *, on_cpu: bool, checkpointed: bool = False,
+    memory_bytes: int | None = None,
+) -> float:  # fmt: skip
     """Return the memory that training a pack of decoders takes beside the base model: the peak of a step.
 
     Values kept for one chunk's backward; logits; adapters as if all products of a layer had one, with their gradients
     and the optimizer's state.
     """
-    budget, value_bytes = trial.budget, BYTES_OF[trial.budget.precision]
+    budget = trial.budget
     tokens = n_trials * budget.batch_size * min(shape.train_tokens, budget.max_length)
     is_half = budget.precision in ("bf16", "fp16")
-    cut = n_chunks(tokens, hidden_size=shape.hidden_size, is_half=is_half, on_cpu=on_cpu, least=1)
-    kept = shape.values_kept * shape.n_layers
-    if checkpointed:  # the layers' inputs, and one layer's values
-        kept = shape.hidden_size * shape.n_layers + shape.values_kept
+    of_token = shape.token_bytes(budget.precision, checkpointed=checkpointed)
+    cut = n_chunks(tokens, hidden_size=shape.hidden_size, is_half=is_half, on_cpu=on_cpu, least=1,
+                   rows=memory_rows(memory_bytes, of_token), most=budget.batch_size)  # fmt: skip
     sides = 7 * shape.hidden_size + 2 * shape.inner_size + shape.qkv_size
     trained = (trial.rank or 0) * sides * shape.n_layers
     if methods.get(trial.method).trains_base:
         trained = shape.n_weights
-    return tokens / cut * kept * value_bytes + LOGITS_BYTES + n_trials * trained * training_bytes(budget, 4)
+    return tokens / cut * of_token + LOGITS_BYTES + n_trials * trained * training_bytes(budget, 4)
 
 
 def bytes_of(trial: Trial, shape: Shape) -> float:

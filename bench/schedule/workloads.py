@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,10 @@ from bench.core import devices, provenance
 from bench.data.splits import Split, TextData
 from bench.data.toy import MODEL_TYPE as TOY
 from bench.data.toy import ToyData
+from bench.engine.sizes import number, shape_of, writes_texts
 from bench.models import Located
 from bench.schedule.estimate import Place, Workload, matmul_params
-from bench.schedule.planner import Limits, Shape
+from bench.schedule.planner import Limits
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,16 +53,11 @@ def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
     By its whole memory, not what happens to be free: a resumed sweep must form the same packs.
     """
     chosen = devices.resolve(device)
-    sizes = {key: int(str(located.config.get(key) or 0)) for key in ("num_hidden_layers", "n_layers", "n_layer")}
-    hidden = next(
-        (int(str(located.config[key])) for key in ("hidden_size", "dim", "n_embd") if key in located.config), 0
-    )
-    shape = Shape(
-        n_layers=max(sizes.values()),
-        hidden_size=hidden,
+    shape = shape_of(
+        located.config,
+        is_decoder=writes_texts(located.config),
         train_tokens=train_tokens,
-        n_weights=_stackable(located, hidden),
-        **_of_decoder(located.config, hidden),
+        n_weights=_stackable(located),
     )
     return Limits(
         max_pack_size=TOY_PACK if located.model_type == TOY else None,
@@ -78,35 +73,12 @@ def _share(device: str, memory_bytes: int | None) -> int | None:
     return None if memory_bytes is None else memory_bytes // n
 
 
-def _of_decoder(config: Mapping[str, object], hidden: int) -> dict[str, int]:
-    """Return the sizes of a decoder's MLP, with its gate, and of queries, keys and values; none of another model.
-
-    What tells a decoder is that a checkpoint of its kind writes texts.
-    """
-
-    def number(*names: str) -> int:
-        return next((int(str(config[name])) for name in names if config.get(name)), 0)
-
-    if not any("CausalLM" in str(name) or "LMHead" in str(name) for name in _listed(config.get("architectures"))):
-        return {}
-    heads = number("num_attention_heads", "n_head", "n_heads") or 1
-    width = number("head_dim") or hidden // heads
-    inner = number("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden
-    activation = str(config.get("hidden_act") or config.get("hidden_activation") or "")
-    is_gated = activation in ("silu", "gelu_pytorch_tanh")
-    shared = number("num_key_value_heads") or heads
-    return {"inner_size": inner * (2 if is_gated else 1), "qkv_size": width * (heads + 2 * shared)}
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _stackable(located: Located, hidden: int) -> int:
+def _stackable(located: Located) -> int:
     """Return the weights of a base that can be trained K times side by side, embeddings included; 0 if it cannot."""
     if located.model_type not in STACKABLE:
         return 0
-    return matmul_params(located.config) + int(located.config.get("vocab_size") or 0) * hidden
+    config = located.config
+    return matmul_params(config) + number(config, "vocab_size") * number(config, "hidden_size")
 
 
 def mean_tokens(split: Split, located: Located) -> float:

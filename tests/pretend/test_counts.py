@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from bench.engine.sizes import Shape
 from bench.schedule import planner
-from bench.schedule.planner import Shape
 from tests.pretend import stub
 
 ROOT = Path(__file__).resolve().parents[2]

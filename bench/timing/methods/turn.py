@@ -21,9 +21,10 @@ from bench.engine.loop import Loop
 from bench.engine.memory import Meter
 from bench.engine.paths import Path
 from bench.engine.run import EngineOptions, prepare
+from bench.engine.sizes import BYTES_OF
 from bench.methods import LayerShape, Method
 from bench.models._base import LoadedModel
-from bench.schedule.planner import BYTES_OF, training_bytes
+from bench.schedule.planner import training_bytes
 from bench.timing.methods.kept import kept_bytes
 from bench.timing.methods.marks import Marks, Split, marking
 from bench.timing.methods.merged import merge

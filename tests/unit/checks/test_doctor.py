@@ -12,7 +12,8 @@ from bench import cli
 from bench.checks import doctor, preflight
 from bench.core import hub
 from bench.core.spec import Pack
-from bench.schedule.planner import Limits, Shape
+from bench.engine.sizes import Shape
+from bench.schedule.planner import Limits
 from bench.store import lock
 from tests.support.sweep_helpers import study, trial
 

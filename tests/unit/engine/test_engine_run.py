@@ -17,9 +17,13 @@ from transformers import DistilBertConfig
 from bench.core.clock import Clock
 from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Trial
+from bench.engine import chunking, run
 from bench.engine.memory import CpuMeter, settle_base
 from bench.engine.run import DTYPES, EngineOptions, default_chunks, prepare, run_pack
+from bench.engine.sizes import Shape
 from bench.engine.unpadded import UnpaddedPath
+from bench.schedule import planner
+from tests.support import gpu_driver
 from tests.support.engine_helpers import budget, load_random, random_data, tiny_model, trial
 from tests.support.engine_runs import data, go
 from tests.support.oracle import CPU, padded, start_values, train_peft_alone
@@ -278,6 +282,25 @@ def test_batches_are_cut_by_tokens_width_path_and_device() -> None:
         assert counts == sorted(counts), "more trials, no fewer chunks"
     assert n_chunks(30, "fp32", "unpadded", "cuda") == 1 < n_chunks(30, "fp32", "unpadded", "cpu")
     assert n_chunks(30, "fp32", "unpadded", "cpu", hidden_size=96) < n_chunks(30, "fp32", "unpadded", "cpu")
+
+
+@pytest.mark.parametrize("gigabytes", [0.001, 0.1])
+def test_a_gpu_s_chunks_follow_its_memory_as_they_are_planned(
+    gigabytes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_driver.pretend(monkeypatch, memory_bytes=int(gigabytes * 1e9))
+    some, gpu = random_data(), torch.device("cuda:0")
+    pack = Pack(trials=tuple(lora(precision="fp32", batch_size=32) for _ in range(40)))
+    of_model = run._of_model(tiny_model(dtype=torch.float32), some, EngineOptions(device=gpu), pack)
+    found = default_chunks(some, pack, "unpadded", gpu, **of_model)
+    mean = float(some.train.lengths.mean())
+    shape = Shape(n_layers=2, hidden_size=16, train_tokens=mean, n_weights=1)
+    kept = mean * 32 * 40 * shape.token_bytes("fp32")
+    assert found == max(2, min(32, math.ceil(kept / (chunking.CHUNK_SHARE * gigabytes * 1e9))))
+    assert (found > 8) == (gigabytes < 0.01)
+    adapters = 40 * pack.trials[0].rank * 18 * 16 * 2 * planner.training_bytes(pack.trials[0].budget, 4)
+    planned = planner.gpu_encoder_bytes(pack.trials[0], shape, 40, memory_bytes=int(gigabytes * 1e9))
+    assert planned == pytest.approx(kept / found + adapters)
 
 
 def test_a_path_that_the_model_cannot_take_is_refused() -> None:

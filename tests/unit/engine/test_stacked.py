@@ -10,9 +10,10 @@ import torch
 
 from bench import methods
 from bench.core.spec import Trial
+from bench.engine.sizes import Shape
 from bench.methods._base import base_precision
 from bench.schedule import planner
-from bench.schedule.planner import Limits, Shape
+from bench.schedule.planner import Limits
 from tests.support.engine_helpers import budget, random_data, tiny_model, trial
 from tests.support.oracle import train_pack
 

@@ -46,6 +46,7 @@ def attended(way: Any, form: Form, p: float, n_shared: int) -> list[Tensor]:
     [Form(scale=0.4), Form(scale=0.4, window=2), Form(scale=0.4, softcap=2.0, window=3), Form(scale=1.0, causal=False)],
 )
 def test_padded_attention_is_attention_by_lengths(form: Form, p: float, n_shared: int) -> None:
+    assert blocks.grid_of(LENGTHS, torch.device("cpu")).longest == 8 > max(LENGTHS), "a multiple of 8"
     padded, by_lengths = (attended(way, form, p, n_shared) for way in (padded_attention, block_attention))
     assert len(padded) == 4
     for mine, theirs in zip(padded, by_lengths, strict=True):

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.spec import Pack, Trial
+from bench.engine.sizes import VALUES_KEPT, Shape
 from bench.schedule import estimate, planner
 from bench.schedule.estimate import Calibration, Place, Workload
-from bench.schedule.planner import Limits, Shape
+from bench.schedule.planner import Limits
 from tests.campaigns.scale.cluster import simulate
 from tests.support.sweep_helpers import BUDGET, family, grid, ids, records, study, trial
 
@@ -111,7 +112,7 @@ def test_cutting_what_is_left_gives_the_packs_that_were_left(n: int, cap: int, d
 
 def test_memory_bounds_a_pack_and_never_below_one_trial() -> None:
     shape = Shape(n_layers=2, hidden_size=100, train_tokens=10.0)
-    of_one = 4 * 10 * 100 * 2 * planner.VALUES_KEPT * 4  # batch, tokens, hidden, layers, values, bytes
+    of_one = 4 * 10 * 100 * 2 * VALUES_KEPT * 4  # batch, tokens, hidden, layers, values, bytes
 
     def limit(trials_that_fit: float) -> int:
         memory = int(trials_that_fit * of_one / planner.MEMORY_SHARE)
