@@ -38,6 +38,20 @@ class Clock:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + self._now() - start
             self._running = None
 
+    @contextmanager
+    def apart(self, phase: Phase) -> Iterator[None]:
+        """Add the seconds spent inside to `phase` and not to the phase that is running."""
+        self._synchronize()
+        start = self._now()
+        try:
+            yield
+        finally:
+            self._synchronize()
+            spent = self._now() - start
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + spent
+            if self._running is not None:
+                self._seconds[self._running] = self._seconds.get(self._running, 0.0) - spent
+
     def all_seconds(self) -> dict[Phase, float]:
         """Return the seconds of every phase that ran."""
         return dict(self._seconds)

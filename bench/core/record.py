@@ -94,7 +94,7 @@ class Outcome:
     head_new: Annotated[str | None, "JSON: the head's parameters drawn for the seed; the others are kept"] = None
     n_total: Annotated[int | None, "all parameters, adapters included"] = None
     setup_seconds: Annotated[float | None, "building the pack", "s"] = None
-    compile_seconds: Annotated[float | None, "compiling; null where nothing is compiled", "s"] = None
+    compile_seconds: Annotated[float | None, "recording what a GPU repeats; null where nothing is recorded", "s"] = None
     train_seconds: Annotated[float | None, "training steps only, never evaluation", "s"] = None
     eval_seconds: Annotated[float | None, "evaluation", "s"] = None
     timing_mode: Annotated[str | None, "isolated (alone on an idle device) or pack_share (1/K of the pack)"] = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from bench.core.spec import TrainBudget
+
 CHUNK_ROWS, CHUNK_WIDTH = 1024, 384  # tokens of all trials in a chunk at this hidden size: a CPU's caches still hold it
 HALF_CHUNK_ROWS = 1536  # in 16 bits, whose numbers are half as large
 GPU_CHUNK_ROWS = 16384  # where a GPU's memory is not known
@@ -13,9 +15,15 @@ CHUNK_SHARE = 0.3
 GPU_PADDED_ROWS = 8192  # by reckoning: from here on two chunks of like lengths cost less than the padding they spare
 MOST_CHUNKS = 8  # on a CPU, whose memory is not asked for; on a GPU a chunk holds an example at the least
 MOST_FILLING = 64  # tokens
+RECORDED_STEPS = 50  # of a pack whose chunks are worth recording
 # Padded tokens of all trials in a chunk of an evaluation. A CPU's caches hold much of theirs; a GPU is not filled by
 # less, and of a stream nothing is kept for backward: a layer's values, no padding, no logits but those wanted.
 EVAL_ROWS, GPU_EVAL_ROWS = 8192, 65_536
+
+
+def is_recorded(budget: TrainBudget, *, device_kind: str, unpadded: bool, least_steps: int = RECORDED_STEPS) -> bool:
+    """Return whether a pack of classifiers is recorded (graphs.py): on CUDA and the unpadded path, no loss scale."""
+    return device_kind == "cuda" and unpadded and budget.precision != "fp16" and budget.max_steps >= least_steps
 
 
 def least_chunks(path: str, tokens: float, *, is_half: bool, on_cpu: bool) -> int:

@@ -9,6 +9,7 @@ few shapes, with a recording each; the tokens and examples that fill them belong
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -46,13 +47,15 @@ class Graphs:
     """The recordings of a pack, made as chunks of new shapes come: the first is run and then recorded.
 
     `work` adds a chunk's gradients and losses to tensors that stay; what it reads of the step, it reads from such.
-    `record` takes a call and returns what repeats its kernels; it does not run them.
+    `record` takes a call and returns what repeats its kernels; it does not run them. That is done `apart`: it trains
+    nothing.
     """
 
     def __init__(
-        self, work: Callable[[Chunk], None], keys: MaskKeys, record: Callable[[Callable[[], None]], Callable[[], None]]
-    ) -> None:
-        self.work, self.keys, self.record = work, keys, record
+        self, work: Callable[[Chunk], None], keys: MaskKeys, record: Callable[[Callable[[], None]], Callable[[], None]],
+        apart: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:  # fmt: skip
+        self.work, self.keys, self.record, self.apart = work, keys, record, apart
         self.recorded: dict[tuple[int, int, int], Recorded] = {}
         self.problem: str | None = None  # why nothing is recorded any more
 
@@ -65,7 +68,8 @@ class Graphs:
         still = own_copy(filled(chunk))
         self.work(still)
         if len(self.recorded) < MOST and self.problem is None:
-            self._record(shape, still)
+            with self.apart():
+                self._record(shape, still)
 
     def _record(self, shape: tuple[int, int, int], chunk: Chunk) -> None:
         """Record the pass; where that cannot be, chunks run as they are: nothing has been computed by the attempt."""

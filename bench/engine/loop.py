@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ from bench.core.spec import TrainBudget
 from bench.engine import waiting
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches, Chunk
+from bench.engine.chunking import RECORDED_STEPS, is_recorded
 from bench.engine.graphs import Graphs, Recorder
 from bench.engine.objective import Classification, Objective
 from bench.engine.optim import Optimizer
@@ -25,8 +27,6 @@ from bench.engine.paths import Path, path_name
 from bench.engine.scaling import LossScale, SkippingOptimizer
 from bench.engine.state import Keeper, LoopState
 from bench.engine.unpadded import UnpaddedPath
-
-LEAST_STEPS = 50  # of a pack whose chunks are worth recording
 
 
 @dataclass(kw_only=True)
@@ -45,13 +45,13 @@ class Training:
 
 class Loop:
     """Trains one pack. `evaluate` returns each trial's metric at a curve point, [K], nan where weights are broken; it
-    runs outside train time.
+    runs outside train time. Chunks are recorded where a pack has `least_steps` steps.
     """
 
     def __init__(
         self, bank: Bank, path: Path, split: Batches, budget: TrainBudget, *, n_chunks: int, clock: Clock,
         evaluate: Callable[[], npt.NDArray[np.float64]], on_steps: Callable[[int], None] = lambda n: None,
-        objective: Objective | None = None, keeper: Keeper | None = None,
+        objective: Objective | None = None, keeper: Keeper | None = None, least_steps: int = RECORDED_STEPS,
     ) -> None:  # fmt: skip
         self.objective = objective or Classification(2)
         self.bank, self.path, self.split, self.budget = bank, path, split, budget
@@ -67,7 +67,8 @@ class Loop:
         wide = devices.widest_float(split.device)
         self._count = torch.ones((), dtype=wide, device=split.device)  # what the loss of a batch is divided by
         self._loss_K = torch.zeros(bank.n_trials, dtype=wide, device=split.device)
-        self.graphs = Graphs(self._add_alone, bank.keys, Recorder()) if self._can_record() else None
+        apart = functools.partial(clock.apart, "compile")
+        self.graphs = Graphs(self._add_alone, bank.keys, Recorder(), apart) if self._can_record(least_steps) else None
         self.state = Training(
             diverged_step_K=np.zeros(bank.n_trials, dtype=np.int64),
             curves=[[] for _ in bank.trials],
@@ -117,15 +118,12 @@ class Loop:
                 break
         return False
 
-    def _can_record(self) -> bool:
-        """Return whether chunks are recorded: of classifiers on the unpadded path, on CUDA, without a loss scale."""
-        return (
-            self.split.device.type == "cuda"
-            and self.scale is None
-            and isinstance(self.path, UnpaddedPath)
-            and isinstance(self.objective, Classification)
-            and self.budget.max_steps >= LEAST_STEPS
-        )
+    def _can_record(self, least_steps: int) -> bool:
+        """Return whether chunks are recorded: of classifiers, by what `is_recorded` says."""
+        return isinstance(self.objective, Classification) and is_recorded(
+            self.budget, device_kind=self.split.device.type, unpadded=isinstance(self.path, UnpaddedPath),
+            least_steps=least_steps,
+        )  # fmt: skip
 
     @property
     def engine_path(self) -> str:

@@ -29,6 +29,13 @@ class Shape:
             return VALUES_KEPT * self.hidden_size
         return DECODER_KEPT * self.hidden_size + 2 * self.inner_size + 3 * self.qkv_size
 
+    @property
+    def products(self) -> float:
+        """Return P, the weights that a token is multiplied by, nearly: an encoder's MLP is four times its width."""
+        if not self.inner_size:
+            return 12.0 * self.hidden_size**2 * self.n_layers
+        return self.hidden_size * (self.qkv_size + self.hidden_size + 1.5 * self.inner_size) * self.n_layers
+
     def token_bytes(self, precision: str, *, checkpointed: bool = False) -> float:
         """Return the bytes kept for backward of one trial's token; checkpointed: layers' inputs, one layer's values."""
         kept = self.values_kept * self.n_layers

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
 from bench import methods
+from bench.core import metrics
 from bench.core.spec import Pack, Study, TrainBudget, Trial
 from bench.engine import optimizers
-from bench.engine.chunking import least_chunks, memory_rows, n_chunks
+from bench.engine.chunking import is_recorded, least_chunks, memory_rows, n_chunks
 from bench.engine.sizes import BYTES_OF, UNCUT_KEPT, VALUES_KEPT, Shape
 
 # The most trials of a pack where memory allows more and no measurement says less: the largest size that was measured to
@@ -28,8 +29,12 @@ LEAST_PACK = 4  # before a pack gets smaller, layers compute again in backward
 MOST_CUTS = 4  # packs for each device, where packs are cut evenly
 SPREAD = 3  # packs that each device still gets, at the least, while packs can be cut
 # What a step of a pack takes whatever its size, in trials. CPU: 42 ms alone, 18 in a pack of 16 (tiny-roberta, demo).
-# GPU: by a count of launches. Of RoBERTa-base on an H200 it was some 5 where chunks are recorded, 48 where not.
-PACK_OVERHEAD = {"cpu": 1.5, "cuda": 18.0}
+# GPU: with each kernel launched, RoBERTa-base in bf16 on an H200 took 43.5 ms for one trial and 107.5 for 64; recorded,
+# 3.6 and 43.0. So it is 3.5 and 0.25 ms for each of 12 layers, at 150 and 240 useful TFLOP/s of each trial.
+PACK_OVERHEAD = {"cpu": 1.5, "launched": 42.0, "recorded": 4.75}
+LAYER_SECONDS = {"launched": 3.5e-3, "recorded": 0.25e-3}
+USEFUL_FLOPS = {"launched": 150e12, "recorded": 240e12}
+SINGLE = 16  # times as long as in bf16 products of fp32 take there
 MEMORY_SHARE = 0.6  # of the free memory; the rest is the base model, evaluation, the allocator's slack
 
 
@@ -103,6 +108,24 @@ def pending(
         else:
             rest += open_trials
     return (*whole, *plan(rest, limits=limits, family=family))
+
+
+def overhead_of(pack: Pack, limits: Limits) -> float:
+    """Return what a step of a pack takes whatever its size, in trials: on a GPU by layers and whether it is recorded.
+
+    A trial's own part is the 4P FLOP of its tokens; large models have little else, small ones little of it.
+    """
+    if limits.device_kind != "cuda":
+        return PACK_OVERHEAD["cpu"]
+    trial, shape = pack.trials[0], limits.shape
+    by_classes = trial.meaning.metric_name not in metrics.names_of("numbers", chosen_by=False)
+    unpadded = shape is not None and bool(shape.n_weights) and by_classes
+    way = "recorded" if is_recorded(trial.budget, device_kind="cuda", unpadded=unpadded) else "launched"
+    if shape is None:
+        return PACK_OVERHEAD[way]
+    tokens = trial.budget.batch_size * min(shape.train_tokens, trial.budget.max_length)
+    slower = SINGLE if trial.budget.precision in ("fp32", "fp64") else 1
+    return LAYER_SECONDS[way] * shape.n_layers * USEFUL_FLOPS[way] / (4 * shape.products * tokens * slower)
 
 
 def spread(packs: Sequence[Pack], n_devices: int, *, overhead: float = 0.0) -> tuple[Pack, ...]:

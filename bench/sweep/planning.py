@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from bench import searches
 from bench.core.cells import Score
@@ -66,10 +67,9 @@ def plan(
         lines = pack_sizes.lines(packs, settled.measured, options.place)
     if any(planner.checkpoints(pack.trials[0], limits) for pack in packs):
         lines = (*lines, "gradient_checkpointing: layers compute again in backward, which saves memory")
-    left = planner.spread(
-        planner.pending(packs, finished, limits=limits, family=family), slots,
-        overhead=planner.PACK_OVERHEAD.get(limits.device_kind, planner.PACK_OVERHEAD["cpu"]),
-    )  # fmt: skip
+    pending = planner.pending(packs, finished, limits=limits, family=family)
+    overhead = fmean(planner.overhead_of(pack, limits) for pack in pending) if pending else 0.0
+    left = planner.spread(pending, slots, overhead=overhead)
     return Plan(packs=packs, left=left, limits=limits, packing=lines, measured=anew)
 
 

@@ -35,7 +35,7 @@ def way(names: tuple[str, ...], recorded: bool) -> Iterator[None]:
     """Use these kernels, and record chunks or not, while inside."""
     with pytest.MonkeyPatch.context() as patch, kernels.use(*names):
         if not recorded:
-            patch.setattr(Loop, "_can_record", lambda loop: False)
+            patch.setattr(Loop, "_can_record", lambda loop, least_steps: False)
         yield
 
 

@@ -50,6 +50,19 @@ def test_work_queued_before_a_phase_is_not_its_own(device: Device, clock: Clock)
     assert clock.seconds("train") == 1.0
 
 
+def test_what_is_spent_apart_is_taken_out_of_the_phase_that_runs(device: Device, clock: Clock) -> None:
+    with clock.phase("train"):
+        device.queued += 3.0
+        with clock.apart("compile"):
+            device.time += 10.0
+            device.queued += 1.0
+        device.time += 2.0
+    assert clock.all_seconds() == {"compile": 11.0, "train": 5.0}, "what was queued before is training's"
+    with clock.apart("compile"):
+        device.time += 1.0
+    assert clock.all_seconds() == {"compile": 12.0, "train": 5.0}
+
+
 def test_a_phase_that_never_ran_is_missing_and_not_zero(clock: Clock) -> None:
     assert clock.seconds("compile") is None
 

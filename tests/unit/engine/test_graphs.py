@@ -6,6 +6,7 @@ that stay. That a GPU repeats the kernels is for `tests/gpu`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 from bench.core.clock import Clock
 from bench.core.spec import Pack
+from bench.engine.chunking import RECORDED_STEPS, is_recorded
 from bench.engine.dropout import Together
 from bench.engine.graphs import FILLERS, IGNORED, LENGTH, TOKENS, Graphs, filled, shape_of
 from bench.engine.loop import Loop
@@ -63,6 +65,48 @@ def test_a_replayed_step_is_the_step(method: str) -> None:
     np.testing.assert_allclose(*norms, rtol=1e-10)
     assert graphs.problem is None
     assert 0 < len(graphs.recorded) < 18, "some shape came twice"
+
+
+def test_the_time_of_recording_is_no_time_of_training() -> None:
+    """Only recording takes time here, 100 s for each shape."""
+    loop, time = loop_of("lora"), [0.0]
+    loop.clock = Clock(now=lambda: time[0])
+    record = recorder(loop)
+
+    def slow(work: Callable[[], None]) -> Callable[[], None]:
+        time[0] += 100
+        return record(work)
+
+    loop.graphs = Graphs(loop._add_alone, loop.bank.keys, slow, functools.partial(loop.clock.apart, "compile"))
+    loop.run()
+    assert loop.clock.all_seconds() == {"compile": 100.0 * len(loop.graphs.recorded), "train": 0.0}
+    assert len(loop.graphs.recorded) > 1
+    assert all(point.train_seconds == 0 for curve in loop.state.curves for point in curve)
+
+
+def test_a_loop_records_apart_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "_can_record", lambda loop, least_steps: least_steps == RECORDED_STEPS)
+    monkeypatch.setattr("bench.engine.loop.Recorder", lambda: None)
+    loop = loop_of("lora")
+    assert loop.graphs is not None
+    with loop.clock.phase("train"), loop.graphs.apart():
+        pass
+    assert set(loop.clock.all_seconds()) == {"compile", "train"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "unpadded", "records"),
+    [
+        ("cuda", {}, True, True),
+        ("cuda", {"max_steps": 49}, True, False),
+        ("cuda", {"precision": "fp16"}, True, False),
+        ("cuda", {}, False, False),
+        ("cpu", {}, True, False),
+    ],
+)
+def test_which_packs_are_recorded(kind: str, changes: dict[str, Any], unpadded: bool, records: bool) -> None:
+    settings = budget(**{"max_steps": 50, "precision": "bf16", **changes})
+    assert is_recorded(settings, device_kind=kind, unpadded=unpadded) is records
 
 
 def test_a_step_that_would_keep_its_masks_is_run_as_it_is() -> None:

@@ -6,12 +6,13 @@ import random
 from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.core.spec import Pack, Trial
+from bench.core.spec import Meaning, Pack, Trial
 from bench.engine.sizes import VALUES_KEPT, Shape
 from bench.schedule import estimate, planner
 from bench.schedule.estimate import Calibration, Place, Workload
@@ -192,19 +193,49 @@ def test_packs_that_cannot_be_joined_are_cut_for_all_devices(n_seeds: int, size:
 
 
 @pytest.mark.parametrize(
-    ("n", "n_devices", "most"), [(126, 8, 64), (126, 2, 64), (1000, 8, 64), (7, 8, 64), (100, 8, 16)]
-)
-def test_on_gpus_the_end_is_within_a_tenth_of_even_waves(n: int, n_devices: int, most: int) -> None:
+    ("n", "n_devices", "most", "way"),
+    [
+        (126, 8, 64, "launched"), (126, 2, 64, "launched"), (1000, 8, 64, "launched"), (7, 8, 64, "launched"),
+        (100, 8, 16, "launched"), (126, 8, 64, "recorded"), (126, 8, 128, "recorded"), (1000, 8, 128, "recorded"),
+    ],
+)  # fmt: skip
+def test_on_gpus_the_end_is_within_a_tenth_of_even_waves(n: int, n_devices: int, most: int, way: str) -> None:
     """By hand: w = ceil(n / (devices * most)) waves, each of ceil(n / (devices * w)) trials and one pack's own cost."""
     trials = tuple(trial(eta_A=1e-4 * i) for i in range(1, n + 1))
     packs = planner.plan(trials, limits=Limits(max_pack_size=most))
-    overhead = planner.PACK_OVERHEAD["cuda"]
+    overhead = planner.PACK_OVERHEAD[way]
     cut = planner.spread(packs, n_devices, overhead=overhead)
     waves = -(-n // (n_devices * most))
     by_hand = waves * (overhead + -(-n // (n_devices * waves)))
     found = planner.makespan([pack.size for pack in cut], n_devices, overhead=overhead)
     assert found <= 1.1 * by_hand
     assert found <= planner.makespan([pack.size for pack in packs], n_devices, overhead=overhead)
+
+
+ROBERTA = Shape(n_layers=12, hidden_size=768, train_tokens=13.8, n_weights=124_645_632)
+LLAMA = Shape(n_layers=32, hidden_size=4096, train_tokens=256.0, inner_size=2 * 11008, qkv_size=3 * 4096)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "metric", "found"),
+    [
+        (ROBERTA, {}, "accuracy", 4.75),  # 3.6 ms for one trial, 43.0 for 64: 2.97 and 0.625 for each
+        (ROBERTA, {"precision": "fp16"}, "accuracy", 42),  # not recorded: 43.5 and 107.5: 42.5 and 1.016 for each
+        (ROBERTA, {"max_steps": 49}, "accuracy", 42),
+        (ROBERTA, {}, "pearson", 42),
+        (replace(ROBERTA, n_weights=0), {}, "accuracy", 42),
+        (LLAMA, {}, "perplexity", 0.08),  # 0.11 s of launches beside 1.4 s of products
+        (None, {}, "accuracy", 42),
+    ],
+)
+def test_a_pack_s_own_cost_follows_from_whether_its_steps_are_recorded(
+    shape: Shape | None, changes: dict[str, Any], metric: str, found: float
+) -> None:
+    settings = {"max_steps": 50, "eval_steps": 10, "batch_size": 32, "max_length": 256, "precision": "bf16", **changes}
+    one = trial(budget=replace(BUDGET, **settings), meaning=Meaning(metric_name=metric))
+    limits = Limits(device_kind="cuda", shape=shape)
+    assert planner.overhead_of(Pack(trials=(one,)), limits) == pytest.approx(found, rel=0.1)
+    assert planner.overhead_of(Pack(trials=(one,)), Limits()) == planner.PACK_OVERHEAD["cpu"]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
