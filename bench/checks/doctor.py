@@ -73,6 +73,19 @@ def device(study: Study) -> Check:
     return Check(name="device", level="ok", found=f"{chosen}: {name}, torch {torch.__version__}")
 
 
+def kernels(chosen: str) -> Check:
+    """Try the Triton kernels on a GPU; say which it does not use, and why: steps are slower then, rows the same."""
+    import torch
+
+    from bench.engine import kernel_probe
+    from bench.engine.kernels import NAMES
+
+    refused = kernel_probe.refused(torch.device(chosen))
+    if refused:
+        return Check(name="kernels", level="note", found=f"steps will be slower with {'; '.join(refused)}")
+    return Check(name="kernels", level="ok", found=f"{', '.join(NAMES)} agree with torch's operations")
+
+
 def hub_answers(*, needed: bool) -> Check:
     """Say whether the Hub answers; that it does not fails only where something is not on this machine.
 

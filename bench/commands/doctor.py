@@ -28,6 +28,7 @@ def command(
     """Check device, data, model, Hub, memory, disk and storage; exit code 1 if a sweep would fail."""
     from bench.checks import doctor, preflight
     from bench.commands import _resolve
+    from bench.core import devices
 
     study = selection.study()
     directory = selection.directory(study)
@@ -38,6 +39,8 @@ def command(
         print(_line(found[-1]), flush=True)
 
     look("device", lambda: doctor.device(study))
+    if found[-1].level != "fails" and (chosen := devices.resolve(study.device)).startswith("cuda"):
+        look("kernels", lambda: doctor.kernels(chosen))
     subject = preflight.Subject(study)
     for finding in preflight.look(subject):
         look(finding.name, lambda finding=finding: doctor.of_preflight(finding))  # type: ignore[misc]

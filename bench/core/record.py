@@ -98,7 +98,9 @@ class Outcome:
     train_seconds: Annotated[float | None, "training steps only, never evaluation", "s"] = None
     eval_seconds: Annotated[float | None, "evaluation", "s"] = None
     timing_mode: Annotated[str | None, "isolated (alone on an idle device) or pack_share (1/K of the pack)"] = None
-    engine_path: Annotated[str | None, "way through the model: bank, unpadded or packed; left out; if recorded"] = None
+    engine_path: Annotated[
+        str | None, "way through the model: bank, unpadded or packed; left out; if recorded; kernels refused"
+    ] = None
     examples_per_second: Annotated[float | None, "training examples of this trial / train_seconds", "1/s"] = None
     tokens_per_second: Annotated[float | None, "real (not padding) tokens / train_seconds", "1/s"] = None
     peak_memory_bytes: Annotated[int | None, "the pack's peak, the base it shares left out", "bytes"] = None

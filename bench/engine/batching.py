@@ -16,6 +16,8 @@ from bench.core.seeds import derive
 from bench.data.splits import Encoded
 from bench.engine import hardware
 
+IGNORED = -100  # the class of an example without a loss: torch's cross_entropy leaves it out
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
@@ -47,29 +49,44 @@ class Chunk:
         assert self.target_N is not None
         return (~self.target_N).to(torch.int8).argsort(stable=True)[: self.n_targets]
 
-    def filled(self, *, tokens: int, length: int) -> Chunk:
-        """Return the chunk with N a multiple of `tokens` and T one of `length`, for kernels that want few shapes.
-
-        Examples that nobody asked for come after the chunk's own, copies of what its first one begins with, none longer
-        than T; nothing is said of their labels and places.
-        """
+    def rounded(self, *, tokens: int, length: int) -> Chunk:
+        """Return the chunk filled up to a multiple of `tokens` and T to one of `length`, by few examples."""
         n_more = -self.n_tokens % tokens
-        n_first = int(self.first_b[1]) if self.n_examples > 1 else self.n_tokens
-        place_F = torch.arange(n_more, device=self.ids_N.device)
-        source_F, first_E = place_F % n_first, self.n_tokens + place_F[::n_first]
+        return self.filled(
+            n_tokens=self.n_tokens + n_more, n_examples=self.n_examples - (-n_more // self.lengths[0]),
+            longest=-(-self.longest // length) * length,
+        )  # fmt: skip
+
+    def filled(self, *, n_tokens: int, n_examples: int, longest: int) -> Chunk:
+        """Return the chunk with so many tokens and examples and this T, for kernels that want few shapes.
+
+        Examples that nobody asked for come after the chunk's own, of class IGNORED, without targets and nearly equal in
+        length. They must hold a token at the least and T at the most.
+        """
+        n_more, n_new = n_tokens - self.n_tokens, n_examples - self.n_examples
+        if n_new == 0:
+            return replace(self, longest=longest)
+        first = n_more * np.arange(n_new) // n_new
+        row = np.searchsorted(first, np.arange(n_more), side="right") - 1
+        numbers = np.concatenate([self.n_examples + row, np.arange(n_more) - first[row], self.n_tokens + first])
+        sent = hardware.sent(torch.from_numpy(numbers), self.ids_N.device)
+        row_F, position_F, first_E = sent.split([n_more, n_more, n_new])
+        some_F, some_E = row_F * 0, first_E * 0
         return replace(
             self,
-            ids_N=torch.cat([self.ids_N, self.ids_N[source_F]]),
-            type_ids_N=None if self.type_ids_N is None else torch.cat([self.type_ids_N, self.type_ids_N[source_F]]),
-            row_N=torch.cat([self.row_N, self.n_examples + place_F // n_first]),
-            position_N=torch.cat([self.position_N, source_F]),
-            target_N=None if self.target_N is None else torch.cat([self.target_N, torch.zeros_like(source_F).bool()]),
+            ids_N=torch.cat([self.ids_N, some_F + self.ids_N[:1]]),
+            type_ids_N=None if self.type_ids_N is None else torch.cat([self.type_ids_N, some_F]),
+            row_N=torch.cat([self.row_N, row_F]),
+            position_N=torch.cat([self.position_N, position_F]),
             first_b=torch.cat([self.first_b, first_E]),
-            example_b=torch.cat([self.example_b, self.example_b[:1].expand_as(first_E)]),
-            lengths=(*self.lengths, *_pieces(n_more, n_first)),
-            n_examples=self.n_examples + len(first_E),
-            n_tokens=self.n_tokens + n_more,
-            longest=-(-self.longest // length) * length,
+            labels_b=torch.cat([self.labels_b, some_E.to(self.labels_b.dtype) + IGNORED]),
+            example_b=torch.cat([self.example_b, some_E + self.example_b[:1]]),
+            place_b=torch.cat([self.place_b, some_E]),
+            target_N=None if self.target_N is None else torch.cat([self.target_N, some_F.bool()]),
+            lengths=(*self.lengths, *np.diff(first, append=n_more).tolist()),
+            n_examples=n_examples,
+            n_tokens=n_tokens,
+            longest=longest,
         )
 
     def padded(self, values_N: Tensor, fill: int) -> Tensor:
@@ -190,12 +207,6 @@ def _on(device: torch.device, labels_N: npt.NDArray[Any]) -> Tensor:
     """Return classes as they are, numbers in the device's widest type."""
     labels = torch.from_numpy(labels_N)
     return labels.to(device, devices.widest_float(device) if labels.is_floating_point() else labels.dtype)
-
-
-def _pieces(total: int, size: int) -> list[int]:
-    """Return the sizes of pieces of `size`, the last one smaller, that add up to `total`."""
-    whole, rest = divmod(total, size)
-    return [size] * whole + [rest] * bool(rest)
 
 
 def _cut(places: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], n_chunks: int) -> list[npt.NDArray[np.int64]]:

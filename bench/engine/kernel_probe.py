@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ NEAR = {
     torch.bfloat16: 1e-2,
     torch.float16: 1e-3,
 }  # of a result's norm; Triton's interpreter cuts bf16 off
+
+
+REASON_LENGTH = 160  # characters
 
 
 def settle(device: torch.device) -> None:
@@ -38,6 +42,15 @@ def problems(device: torch.device) -> dict[str, str | None]:
     if not torch.cuda.is_available():
         return dict.fromkeys(kernels.NAMES, "there is no GPU of CUDA's")
     return {name: _problem(name, device) for name in kernels.NAMES}
+
+
+def refused(device: torch.device, names: Collection[str] = kernels.NAMES) -> tuple[str, ...]:
+    """Return which of these kernels a GPU does not use and why, a line for each reason; none of another device."""
+    by_reason: dict[str, list[str]] = {}
+    for name, problem in (problems(device) if device.type == "cuda" else {}).items():
+        if problem is not None and name in names:
+            by_reason.setdefault(problem, []).append(name)
+    return tuple(f"torch's {', '.join(found)} ({reason[:REASON_LENGTH]})" for reason, found in by_reason.items())
 
 
 def _problem(name: str, device: torch.device) -> str | None:

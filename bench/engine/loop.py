@@ -16,7 +16,7 @@ from bench.core import devices
 from bench.core.clock import Clock, Phase
 from bench.core.record import CurvePoint
 from bench.core.spec import TrainBudget
-from bench.engine import waiting
+from bench.engine import kernel_probe, kernels, waiting
 from bench.engine.bank import Bank
 from bench.engine.batching import Batches, Chunk
 from bench.engine.chunking import RECORDED_STEPS, is_recorded
@@ -127,11 +127,12 @@ class Loop:
 
     @property
     def engine_path(self) -> str:
-        """Return a row's engine_path: the way through the model, and whether its chunks were recorded (graphs.py)."""
-        name = path_name(self.path, self.bank)
-        if self.graphs is None:
-            return name
-        return f"{name}, recorded" if self.graphs.problem is None else f"{name}, not recorded: {self.graphs.problem}"
+        """Return a row's engine_path: the way through the model, if chunks were recorded, what kernels were refused."""
+        parts = [path_name(self.path, self.bank)]
+        if self.graphs is not None:
+            parts.append("recorded" if self.graphs.problem is None else f"not recorded: {self.graphs.problem}")
+        names = kernels.NAMES if isinstance(self.path, UnpaddedPath) else kernels.ANYWHERE
+        return ", ".join([*parts, *kernel_probe.refused(self.split.device, names)])
 
     def recent_loss(self) -> npt.NDArray[np.float64]:
         """Return each trial's training loss, its mean over the later half of the steps done: [K]."""

@@ -68,7 +68,7 @@ class UnpaddedPath:
         if not self.few_shapes:
             return chunk
         tokens = min(TOKENS, 1 << max(0, (chunk.n_tokens // 16).bit_length() - 1))
-        return chunk.filled(tokens=tokens, length=LENGTH)
+        return chunk.rounded(tokens=tokens, length=LENGTH)
 
     def _logits(self, chunk: Chunk) -> Tensor:
         key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)

@@ -3,7 +3,8 @@
 `python -m tests.pretend.count STUB CASE...` prints a line of JSON for each case. Tensors have shapes and no data
 (FakeTensorMode), so the sizes are real ones: RoBERTa-base, Llama-7B. A kernel here is an operation of aten that is no
 view and no allocation; bytes are those of its inputs and outputs once each, which is what it moves where nothing stays
-in a cache. Nothing says how long it takes.
+in a cache. A case may be counted with the Triton kernels (launches.py), whose bytes are those of their tensors once
+each, and with chunks filled up as those that are recorded. Nothing says how long it takes.
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ from transformers import (
 from bench.core.clock import Clock
 from bench.core.spec import Pack, TrainBudget, Trial
 from bench.data.splits import Encoded, EncodedData, Reading
-from bench.engine import guard
+from bench.engine import guard, kernels
 from bench.engine import run as engine
+from bench.engine.graphs import Graphs
 from bench.engine.loop import Loop
 from bench.engine.run import EngineOptions
 from bench.models._base import LoadedModel
+from tests.pretend import launches
 
 GPU = torch.device("cuda:0")
 BLOCK = 512  # bytes: torch's allocator hands out multiples of it
@@ -68,12 +71,17 @@ class Case:
     n_trials: int
     dropout: float = 0.1
     checkpoints: bool = False
+    kernels: bool = False  # Triton's, and chunks filled up
 
 
 CASES = {
     "lora-1": Case(base="roberta-base", method="lora", n_trials=1),
     "lora-32": Case(base="roberta-base", method="lora", n_trials=32),
     "lora-64": Case(base="roberta-base", method="lora", n_trials=64),
+    "lora-1-kernels": Case(base="roberta-base", method="lora", n_trials=1, kernels=True),
+    "lora-32-kernels": Case(base="roberta-base", method="lora", n_trials=32, kernels=True),
+    "lora-64-kernels": Case(base="roberta-base", method="lora", n_trials=64, kernels=True),
+    "full-8-kernels": Case(base="roberta-base", method="full", n_trials=8, kernels=True),
     "full-8": Case(base="roberta-base", method="full", n_trials=8),
     "llama-1": Case(base="llama-7b", method="lora", n_trials=1, dropout=0.0),
     "llama-4": Case(base="llama-7b", method="lora", n_trials=4, dropout=0.0, checkpoints=True),
@@ -102,6 +110,7 @@ class Ledger(TorchDispatchMode):
         super().__init__()
         self.kernels, self.moved, self.live, self.peak = Counter[str](), 0, 0, 0
         self._sizes: dict[int, int] = {}
+        self._launched: tuple[str, int] | None = None  # the last of Triton's kernels, and where it writes
 
     def start(self) -> None:
         """Forget what was launched; the peak begins at what lives now."""
@@ -124,6 +133,17 @@ class Ledger(TorchDispatchMode):
         in_place = any(r.alias_info is not None and r.alias_info.is_write for r in func._schema.returns)
         self.moved += sum(map(_bytes, read)) + sum(map(_bytes, outs)) * (2 if in_place else 1)
         return out
+
+    def launched(self, name: str, tensors: Sequence[Tensor]) -> None:
+        """Count a launch of one of Triton's kernels, whose first tensor is written.
+
+        Attention is launched once for each block of lengths, on tensors of which each launch has its texts' part.
+        """
+        self.kernels[name] += 1
+        part = (name, tensors[0].untyped_storage()._cdata)
+        if part != self._launched:
+            self.moved += sum(map(_bytes, {id(tensor): tensor for tensor in tensors}.values()))
+        self._launched = part
 
     def _hold(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -220,8 +240,13 @@ def count(name: str) -> Counted:
     """Return what the second step of a case takes; the first makes what stays."""
     case = CASES[name]
     ledger = Ledger()
-    with FakeTensorMode(), ledger:
+    names = kernels.NAMES if case.kernels else ()
+    with FakeTensorMode(), ledger, kernels.use(*names):
+        if case.kernels:
+            launches.install(ledger.launched)
         loop = built(case)
+        if case.kernels:
+            loop.graphs = Graphs(loop._add_alone, loop.bank.keys, _unrecorded)
         places = _usual(loop)
         loop.step(places)
         ledger.start()
@@ -232,6 +257,11 @@ def count(name: str) -> Counted:
         kernels=ledger.kernels.total(), moved_bytes=ledger.moved, peak_bytes=ledger.peak, idle_bytes=idle,
         by_operation=dict(ledger.kernels.most_common()),
     )  # fmt: skip
+
+
+def _unrecorded(work: Any) -> Any:
+    """Record nothing: what a recording repeats is what the chunk's first pass does."""
+    raise RuntimeError("there is no GPU")
 
 
 def built(case: Case, with_ids: np.random.Generator | None = None) -> Loop:

@@ -91,7 +91,7 @@ def train_pack(
         bank, way, split, trials[0].budget, n_chunks=n_chunks,
         clock=Clock(), evaluate=lambda: np.zeros(len(trials)),
     )  # fmt: skip
-    fill = mock.patch.object(way, "shaped", lambda chunk: chunk.filled(tokens=8, length=4))
+    fill = mock.patch.object(way, "shaped", lambda chunk: chunk.rounded(tokens=8, length=4))
     with fill if path == "filled" else nullcontext():
         state = loop.run()
     return Packed(losses_SxK=np.stack(state.losses_SxK), norms_SxK=np.stack(state.norms_SxK), bank=bank, state=state)

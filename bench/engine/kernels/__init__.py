@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 
 NAMES = ("masks", "attention", "norm")
+ANYWHERE = ("masks",)  # those that any way through a model uses; the unpadded one uses all
 
 _settled: dict[str, frozenset[str]] = {}  # by type of device
 _forced: frozenset[str] | None = None

@@ -110,7 +110,7 @@ def test_the_whole_split_in_bounded_chunks(max_tokens: int) -> None:
 def test_a_filled_chunk_is_the_chunk_and_more(places: list[int], tokens: int, length: int, types: bool) -> None:
     """Round numbers of tokens and positions; the chunk's own tokens as they were, and whole examples after them."""
     chunk = Batches(random_split(50, seed=1, types=types), device=CPU).chunk(np.array(places))
-    full = chunk.filled(tokens=tokens, length=length)
+    full = chunk.rounded(tokens=tokens, length=length)
     assert (full.n_tokens % tokens, full.longest % length) == (0, 0)
     assert full.n_tokens - chunk.n_tokens < tokens
     assert full.longest - chunk.longest < length

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ import torch
 
 from bench.core.clock import Clock
 from bench.core.spec import Pack
+from bench.data.splits import Encoded
+from bench.engine.batching import IGNORED, Batches, _cut
 from bench.engine.chunking import RECORDED_STEPS, is_recorded
 from bench.engine.dropout import Together
-from bench.engine.graphs import FILLERS, IGNORED, LENGTH, TOKENS, Graphs, filled, shape_of
+from bench.engine.graphs import EXAMPLES, FILLERS, LENGTH, MOST, TOKENS, Graphs, filled, shape_of
 from bench.engine.loop import Loop
 from bench.engine.run import EngineOptions, prepare
 from tests.support.engine_helpers import budget, member, random_data, tiny_model
@@ -128,9 +131,35 @@ def test_a_filled_chunk_has_its_shape_and_its_own_examples() -> None:
     assert n_tokens % TOKENS == 0
     assert longest % LENGTH == 0
     assert len(full.ids_N) == len(full.row_N) == len(full.position_N) == n_tokens
-    assert len(full.first_b) == len(full.labels_b) == n_examples == chunk.n_examples + FILLERS
+    assert len(full.first_b) == len(full.labels_b) == n_examples >= chunk.n_examples + FILLERS
+    assert n_examples % EXAMPLES == 0
+    assert (torch.bincount(full.row_N, minlength=n_examples) >= 1).all()
     assert torch.equal(full.ids_N[: chunk.n_tokens], chunk.ids_N)
     assert (full.labels_b[chunk.n_examples :] == IGNORED).all()
     assert int(full.position_N.max()) < longest
     assert int(full.row_N.max()) < n_examples
     assert int(full.first_b.max()) < n_tokens
+
+
+@pytest.mark.parametrize(("n_chunks", "most_shapes", "most_more"), [(1, 40, 0.06), (2, 50, 0.11)])
+def test_texts_of_sst2_s_lengths_have_few_shapes_and_few_fillers(
+    n_chunks: int, most_shapes: int, most_more: float
+) -> None:
+    """1,000 steps of 32 texts; recordings beyond MOST would be none."""
+    lengths = np.clip(np.round(np.random.default_rng(0).lognormal(np.log(11), 0.73, 20_000)), 3, 67).astype(np.int64)
+    split = Encoded(
+        ids=np.zeros(int(lengths.sum()), dtype=np.int32), type_ids=None, labels=np.zeros(len(lengths), dtype=np.int64),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]), index=np.arange(len(lengths)),
+    )  # fmt: skip
+    batches, shapes, tokens, more = Batches(split, device=CPU), set(), 0, 0
+    for places in batches.order(seed=0, batch_size=32, max_steps=1000):
+        by_length = places[np.argsort(lengths[places], kind="stable")]
+        for part in _cut(by_length, lengths, n_chunks):
+            chunk = SimpleNamespace(
+                n_tokens=int(lengths[part].sum()), n_examples=len(part), longest=int(lengths[part].max())
+            )
+            shapes.add(shape_of(chunk))  # type: ignore[arg-type]
+            tokens += chunk.n_tokens
+            more += shape_of(chunk)[0] - chunk.n_tokens  # type: ignore[arg-type]
+    assert len(shapes) <= most_shapes < MOST
+    assert more / tokens <= most_more

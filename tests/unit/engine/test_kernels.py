@@ -17,10 +17,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.checks import doctor
+from bench.core.clock import Clock
+from bench.core.spec import Pack
 from bench.engine import dropout, kernel_probe, kernels
 from bench.engine.batching import Batches
+from bench.engine.loop import Loop
+from bench.engine.run import EngineOptions, prepare
 from bench.engine.spans import blocks_of, spans_of
-from tests.support.engine_helpers import random_data
+from tests.support.engine_helpers import budget, member, random_data, tiny_model
 from tests.support.kernel_cases import step_gaps
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -105,6 +110,29 @@ def test_long_texts_and_wide_numbers_have_no_spans() -> None:
 def test_a_cpu_uses_no_kernel_and_says_nothing() -> None:
     kernel_probe.settle(torch.device("cpu"))
     assert not any(kernels.used(name, torch.device("cpu")) for name in kernels.NAMES)
+
+
+def test_a_kernel_that_is_refused_is_told_in_the_row_and_by_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, str | None] = {"masks": None, "attention": "3.0e-01 off" + 300 * "x", "norm": None}
+    monkeypatch.setattr(kernel_probe, "problems", lambda device: found)
+    one = member("lora", budget=budget(max_steps=2, eval_steps=2))
+    ready = prepare(Pack(trials=(one,)), random_data(), tiny_model(), EngineOptions(device=CPU))
+    loop = Loop(
+        ready.bank, ready.path, ready.train, one.budget, n_chunks=1, clock=Clock(), evaluate=lambda: np.zeros(1)
+    )
+    assert loop.engine_path == "unpadded"
+    assert doctor.kernels("cpu").level == "ok"
+    loop.split.device = torch.device("cuda:0")
+    assert loop.engine_path == f"unpadded, torch's attention ({('3.0e-01 off' + 300 * 'x')[:160]})"
+    check = doctor.kernels("cuda:0")
+    assert (check.level, "torch's attention (3.0e-01 off" in check.found) == ("note", True)
+    found.update(dict.fromkeys(kernels.NAMES, "Triton is not installed"))
+    assert loop.engine_path == "unpadded, torch's masks, attention, norm (Triton is not installed)"
+    assert kernel_probe.refused(torch.device("cuda:0"), kernels.ANYWHERE) == (
+        "torch's masks (Triton is not installed)",
+    )
+    found.update(dict.fromkeys(kernels.NAMES))
+    assert loop.engine_path == "unpadded"
 
 
 def test_a_kernel_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
