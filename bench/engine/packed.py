@@ -76,7 +76,7 @@ class PackedPath:
     def _hidden(self, chunk: Chunk) -> Tensor:
         """Return the body's last hidden states: [S, N or more, d]; behind the chunk's own is what fills it up."""
         if self.few_shapes:  # each size has kernels of its own, which a CPU's memory keeps
-            chunk = chunk.filled(tokens=filling(chunk.n_tokens), length=1)
+            chunk = chunk.rounded(tokens=filling(chunk.n_tokens), length=1)
         key_N = token_key(chunk.example_b[chunk.row_N], chunk.position_N)
         self.keys.start_chunk(key_N[None], key_N[:1])
         with self.keys.stream_of(chunk.lengths), _without_masks(self.body, self.model):
