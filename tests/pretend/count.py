@@ -71,20 +71,22 @@ class Case:
     n_trials: int
     dropout: float = 0.1
     checkpoints: bool = False
-    kernels: bool = False  # Triton's, and chunks filled up
+    kernels: bool = False  # Triton's
+    fills: bool = False  # chunks, as those that are recorded
 
 
 CASES = {
     "lora-1": Case(base="roberta-base", method="lora", n_trials=1),
     "lora-32": Case(base="roberta-base", method="lora", n_trials=32),
     "lora-64": Case(base="roberta-base", method="lora", n_trials=64),
-    "lora-1-kernels": Case(base="roberta-base", method="lora", n_trials=1, kernels=True),
-    "lora-32-kernels": Case(base="roberta-base", method="lora", n_trials=32, kernels=True),
-    "lora-64-kernels": Case(base="roberta-base", method="lora", n_trials=64, kernels=True),
-    "full-8-kernels": Case(base="roberta-base", method="full", n_trials=8, kernels=True),
     "full-8": Case(base="roberta-base", method="full", n_trials=8),
     "llama-1": Case(base="llama-7b", method="lora", n_trials=1, dropout=0.0),
     "llama-4": Case(base="llama-7b", method="lora", n_trials=4, dropout=0.0, checkpoints=True),
+}
+# with the Triton kernels; and as a step is that has been recorded
+CASES |= {f"{name}-kernels": replace(CASES[name], kernels=True) for name in ("lora-1", "lora-32", "lora-64")}
+CASES |= {
+    f"{name}-recorded": replace(CASES[f"{name}-kernels"], fills=True) for name in ("lora-1", "lora-32", "lora-64")
 }
 
 
@@ -245,7 +247,7 @@ def count(name: str) -> Counted:
         if case.kernels:
             launches.install(ledger.launched)
         loop = built(case)
-        if case.kernels:
+        if case.fills:
             loop.graphs = Graphs(loop._add_alone, loop.bank.keys, _unrecorded)
         places = _usual(loop)
         loop.step(places)
