@@ -97,7 +97,7 @@ LLAMA_7B = Shape(n_layers=32, hidden_size=4096, train_tokens=250.0, inner_size=2
 
 @pytest.mark.parametrize("gigabytes", [40, 80, 141])
 def test_a_batch_of_long_texts_is_cut_until_a_chunk_fits(gigabytes: int) -> None:
-    """In 8 chunks, the most there were, 128 texts of 250 tokens kept 42 GB of values at a time, whatever the device."""
+    """In 8 chunks, the most there were, 128 texts of 250 tokens kept 31 GB at a time, whatever the device."""
     memory = gigabytes * 10**9
     rows = chunking.memory_rows(memory, LLAMA_7B.token_bytes("bf16"))
     assert rows is not None
