@@ -104,8 +104,11 @@ def memory(study: Study, packs: Sequence[Pack], limits: Limits, weight_bytes: in
     free = free_memory(devices.resolve(study.device))
     if limits.shape is None or not packs:
         return Check(name="memory", level="ok", found=f"{_gigabytes(free)} free")
-    shape = limits.shape
-    of_pack = max(sum(planner.bytes_of(trial, shape) for trial in pack.trials) for pack in packs)
+    of_pack = max(
+        planner.pack_bytes(one, pack.size, limits, checkpointed=planner.checkpoints(one, limits))
+        for pack in packs
+        for one in pack.trials[:1]
+    )
     need = (weight_bytes + of_pack) * (len(devices.workers(study.device)) if devices.shares_memory(study.device) else 1)
     text = f"about {_gigabytes(need)} for the largest pack and the model, {_gigabytes(free)} free"
     if free is not None and need > free:

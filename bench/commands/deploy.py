@@ -79,6 +79,9 @@ def _directories(text: str) -> list[Path]:
 def _checked(found: tuple[Saved, ...], resolved: Resolved) -> TrainBudget:
     """Return the study's budget with the adapters' base precision; refuse another base model or no language model."""
     first, located = found[0], resolved.located
+    if resolved.study.budget.precision == "tf32":
+        rule = "must be one that every way to serve multiplies in"
+        raise BadInput("--precision", rule, got="tf32", way_out="use --precision bf16 or fp32")
     if resolved.task.causal is None:
         rule = "must be a language model's task, whose prompts are served"
         raise BadInput("--task", rule, got=repr(resolved.task.name), way_out="give the task that they were trained for")

@@ -226,15 +226,22 @@ def _fitting(trial: Trial, limits: Limits, *, checkpointed: bool) -> int:
     """Return how many trials fit into the memory, at least one."""
     if limits.memory_bytes is None or limits.shape is None:
         return max(MAX_PACK_SIZE.values())
-    room, shape, sizes = MEMORY_SHARE * limits.memory_bytes, limits.shape, range(1, max(MAX_PACK_SIZE.values()) + 1)
-    on_cpu = limits.device_kind == "cpu"
-    if not shape.inner_size and on_cpu:
-        return max(1, int(room / bytes_of(trial, shape)))
-    whole = limits.memory_bytes
-    if not shape.inner_size:
-        return max((k for k in sizes if gpu_encoder_bytes(trial, shape, k, memory_bytes=whole) <= room), default=1)
-    taken = functools.partial(decoder_bytes, trial, shape, on_cpu=on_cpu, checkpointed=checkpointed, memory_bytes=whole)
-    return max((k for k in sizes if taken(k) <= room), default=1)
+    room, sizes = MEMORY_SHARE * limits.memory_bytes, range(1, max(MAX_PACK_SIZE.values()) + 1)
+    if not limits.shape.inner_size and limits.device_kind == "cpu":
+        return max(1, int(room / bytes_of(trial, limits.shape)))
+    return max((k for k in sizes if pack_bytes(trial, k, limits, checkpointed=checkpointed) <= room), default=1)
+
+
+def pack_bytes(trial: Trial, n_trials: int, limits: Limits, *, checkpointed: bool) -> float:
+    """Return the memory that a step of so many trials like this one takes beside the base model."""
+    shape, on_cpu = limits.shape, limits.device_kind == "cpu"
+    assert shape is not None
+    if shape.inner_size:
+        return decoder_bytes(trial, shape, n_trials, on_cpu=on_cpu, checkpointed=checkpointed,
+                             memory_bytes=limits.memory_bytes)  # fmt: skip
+    if on_cpu:
+        return n_trials * bytes_of(trial, shape)
+    return gpu_encoder_bytes(trial, shape, n_trials, memory_bytes=limits.memory_bytes)
 
 
 def gpu_encoder_bytes(trial: Trial, shape: Shape, n_trials: int, *, memory_bytes: int | None = None) -> float:

@@ -35,6 +35,7 @@ from bench.timing.peers.rows import Context
 from bench.timing.peers.timer import Timer
 from bench.timing.peers.work import Work, representative
 
+COMPARED: tuple[Precision, ...] = ("fp32", "bf16")
 PEER_PACKAGES = ("peft", "accelerate", "trl")
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -119,7 +120,14 @@ def build(chosen: Chosen) -> Work:
 
 
 def precisions(device: str, wanted: Precision | None = None) -> tuple[Precision, ...]:
-    """Return what is wanted; else fp32, and bf16 where the device computes in it."""
+    """Return what is wanted; else fp32, and bf16 where the device computes in it.
+
+    Raises:
+        BadInput: for a precision that the peers do not train in.
+    """
+    if wanted is not None and wanted not in COMPARED:
+        rule = f"must be one that the contenders train in: {', '.join(COMPARED)}"
+        raise BadInput("--precision", rule, got=wanted, way_out="give one of them, or none for both")
     if wanted is not None:
         return (wanted,)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from bench.checks import doctor, preflight
 from bench.core import hub
 from bench.core.spec import Pack
 from bench.engine.sizes import Shape
+from bench.schedule import planner
 from bench.schedule.planner import Limits
 from bench.store import lock
 from tests.support.sweep_helpers import study, trial
@@ -81,6 +83,11 @@ def test_memory_that_is_too_small_is_a_note(monkeypatch: pytest.MonkeyPatch) -> 
     for free, level in ((need + 1000, "ok"), (need + 999, "note"), (None, "ok")):
         monkeypatch.setattr(doctor, "free_memory", lambda device, free=free: free)
         assert doctor.memory(study(device="cpu"), [pack], limits, 1000).level == level
+    gpu = replace(limits, device_kind="cuda", memory_bytes=10**9)
+    planned = planner.pack_bytes(pack.trials[0], 4, gpu, checkpointed=False)
+    monkeypatch.setattr(doctor, "free_memory", lambda device: int(planned) + 1001)
+    assert planned != need
+    assert doctor.memory(study(device="cpu"), [pack], gpu, 1000).level == "ok", "as packs are planned there"
     monkeypatch.undo()
     assert 1 << 20 < (doctor.free_memory("cpu") or 0) < 1 << 50
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from bench import cli, models
+from bench.commands import deploy as deploy_command
 from bench.core.errors import BadInput
 from bench.core.spec import TrainBudget
 from bench.data.splits import Encoded
@@ -198,6 +201,12 @@ def test_what_cannot_be_served_is_refused_in_one_line(three: list[Path], break_i
         saved.read(three)
     with pytest.raises(BadInput, match="must be different directories"):
         saved.read([three[0], three[0]])
+
+
+def test_tf32_which_not_every_way_multiplies_in_is_refused() -> None:
+    resolved: Any = SimpleNamespace(study=SimpleNamespace(budget=replace(FP64, precision="tf32")), located=None)
+    with pytest.raises(BadInput, match="every way to serve multiplies in, but got tf32"):
+        deploy_command._checked((SimpleNamespace(),), resolved)  # type: ignore[arg-type]
 
 
 def test_saved_adapters_are_deployed_by_command(

@@ -115,6 +115,12 @@ def test_examples_of_one_length() -> None:
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_precision_without_contenders_is_refused() -> None:
+    assert setup.precisions("cpu", "fp32") == ("fp32",)
+    with pytest.raises(BadInput, match="must be one that the contenders train in: fp32, bf16, but got tf32"):
+        setup.precisions("cpu", "tf32")
+
+
 def test_the_plan_holds_every_contender_in_both_precisions() -> None:
     found = jobs.plan(tiny_work(), ("fp32", "bf16"), jobs.PARTS, contenders.names())
     train = {(j.contender, j.n_trials, j.precision) for j in found if j.part == jobs.TRAIN}
