@@ -29,6 +29,26 @@ class Clock:
         if self._running is not None:
             raise RuntimeError(f"phase {phase} cannot start within {self._running}")
         self._running = phase
+        try:
+            with self._spent(phase):
+                yield
+        finally:
+            self._running = None
+
+    @contextmanager
+    def apart(self, phase: Phase) -> Iterator[None]:
+        """Add the seconds spent inside to `phase` and not to the phase that is running."""
+        before = self._seconds.get(phase, 0.0)
+        try:
+            with self._spent(phase):
+                yield
+        finally:
+            if self._running is not None:
+                taken = self._seconds[phase] - before
+                self._seconds[self._running] = self._seconds.get(self._running, 0.0) - taken
+
+    @contextmanager
+    def _spent(self, phase: Phase) -> Iterator[None]:
         self._synchronize()
         start = self._now()
         try:
@@ -36,21 +56,6 @@ class Clock:
         finally:
             self._synchronize()
             self._seconds[phase] = self._seconds.get(phase, 0.0) + self._now() - start
-            self._running = None
-
-    @contextmanager
-    def apart(self, phase: Phase) -> Iterator[None]:
-        """Add the seconds spent inside to `phase` and not to the phase that is running."""
-        self._synchronize()
-        start = self._now()
-        try:
-            yield
-        finally:
-            self._synchronize()
-            spent = self._now() - start
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + spent
-            if self._running is not None:
-                self._seconds[self._running] = self._seconds.get(self._running, 0.0) - spent
 
     def all_seconds(self) -> dict[Phase, float]:
         """Return the seconds of every phase that ran."""
