@@ -24,6 +24,7 @@ from bench.engine.chunking import RECORDED_STEPS, is_recorded
 from bench.engine.dropout import Together
 from bench.engine.graphs import EXAMPLES, FILLERS, LENGTH, MOST, TOKENS, Graphs, filled, shape_of
 from bench.engine.loop import Loop
+from bench.engine.probe import seconds_per_trial_step
 from bench.engine.run import EngineOptions, prepare
 from tests.support.engine_helpers import budget, member, random_data, tiny_model
 
@@ -95,6 +96,15 @@ def test_a_loop_records_apart_where_it_may(monkeypatch: pytest.MonkeyPatch) -> N
     with loop.clock.phase("train"), loop.graphs.apart():
         pass
     assert set(loop.clock.all_seconds()) == {"compile", "train"}
+
+
+def test_a_probe_of_few_steps_records_as_a_long_pack_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(Loop, "_can_record", lambda loop, least_steps: asked.append(least_steps))
+    one = member("lora", budget=budget(max_steps=3, eval_steps=3))
+    options = EngineOptions(device=CPU)
+    seconds_per_trial_step(Pack(trials=(one,)), random_data(), tiny_model(), options, clock=Clock())
+    assert asked == [0]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from bench.engine.sizes import VALUES_KEPT, Shape
 from bench.schedule import estimate, planner
 from bench.schedule.estimate import Calibration, Place, Workload
 from bench.schedule.planner import Limits
+from bench.sweep import planning
 from tests.campaigns.scale.cluster import simulate
-from tests.support.sweep_helpers import BUDGET, family, grid, ids, records, study, trial
+from tests.support.sweep_helpers import BUDGET, OPTIONS, family, grid, ids, records, study, trial
 
 PLACE = Place(device="fake")
 WORK = Workload(matmul_params=1000, train_tokens=10.0, n_eval=50, eval_tokens=20.0, n_select=16)
@@ -236,6 +237,24 @@ def test_a_pack_s_own_cost_follows_from_whether_its_steps_are_recorded(
     limits = Limits(device_kind="cuda", shape=shape)
     assert planner.overhead_of(Pack(trials=(one,)), limits) == pytest.approx(found, rel=0.1)
     assert planner.overhead_of(Pack(trials=(one,)), Limits()) == planner.PACK_OVERHEAD["cpu"]
+
+
+def test_a_sweep_s_packs_are_cut_by_that_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = tuple(trial(eta_A=1e-4 * i, budget=replace(BUDGET, max_steps=50, precision="bf16")) for i in range(1, 65))
+    spread, costs = planner.spread, list[float]()
+
+    def spy(packs: Sequence[Pack], n_devices: int, *, overhead: float) -> tuple[Pack, ...]:
+        costs.append(overhead)
+        return spread(packs, n_devices, overhead=overhead)
+
+    monkeypatch.setattr(planner, "spread", spy)
+    limits = Limits(device_kind="cuda", shape=ROBERTA, max_pack_size=64)
+    left = planning.plan(
+        study(pack_size=None), trials, results_dir=tmp_path, finished=(), options=replace(OPTIONS, limits=limits),
+        slots=4, family=family,
+    ).left  # fmt: skip
+    assert costs == [planner.overhead_of(left[0], limits)]
+    assert [pack.size for pack in left] == [16] * 4
 
 
 @pytest.mark.parametrize("seed", [0, 1])
