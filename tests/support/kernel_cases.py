@@ -127,23 +127,27 @@ def _mend_interpreter() -> None:
 def step_gaps(device: str = "cpu") -> list[float]:
     """Return how far logits outside training, loss and gradients of small packs by kernels are from torch's, relative.
 
-    LoRA and full fine-tuning, whose norms are trained.
+    LoRA, also filled up as a chunk that is recorded, and full fine-tuning, whose norms are trained.
     """
     import numpy as np
 
     from bench.engine import kernels
     from bench.engine.batching import Batches
+    from bench.engine.graphs import filled
     from tests.support.engine_helpers import random_data
 
     chunk = Batches(random_data().train, device=torch.device(device)).chunk(np.arange(3))
     gaps = []
-    for method in ("lora", "full"):
-        plain, found = (_step(method, chunk, names) for names in ((), kernels.NAMES))
+    for method, shaped in (("lora", chunk), ("lora", filled(chunk)), ("full", chunk)):
+        plain, found = _step(method, chunk, ()), _step(method, shaped, kernels.NAMES, n_examples=chunk.n_examples)
         gaps += [float((a - b).norm() / b.norm()) for a, b in zip(found, plain, strict=True)]
     return gaps
 
 
-def _step(method: str, chunk: Any, names: tuple[str, ...]) -> list[torch.Tensor]:
+def _step(
+    method: str, chunk: Any, names: tuple[str, ...], *, n_examples: int | None = None
+) -> list[torch.Tensor]:  # fmt: skip
+    """Return logits outside training, loss and gradients; of the first n_examples alone where they are given."""
     from bench import methods
     from bench.engine import kernels
     from bench.engine.bank import Bank
@@ -162,11 +166,11 @@ def _step(method: str, chunk: Any, names: tuple[str, ...]) -> list[torch.Tensor]
     bank.keys.step, bank.keys.together = 3, Together()
     path = choose_path(bank, "unpadded")
     with kernels.use(*names):
-        logits = path.logits(chunk).detach()
+        logits = path.logits(chunk).detach()[:, :n_examples]
         bank.keys.training = True
         for _ in range(2):  # the masks of the second are foreseen
             bank.params.zero_grad()
-            loss = path.logits(chunk).logsumexp(-1).sum()
+            loss = path.logits(chunk)[:, :n_examples].logsumexp(-1).sum()
             loss.backward()
     return [logits, loss.detach(), bank.params.grads.clone()]
 
