@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from bench.core.spec import SERIES, Trial
 
 SHARES, KEEP = (1 / 4, 1 / 2), 1 / 4  # see docs/concepts/pruning.md for where they come from
+LEAST_KEPT = 2  # the training loss of one seed does not tell which of the two best cells of a small grid scores higher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +31,8 @@ class Rungs:
         return tuple(sorted({step for step in found if step < max_steps}))
 
     def n_kept(self, n_cells: int) -> int:
-        """Return how many of n cells go on from a rung: at least one."""
-        return max(1, math.ceil(self.keep * n_cells - 1e-9))
+        """Return how many of n cells go on from a rung: LEAST_KEPT at least, where there are so many."""
+        return min(n_cells, max(LEAST_KEPT, math.ceil(self.keep * n_cells - 1e-9)))
 
     def expected_steps(self, max_steps: int, n_cells: int) -> list[tuple[int, int, int]]:
         """Return (from, to, cells) of each leg of a group where nothing fails."""

@@ -412,7 +412,7 @@ def test_halving_tunes_and_stops_no_fresh_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: list[Trial]
 ) -> None:
     path = tmp_path / "tiny.toml"
-    path.write_text(STUDY)
+    path.write_text(STUDY.replace("[1e-4, 1e-3]", "[1e-4, 1e-3, 1e-2]").replace("[4, 16]", "[4, 16, 64]"))
     here = ["--study", str(path), "--results-dir", str(tmp_path), "--device", "cpu", "--sampler", "halving"]
     options = ["compare", *here, "--keep", "0.5", "--fresh-seeds", "6"]
     assert cli.main(options) == 0
@@ -421,11 +421,11 @@ def test_halving_tunes_and_stops_no_fresh_run(
         r"the whole comparison takes about .*\n  tuning: about \d+ s\n  fresh runs, 6 seeds of 2 cells", out
     )
     assert "LoRA+ as tuned (eta_A 0.001, ratio 4) is better than LoRA as tuned (eta_A 0.0001): +2.00 points" in out
-    assert "cells were stopped early: what fewer than 2 cells would have given is not known" in out
-    assert "2 cells tuned for each method with 2 seeds (1 of each method's stopped early), chosen on" in out
+    assert "cells were stopped early: what fewer than 3 cells would have given is not known" in out
+    assert "3 cells tuned for each method with 2 seeds (1 of each method's stopped early), chosen on" in out
     document = json.loads((tmp_path / "tiny" / command.FILE_NAME).read_text())
     assert [(a["tuning"]["n_cells"], a["tuning"]["n_stopped"], a["tuning"]["curve"]) for a in document["arms"]] == [
-        (2, 1, []), (2, 1, []),
+        (3, 1, []), (3, 1, []),
     ]  # fmt: skip
     finished = [t for t in trained if t.budget.max_steps == 20 and t.seed >= arms.FIRST_FRESH_SEED]
     assert len(finished) == len({t.trial_id for t in finished}) == 2 * 6 + 8  # each once, to its end
@@ -439,10 +439,10 @@ def test_halving_tunes_and_stops_no_fresh_run(
     rows = ",".join(str(tmp_path / f"{name}.parquet") for name in ("tiny", "tiny-fresh", "tiny-pool"))
     assert cli.main(["compare", *here, "--rows", rows]) == 0
     again = capsys.readouterr().out
-    assert "4 of 8 tuning trials have rows: halving is taken to have stopped the others" in again
+    assert "8 of 12 tuning trials have rows: halving is taken to have stopped the others" in again
     assert "LoRA+ as tuned (eta_A 0.001, ratio 4) is better than LoRA as tuned (eta_A 0.0001): +2.00 points" in again
     assert cli.main(["compare", *here[:-2], "--rows", rows]) == 2  # a whole grid would have all of them
-    assert "must hold every tuning trial of the study, but got 4 of 8" in capsys.readouterr().err
+    assert "must hold every tuning trial of the study, but got 8 of 12" in capsys.readouterr().err
 
 
 def test_failed_trials_leave_nothing_to_compare(

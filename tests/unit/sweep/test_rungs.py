@@ -161,8 +161,8 @@ def test_rows_of_other_code_are_not_run_again_at_rungs(tmp_path: Path) -> None:
 def test_the_rule_by_hand() -> None:
     assert Rungs().steps(80) == (20, 40)
     assert Rungs(shares=(0.1, 0.1, 0.99)).steps(10) == (1,), "a rung at the last step is none"
-    assert [Rungs(keep=0.25).n_kept(n) for n in (1, 4, 5, 8, 40)] == [1, 1, 2, 2, 10]
-    assert Rungs().expected_steps(80, 14) == [(0, 20, 14), (20, 40, 4), (40, 80, 1)]
+    assert [Rungs(keep=0.25).n_kept(n) for n in (1, 4, 5, 8, 40)] == [1, 2, 2, 2, 10]
+    assert Rungs().expected_steps(80, 14) == [(0, 20, 14), (20, 40, 4), (40, 80, 2)]
     inf = float("inf")
     assert going_on({"a": [1.0, 3.0], "b": [1.5, 1.5], "c": [0.1, inf], "d": [2.0, 2.0]}, 3) == {"b", "a", "d"}
     assert searches.rungs_of(study()) is None
@@ -174,6 +174,6 @@ def test_what_is_said_before_is_what_is_trained(tmp_path: Path) -> None:
     trials = tuple(one for one in grid(etas=(1e-5, 1e-4, 1e-3, 1e-2), ratios=(1,)) if one.method == "lora")
     engine = FakeEngine()
     run(tmp_path, trials, engine, of=halving())
-    assert [(pack.until, pack.size) for pack in engine.packs] == [(5, 4), (10, 2), (None, 1), (None, 1)]
-    # 4 first seeds to step 5, 2 of them on to 10, 1 on to 20; the other seed of that cell from 0 to 20.
-    assert planning.share_of_steps(trials, RUNGS) * 20 * len(trials) == 4 * 5 + 2 * 5 + 1 * 10 + 1 * 20
+    assert [(pack.until, pack.size) for pack in engine.packs] == [(5, 4), (10, 2), (None, 2), (None, 2)]
+    # 4 first seeds to step 5, 2 of them on to 10 and to 20; the other seeds of those cells from 0 to 20.
+    assert planning.share_of_steps(trials, RUNGS) * 20 * len(trials) == 4 * 5 + 2 * 5 + 2 * 10 + 2 * 20
