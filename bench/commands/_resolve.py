@@ -137,7 +137,9 @@ class Resolved(Readable):
         price.remember(self.study, workload)
         return Options(
             higher_is_better=self.task.higher_is_better,
-            limits=workloads.limits_of(self.study.device, self.located, workload.train_tokens),
+            limits=workloads.limits_of(
+                self.study.device, self.located, workload.train_tokens, workloads.train_lengths(self.data, self.located)
+            ),
             workload=workload,
             place=workloads.place_of(self.study.device),
             fits=self.fits,

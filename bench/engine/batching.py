@@ -15,6 +15,7 @@ from bench.core import devices
 from bench.core.seeds import derive
 from bench.data.splits import Encoded
 from bench.engine import hardware
+from bench.engine.chunking import cut
 
 IGNORED = -100  # the class of an example without a loss: torch's cross_entropy leaves it out
 
@@ -211,6 +212,4 @@ def _on(device: torch.device, labels_N: npt.NDArray[Any]) -> Tensor:
 
 def _cut(places: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], n_chunks: int) -> list[npt.NDArray[np.int64]]:
     """Return `places` in at most n_chunks runs of about equally many tokens, none empty."""
-    tokens = np.cumsum(lengths[places])
-    bounds = np.searchsorted(tokens, tokens[-1] * np.arange(1, n_chunks) / n_chunks, side="left") + 1
-    return [part for part in np.split(places, np.unique(bounds)) if len(part)]
+    return [part for part in np.split(places, cut(lengths[places], n_chunks)) if len(part)]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from bench.core.spec import TrainBudget
 
@@ -15,6 +19,10 @@ CHUNK_SHARE = 0.3
 GPU_PADDED_ROWS = 8192  # by reckoning: from here on two chunks of like lengths cost less than the padding they spare
 MOST_CHUNKS = 8  # on a CPU, whose memory is not asked for; on a GPU a chunk holds an example at the least
 MOST_FILLING = 64  # tokens
+# Bytes of logits of a language model that exist at once, of all trials: glibc keeps a block below 32 MiB for the next
+# one, where a larger one comes from the system anew, page by page.
+LOGITS_AT_ONCE = 28 * 2**20
+KEPT_BELOW = 256  # tokens of an example from which on attention's weights are computed again in backward, not kept
 RECORDED_STEPS = 50  # of a pack whose chunks are worth recording
 # Padded tokens of all trials in a chunk of an evaluation. A CPU's caches hold much of theirs; a GPU is not filled by
 # less, and of a stream nothing is kept for backward: a layer's values, no padding, no logits but those wanted.
@@ -75,3 +83,9 @@ def evaluation_rows(path: str, *, on_cpu: bool, cpu_rows: int = EVAL_ROWS) -> in
     if on_cpu:
         return cpu_rows
     return EVAL_ROWS if path == "bank" else GPU_EVAL_ROWS
+
+
+def cut(lengths: npt.NDArray[Any], parts: int) -> npt.NDArray[np.int64]:
+    """Return where sorted lengths are cut into at most `parts` runs of about equally many tokens, none empty."""
+    tokens = np.cumsum(lengths)
+    return np.unique(np.searchsorted(tokens, tokens[-1] * np.arange(1, parts) / parts, side="left") + 1)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Bytes of logits that exist at once, of all trials: glibc keeps a block below 32 MiB for the next one, where a larger
-# one comes from the system anew, page by page.
-AT_ONCE = 28 * 2**20
+from bench.engine.chunking import LOGITS_AT_ONCE
+
+AT_ONCE = LOGITS_AT_ONCE
 Head = Callable[[Tensor, slice], Tensor]  # hidden states [K, m, d] of a part of the targets -> logits [K, m, V]
 
 

@@ -39,8 +39,7 @@ class CpuMeter:
     def start(self) -> None:
         """Give freed memory back to the system, so that what was left behind does not hide new needs."""
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+        give_back()
         try:
             self.clear_refs.write_text(_RESET_HIGH_WATER, encoding="ascii")
             self.before = self._bytes("VmRSS")
@@ -55,6 +54,12 @@ class CpuMeter:
     def _bytes(self, field: str) -> int | None:
         found = re.search(rf"^{field}:\s+(\d+) kB$", self.status.read_text(encoding="ascii"), re.MULTILINE)
         return None if found is None else 1024 * int(found[1])
+
+
+def give_back() -> None:
+    """Let the C library hand freed memory to the system, where it can: else what comes next is taken beside it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class CudaMeter:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from bench.engine.decoder_sizes import Decoder, decoder_of
 
 BYTES_OF = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 VALUES_KEPT = 13  # values kept for backward by token, layer and hidden unit, attention scores aside; frozen base
@@ -21,6 +24,8 @@ class Shape:
     n_weights: int = 0  # of a base whose copies can be trained side by side; 0: it cannot
     inner_size: int = 0  # of a decoder's MLP, gate and up together where it has both; 0: the model is no decoder
     qkv_size: int = 0  # of a decoder's queries, keys and values together
+    decoder: Decoder | None = None  # its sizes one by one
+    lengths: tuple[int, ...] = ()  # tokens of training examples, of a sample of them
 
     @property
     def values_kept(self) -> float:
@@ -63,7 +68,7 @@ def number(config: Mapping[str, object], *names: str) -> int:
     return next((int(str(config[name])) for name in names if config.get(name)), 0)
 
 
-def _of_decoder(config: Mapping[str, object], hidden: int) -> dict[str, int]:
+def _of_decoder(config: Mapping[str, object], hidden: int) -> dict[str, Any]:
     """Return the sizes of a decoder's MLP, with its gate, and of queries, keys and values."""
     heads = number(config, "num_attention_heads", "n_head", "n_heads") or 1
     width = number(config, "head_dim") or hidden // heads
@@ -71,4 +76,5 @@ def _of_decoder(config: Mapping[str, object], hidden: int) -> dict[str, int]:
     activation = str(config.get("hidden_act") or config.get("hidden_activation") or "")
     is_gated = activation in ("silu", "gelu_pytorch_tanh")
     shared = number(config, "num_key_value_heads") or heads
-    return {"inner_size": inner * (2 if is_gated else 1), "qkv_size": width * (heads + 2 * shared)}
+    sizes = {"inner_size": inner * (2 if is_gated else 1), "qkv_size": width * (heads + 2 * shared)}
+    return {**sizes, "decoder": decoder_of(config, hidden)}

@@ -20,6 +20,7 @@ from bench.core.spec import Pack, Study, TrainBudget, Trial
 from bench.engine import optimizers
 from bench.engine.chunking import is_recorded, least_chunks, memory_rows, n_chunks
 from bench.engine.sizes import BYTES_OF, UNCUT_KEPT, VALUES_KEPT, Shape
+from bench.schedule import decoders
 
 # The most trials of a pack where memory allows more and no measurement says less: the largest size that was measured to
 # gain. CPUs gain nothing after about 16; on an H200 128 trials of RoBERTa-base took 0.63 ms a trial-step, 64 took 0.67.
@@ -199,6 +200,7 @@ def pack_limit(trial: Trial, limits: Limits) -> int:
 
     The activations of one trial take about batch_size * train_tokens * hidden_size * n_layers * VALUES_KEPT * bytes of
     a value; MEMORY_SHARE of the free memory, shared by that, bounds K. Adapters and their moments are small beside it.
+    Decoders are reckoned by more (`decoder_bytes`).
     A trial that trains the base brings its own weights, gradients and optimizer state in float32, and on a CPU, where
     nothing is gained by models side by side, or in an architecture that cannot be stacked, it is alone. No pack is
     larger than what was measured to be fastest.
@@ -272,14 +274,21 @@ def decoder_bytes(
 ) -> float:  # fmt: skip
     """Return the memory that training a pack of decoders takes beside the base model: the peak of a step.
 
-    Values kept for one chunk's backward; logits; adapters as if all products of a layer had one, with their gradients
-    and the optimizer's state.
+    On a CPU decoders.py reckons it. On a GPU: values kept for one chunk's backward; logits; adapters as if all products
+    of a layer had one, with their gradients and the optimizer's state.
     """
     budget = trial.budget
+    if on_cpu:
+        assert shape.decoder is not None
+        lengths = shape.lengths or (max(1, round(shape.train_tokens)),) * budget.batch_size
+        asked = decoders.Plan(
+            trial=trial, decoder=shape.decoder, lengths=lengths, n_trials=n_trials, checkpointed=checkpointed
+        )
+        return decoders.pack_bytes(asked)
     tokens = n_trials * budget.batch_size * min(shape.train_tokens, budget.max_length)
     is_half = budget.precision in ("bf16", "fp16")
     of_token = shape.token_bytes(budget.precision, checkpointed=checkpointed)
-    cut = n_chunks(tokens, hidden_size=shape.hidden_size, is_half=is_half, on_cpu=on_cpu, least=1,
+    cut = n_chunks(tokens, hidden_size=shape.hidden_size, is_half=is_half, on_cpu=False, least=1,
                    rows=memory_rows(memory_bytes, of_token), most=budget.batch_size)  # fmt: skip
     sides = 7 * shape.hidden_size + 2 * shape.inner_size + shape.qkv_size
     trained = (trial.rank or 0) * sides * shape.n_layers

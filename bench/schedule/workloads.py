@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +49,8 @@ def workload_of(data: TextData | ToyData, located: Located, n_select: int) -> Wo
     )
 
 
-def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
-    """Return what bounds a pack on a device.
+def limits_of(device: str, located: Located, train_tokens: float, lengths: Sequence[int] = ()) -> Limits:
+    """Return what bounds a pack on a device; `lengths` are tokens of training examples, of a sample of them.
 
     By its whole memory, not what happens to be free: a resumed sweep must form the same packs.
     """
@@ -63,7 +65,7 @@ def limits_of(device: str, located: Located, train_tokens: float) -> Limits:
         max_pack_size=TOY_PACK if located.model_type == TOY else None,
         device_kind=chosen.partition(":")[0],
         memory_bytes=_share(device, devices.memory_bytes(chosen)),
-        shape=shape if shape.n_layers and shape.hidden_size else None,
+        shape=replace(shape, lengths=tuple(lengths)) if shape.n_layers and shape.hidden_size else None,
     )
 
 
@@ -81,16 +83,27 @@ def _stackable(located: Located) -> int:
     return matmul_params(config) + number(config, "vocab_size") * number(config, "hidden_size")
 
 
+def train_lengths(data: TextData | ToyData, located: Located) -> tuple[int, ...]:
+    """Return the tokens of training examples, of a sample of them."""
+    return (1,) if isinstance(data, ToyData) else lengths_of(data.train, located)
+
+
 def mean_tokens(split: Split, located: Located) -> float:
     """Return the mean number of tokens of an example, special tokens included, from a sample of SAMPLE examples."""
+    lengths = lengths_of(split, located)
+    return sum(lengths) / len(lengths)
+
+
+def lengths_of(split: Split, located: Located) -> tuple[int, ...]:
+    """Return the tokens of SAMPLE examples, special tokens included."""
     places = range(0, len(split), max(1, len(split) // SAMPLE))
     pairs = split.pairs
     examples = [(split.texts[i],) if pairs is None else (split.texts[i], pairs[i]) for i in places]
     tokenizer = _tokenizer(located.directory / "tokenizer.json")
     if tokenizer is None:
-        return sum(2 + TOKENS_PER_WORD * len(" ".join(texts).split()) for texts in examples) / len(examples)
+        return tuple(round(2 + TOKENS_PER_WORD * len(" ".join(texts).split())) for texts in examples)
     encoded = tokenizer.encode_batch([texts if len(texts) > 1 else texts[0] for texts in examples])
-    return sum(len(encoding.ids) for encoding in encoded) / len(encoded)
+    return tuple(len(encoding.ids) for encoding in encoded)
 
 
 def _tokenizer(path: Path) -> Tokenizer | None:
