@@ -112,7 +112,8 @@ def measure(case: Case) -> dict[str, Any]:
     loop.step(longest)
     found["longest"] = meter.peak()
     give_back()  # as run_pack does
-    ready.objective.read(ready.path, Batches(data.eval, device=cpu), n_trials=case.n_trials)  # type: ignore[attr-defined]
+    split = Batches(data.train if case.n_trials == 1 else data.eval, device=cpu)  # enough for a whole chunk
+    ready.objective.read(ready.path, split, n_trials=case.n_trials)  # type: ignore[attr-defined]
     more = {"tokens": int(lengths[longest].sum()), "chunks": ready.n_chunks, "path": ready.path.name}
     return {**found, "evaluated": meter.peak(), **more}
 

@@ -263,3 +263,17 @@ def test_the_most_trials_of_a_pack_are_those_measured_to_gain_or_what_memory_all
     assert planner.pack_limit(one, limits) == 32
     assert pack_sizes.sizes(128) == (1, 11, 64, 128)
     assert pack_sizes.sizes(16) == (1, 4, 16)
+
+
+def test_no_pack_on_a_cpu_takes_more_than_there_is_and_none_is_smaller_than_it_could_be() -> None:
+    one = member(max_length=300, max_steps=50)
+    shape = replace(shape_of(LLAMA, is_decoder=True), lengths=tuple(range(12, 300)))
+    sizes = []
+    for megabytes in (400, 1000, 1200, 1600, 4000):
+        limits = Limits(shape=shape, memory_bytes=megabytes * 10**6, gradient_checkpointing=False)
+        room, n = planner.MEMORY_SHARE * megabytes * 10**6, planner.pack_limit(one, limits)
+        assert n == 1 or planner.decoder_bytes(one, shape, n, on_cpu=True) <= room
+        larger = range(n + 1, planner.MAX_PACK_SIZE["cpu"] + 1)
+        assert all(planner.decoder_bytes(one, shape, k, on_cpu=True) > room for k in larger)
+        sizes.append(n)
+    assert sizes[0] == 1 < sizes[-2] < sizes[-1] == planner.MAX_PACK_SIZE["cpu"]
