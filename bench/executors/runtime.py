@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -252,7 +253,9 @@ def _probe(
     from bench.engine.run import EngineOptions
 
     chosen, (data, model) = torch.device(device), loaded
-    clock = Clock(synchronize=hardware.waiting_for(chosen))
+    # On a CPU the time in which this thread computes: a machine that is busy elsewhere would make any size the fastest.
+    now = time.thread_time if chosen.type == "cpu" else time.perf_counter
+    clock = Clock(now=now, synchronize=hardware.waiting_for(chosen))
     options = EngineOptions(device=chosen, gradient_checkpointing=checkpoints(pack.trials[0]))
     return seconds_per_trial_step(pack, data, model, options, clock=clock)
 
