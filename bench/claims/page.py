@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
-from bench.claims.verdict import MIN_SEEDS, Verdict, sentence
+from bench.claims.verdict import MIN_SEEDS, VERDICTS, Verdict, sentence
 
 HEAD = f"""# Claims, each with a verdict
 
@@ -16,8 +16,8 @@ this was written before they ran.
 
 - **holds**: the whole 95 % interval lies where it confirms the claim.
 - **does not hold**: the whole interval lies where it refutes the claim.
-- **not told apart**: anything else, or fewer than {MIN_SEEDS} seeds. The sentence says how many would tell, were the
-  estimate right.
+- **not told apart**: anything else. The sentence says how many would tell, were the estimate right.
+- **too few seeds**: no verdict; fewer than {MIN_SEEDS} seeds are not enough for one.
 
 A verdict is about the size at which it was checked. The models here are small: what a source found at its own size may
 hold there. Where an arm is the best of several cells, each seed's score is that of the cell that the other seeds
@@ -32,7 +32,8 @@ def page(verdicts: Sequence[Verdict]) -> str:
     """Return docs/claims.md."""
     counts = Counter(one.answer for one in verdicts)
     told = ", ".join(f"{n} {answer}" for answer, n in sorted(counts.items(), key=lambda item: -item[1]))
-    lines = [HEAD.format(n=len(verdicts), counts=f"Of {len(verdicts)} verdicts: {told}.")]
+    n = sum(one.answer in VERDICTS for one in verdicts)
+    lines = [HEAD.format(n=n, counts=f"Of {len(verdicts)} checks: {told}.")]
     for document, some in groupby(verdicts, key=lambda one: one.claim.document):
         lines += [f"## {_cell(document[0].upper() + document[1:])}", ""]
         lines += ["| claim | made at | checked at | verdict |", "|---|---|---|---|"]

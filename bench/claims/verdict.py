@@ -2,7 +2,7 @@
 
 A claim holds where the whole 95 % interval lies in the region that confirms it, and does not hold where the whole
 interval lies in the region that refutes it. Anything else is not told apart. Where seeds matter, fewer than MIN_SEEDS
-of them tell nothing.
+of them give no verdict.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Literal
 from bench.claims.claim import Check, Claim
 from bench.core.stats import Interval
 
-Answer = Literal["holds", "does not hold", "not told apart", "no rows"]
+Answer = Literal["holds", "does not hold", "not told apart", "too few seeds", "no rows"]
+VERDICTS: tuple[Answer, ...] = ("holds", "does not hold", "not told apart")  # the others say why there is none
 MIN_SEEDS = 6
 MOST_TOLD = 10_000  # with the estimate on the bound itself, the arithmetic gives any number
 
@@ -50,7 +51,9 @@ def decide(claim: Claim, check: Check, estimate: Estimate) -> Verdict:
     """Return the verdict of the rule."""
     found = estimate.interval
     answer: Answer = "not told apart"
-    if found is not None and (estimate.over != "seeds" or estimate.n >= MIN_SEEDS):
+    if estimate.over == "seeds" and estimate.n < MIN_SEEDS:
+        return Verdict(claim=claim, check=check, answer="too few seeds", estimate=estimate, n_needed=MIN_SEEDS)
+    if found is not None:
         if claim.confirmed.holds(found.low, found.high):
             answer = "holds"
         elif claim.refuted.holds(found.low, found.high):
@@ -62,7 +65,7 @@ def decide(claim: Claim, check: Check, estimate: Estimate) -> Verdict:
 def _needed(claim: Claim, estimate: Estimate) -> int | None:
     """Return how many seeds make the interval narrow enough: its half width falls as 1 / sqrt(n)."""
     if estimate.interval is None:
-        return MIN_SEEDS if estimate.over == "seeds" else None
+        return None
     room = max(region.room(estimate.value) for region in (claim.confirmed, claim.refuted))
     half = max(estimate.interval.high - estimate.value, estimate.value - estimate.interval.low)
     if room <= 0 or not math.isfinite(half):
@@ -79,10 +82,10 @@ def sentence(verdict: Verdict) -> str:
     digits = _digits(estimate, claim)
     told = f"{estimate.value:.{digits}g} {estimate.unit}".rstrip() + f" ({_ends(estimate, digits)}{n})"
     rule = f"confirmed by {claim.confirmed}, refuted by {claim.refuted}"
+    if verdict.answer == "too few seeds":
+        return f"Too few seeds: {told}; {MIN_SEEDS} are needed for a verdict."
     if verdict.answer != "not told apart":
         return f"{verdict.answer.capitalize()}: {told}; {rule}."
-    if estimate.over == "seeds" and estimate.n < MIN_SEEDS:
-        return f"Not told apart: {told}; fewer than {MIN_SEEDS} seeds tell nothing."
     return f"Not told apart: {told}; {rule}; {_would_tell(verdict.n_needed, estimate.over)}."
 
 

@@ -53,10 +53,11 @@ def test_a_verdict_takes_the_whole_interval(confirmed: Region, low: float, high:
     assert decide(a_claim(confirmed), CHECK, an_estimate(low, high)).answer == answer
 
 
-def test_few_seeds_tell_nothing_however_clear_they_are() -> None:
+def test_few_seeds_give_no_verdict_however_clear_they_are() -> None:
     found = decide(a_claim(AT_LEAST_1), CHECK, an_estimate(50.0, 60.0, n=5))
-    assert (found.answer, found.n_needed) == ("not told apart", 6)
-    assert "fewer than 6 seeds tell nothing" in sentence(found)
+    assert (found.answer, found.n_needed) == ("too few seeds", 6)
+    assert sentence(found).startswith("Too few seeds: ")
+    assert sentence(found).endswith("; 6 are needed for a verdict.")
     assert decide(a_claim(AT_LEAST_1), CHECK, an_estimate(50.0, 60.0, n=5, over="rounds")).answer == "holds"
 
 
