@@ -10,7 +10,10 @@ _NORMS = {"gemma2": 4, "gemma3_text": 4, "phi": 1, "cohere": 1, "gpt_neox": 1}  
 _QK_NORMS = ("qwen3", "gemma3_text", "olmo2")
 _GATED = ("gemma", "gemma2", "gemma3_text")  # those whose activation is none of the usual gates'
 _DROPS = {"gpt2": (0.1, 0.1), "opt": (0.1, 0.0)}  # transformers' defaults: of streams, of attention's weights
-_ACTIVATIONS = {"gpt2": "gelu_new", "opt": "relu", "gpt_neox": "gelu", "phi": "gelu_new"}
+_ACTIVATIONS = {  # transformers' defaults, where they are no gate's
+    "opt": "relu", "starcoder2": "gelu_pytorch_tanh", **dict.fromkeys(("gpt_neox", "bloom", "falcon", "mpt"), "gelu"),
+    **dict.fromkeys(("gpt2", "phi", "gpt_neo", "gptj", "gpt_bigcode", "codegen"), "gelu_new"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,22 +51,18 @@ class Decoder:
 
 def decoder_of(config: Mapping[str, object], hidden: int) -> Decoder:
     """Return the sizes of a decoder of this hidden size by its config.json."""
-
-    def number(*names: str) -> int:
-        return next((int(str(config[name])) for name in names if config.get(name)), 0)
-
-    kind, heads = str(config.get("model_type")), number("num_attention_heads", "n_head", "n_heads") or 1
-    width = number("head_dim") or hidden // heads
+    kind, heads = str(config.get("model_type")), number(config, "num_attention_heads", "n_head", "n_heads") or 1
+    width = number(config, "head_dim") or hidden // heads
     activation = _named(config, ("hidden_act", "hidden_activation", "activation_function"), _ACTIVATIONS.get(kind))
     streams, weights = _DROPS.get(kind, (0.0, 0.0))
     return Decoder(
-        n_layers=number("num_hidden_layers", "n_layers", "n_layer"),
+        n_layers=number(config, "num_hidden_layers", "n_layers", "n_layer"),
         hidden_size=hidden,
-        vocab_size=number("vocab_size"),
+        vocab_size=number(config, "vocab_size"),
         attention_size=heads * width,
-        kv_size=2 * (number("num_key_value_heads") or heads) * width,
+        kv_size=2 * (number(config, "num_key_value_heads") or heads) * width,
         n_heads=heads,
-        inner_size=number("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden,
+        inner_size=number(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden,
         is_gated=kind in _GATED or activation in ("silu", "swish"),
         activation=activation,
         n_norms=_NORMS.get(kind, 2),
@@ -78,3 +77,8 @@ def decoder_of(config: Mapping[str, object], hidden: int) -> Decoder:
 def _named(config: Mapping[str, object], names: Sequence[str], usual: object) -> Any:
     found = next((config[name] for name in names if config.get(name) is not None), usual)
     return "silu" if found is None else found
+
+
+def number(config: Mapping[str, object], *names: str) -> int:
+    """Return the first of these numbers that a config has and that is not 0; else 0."""
+    return next((int(str(config[name])) for name in names if config.get(name)), 0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.engine.decoder_sizes import Decoder, decoder_of
+from bench.engine.decoder_sizes import Decoder, decoder_of, number
 
 BYTES_OF = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 VALUES_KEPT = 13  # values kept for backward by token, layer and hidden unit, attention scores aside; frozen base
@@ -63,18 +63,8 @@ def writes_texts(config: Mapping[str, object]) -> bool:
     return any("CausalLM" in str(name) or "LMHead" in str(name) for name in (names if isinstance(names, list) else []))
 
 
-def number(config: Mapping[str, object], *names: str) -> int:
-    """Return the first of these numbers that a config has and that is not 0; else 0."""
-    return next((int(str(config[name])) for name in names if config.get(name)), 0)
-
-
 def _of_decoder(config: Mapping[str, object], hidden: int) -> dict[str, Any]:
-    """Return the sizes of a decoder's MLP, with its gate, and of queries, keys and values."""
-    heads = number(config, "num_attention_heads", "n_head", "n_heads") or 1
-    width = number(config, "head_dim") or hidden // heads
-    inner = number(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden
-    activation = str(config.get("hidden_act") or config.get("hidden_activation") or "")
-    is_gated = activation in ("silu", "gelu_pytorch_tanh")
-    shared = number(config, "num_key_value_heads") or heads
-    sizes = {"inner_size": inner * (2 if is_gated else 1), "qkv_size": width * (heads + 2 * shared)}
-    return {**sizes, "decoder": decoder_of(config, hidden)}
+    """Return the sizes of a decoder's MLP, with its gate, and of queries, keys and values; and all of them."""
+    decoder = decoder_of(config, hidden)
+    inner, qkv = decoder.inner_size * (2 if decoder.is_gated else 1), decoder.attention_size + decoder.kv_size
+    return {"inner_size": inner, "qkv_size": qkv, "decoder": decoder}

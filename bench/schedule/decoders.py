@@ -75,7 +75,7 @@ def kept_by_layer(trial: Trial, decoder: Decoder) -> Kept:
     wide = 4 if decoder.wide_norms and value == 2 else value
     norms = decoder.n_norms * d * wide + decoder.has_qk_norms * (heads + decoder.kv_size // 2) * wide
     read = d * bool(ours.keys() & {"q", "k", "v"}) + d * bool(ours.keys() & {"gate", "up"}) + heads * ("o" in ours)
-    mlp = inner * (3 if decoder.is_gated else 4 if decoder.activation.startswith("gelu_") else 1)
+    mlp = inner * (3 if decoder.is_gated else 4 if decoder.activation in ("gelu_new", "gelu_fast") else 1)
     if "down" in ours and decoder.activation != "relu":  # relu's output is what the next product reads
         mlp += inner
     low = (trial.rank or 0) * len(ours)

@@ -16,7 +16,7 @@ from bench import methods
 from bench.core.cache import write_text
 from bench.core.record import Outcome, Record
 from bench.core.spec import Pack, Trial
-from bench.engine.sizes import number
+from bench.engine.decoder_sizes import number
 from bench.schedule.planner import method_of
 
 Key = tuple[str, str, str, str, str]  # device, model, precision, method, phase

@@ -11,7 +11,8 @@ from bench.core import devices, provenance
 from bench.data.splits import Split, TextData
 from bench.data.toy import MODEL_TYPE as TOY
 from bench.data.toy import ToyData
-from bench.engine.sizes import number, shape_of, writes_texts
+from bench.engine.decoder_sizes import number
+from bench.engine.sizes import shape_of, writes_texts
 from bench.models import Located
 from bench.schedule.estimate import Place, Workload, matmul_params
 from bench.schedule.planner import Limits
