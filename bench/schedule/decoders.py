@@ -28,6 +28,8 @@ MOST_BATCHES = 512  # of a trial's steps, those whose lengths are looked at
 # By measurement (docs/benchmarks/decoders.md): what the C library's allocator holds for each byte of tensors, in
 # training and in evaluation; what libraries take once they compute; each kernel that oneDNN compiles.
 CPU_SLACK, EVAL_SLACK, LIBRARIES, KERNEL = 1.2, 2.0, 40e6, 0.55e6
+FEW_PARTS, PART_SLACK = 4, 0.1  # chunks of a batch from which on each one adds so much to it: their sizes differ
+AGAIN_SLACK = 0.3  # so much more where layers compute again
 FROZEN_KERNELS, ADAPTER_KERNELS = 10, 3  # of each number of tokens: for frozen products, and for each adapted one
 _GROUPS: Mapping[str, frozenset[str]] = {
     **{f"{one}_proj": frozenset({one}) for one in ("q", "k", "v", "o", "gate", "up", "down")},
@@ -152,25 +154,36 @@ class Plan:
         return self.value == 2
 
     @property
+    def seen(self) -> tuple[int, ...]:
+        """Return the tokens of the examples as they are cut."""
+        return tuple(min(length, self.budget.max_length) for length in self.lengths)
+
+    @property
+    def n_parts(self) -> int:
+        """Return into how many chunks a batch is cut."""
+        tokens = self.n_trials * self.budget.batch_size * sum(self.seen) / len(self.seen)
+        return n_chunks(tokens, hidden_size=self.decoder.hidden_size, is_half=self.is_half, on_cpu=True, least=1)
+
+    @property
     def chunks(self) -> Chunks:
         """Return the chunks of the batches to come."""
-        lengths = tuple(min(length, self.budget.max_length) for length in self.lengths)
-        tokens = self.n_trials * self.budget.batch_size * sum(lengths) / len(lengths)
-        parts = n_chunks(tokens, hidden_size=self.decoder.hidden_size, is_half=self.is_half, on_cpu=True, least=1)
         n_batches = min(self.budget.max_steps, MOST_BATCHES)
-        return chunks_of(lengths, batch_size=self.budget.batch_size, n_batches=n_batches, parts=parts)
+        return chunks_of(self.seen, batch_size=self.budget.batch_size, n_batches=n_batches, parts=self.n_parts)
 
 
 def pack_bytes(plan: Plan) -> float:
     """Return the memory that a pack takes beside its base: the peak of training and evaluation."""
-    peak = max(CPU_SLACK * step_bytes(plan), EVAL_SLACK * evaluation_bytes(plan))
-    kernels = kernel_bytes(plan) if plan.is_half else 0.0
+    slack, kernels = CPU_SLACK + PART_SLACK * max(0, plan.n_parts - FEW_PARTS), 0.0
+    if plan.is_half:  # few sizes, so that what is freed fits again
+        slack, kernels = CPU_SLACK, kernel_bytes(plan)
+    slack += AGAIN_SLACK * plan.checkpointed
+    peak = max(slack * step_bytes(plan), EVAL_SLACK * evaluation_bytes(plan))
     return CPU_SLACK * trained_bytes(plan) + peak + LIBRARIES + kernels
 
 
 def trained_bytes(plan: Plan) -> float:
-    """Return what trained numbers take, with gradients, the optimizer's state and their copies in half precision."""
-    each = 8 + optimizers.of(plan.budget).state_bytes(4) + (2 if plan.is_half else 0)
+    """Return what trained numbers take: gradients, the optimizer's state, rates in a pack, copies in half precision."""
+    each = 8 + optimizers.of(plan.budget).state_bytes(4) + 4 * (plan.n_trials > 1) + 2 * plan.is_half
     return plan.n_trials * n_trained(plan.trial, plan.decoder) * each
 
 
