@@ -28,7 +28,7 @@ MOST_BATCHES = 512  # of a trial's steps, those whose lengths are looked at
 # By measurement (docs/benchmarks/decoders.md): what the C library's allocator holds for each byte of tensors, in
 # training and in evaluation; what libraries take once they compute; each kernel that oneDNN compiles.
 CPU_SLACK, EVAL_SLACK, LIBRARIES, KERNEL = 1.2, 2.0, 40e6, 0.55e6
-FEW_PARTS, PART_SLACK = 4, 0.075  # chunks of a batch from which on each one adds so much to it: their sizes differ
+FEW_PARTS, PART_SLACK = 4, 0.055  # chunks of a batch from which on each one adds so much to it: their sizes differ
 AGAIN_SLACK = 0.3  # so much more where layers compute again
 FROZEN_KERNELS, ADAPTER_KERNELS = 10, 3  # of each number of tokens: for frozen products, and for each adapted one
 _GROUPS: Mapping[str, frozenset[str]] = {
