@@ -51,7 +51,7 @@ class Line:
     @property
     def marked(self) -> bool:
         """Whether a cell has a mark on the panel's lower edge."""
-        return bool(_unrun(self.cells).any() or (self.cells[["n_diverged", "n_collapsed"]] > 0).any(axis=None))
+        return bool(_empty(self.cells).any() or (self.cells[["n_diverged", "n_collapsed"]] > 0).any(axis=None))
 
 
 def series_in(cells: pd.DataFrame) -> list[str]:
@@ -153,11 +153,12 @@ def handle(look: style.Look, label: str, *, level: bool = False) -> Line2D:
 
 
 def mark_handles(cells: pd.DataFrame) -> list[Line2D]:
-    """Return legend entries for the marks that occur: fewer seeds, diverged, collapsed, not run."""
+    """Return legend entries for the marks that occur: fewer seeds, diverged, collapsed, left out early, not run."""
     entries: list[tuple[pd.Series[bool], str, dict[str, Any]]] = [
         (_short(cells), "mean of fewer seeds", {"marker": "o", "markerfacecolor": "white"}),
         (cells["n_diverged"] > 0, "a seed diverged", {"marker": "x", "markeredgewidth": 1.6}),
         (cells["n_collapsed"] > 0, "a seed collapsed", {"marker": "$c$", "markeredgewidth": 0}),
+        (_left_out(cells), "left out early", {"marker": "|", "markersize": 4.5, "markeredgewidth": 1.5}),
         (_unrun(cells), "not run", {"marker": "s", "markerfacecolor": "white", "markersize": 4.5}),
     ]
     ink: dict[str, Any] = {"color": style.INK, "linestyle": ""}
@@ -179,6 +180,7 @@ def draw_points(ax: Axes, line: Line, x: pd.Series[float], *, row: int) -> None:
     low, level = ax.get_xaxis_transform(), _STRIP + _STEP * row
     marks = (
         (cells["n_diverged"] > 0, "x", "diverged"),
+        (_left_out(cells), "|", "stopped"),
         (_unrun(cells), "s", "missing"),
         (cells["n_collapsed"] > 0, "$c$", "collapsed"),
     )
@@ -215,6 +217,7 @@ def counts_text(cells: pd.DataFrame) -> str:
     """Return how many cells lack what, for the caption; empty if none does."""
     counts = {
         "not run": _unrun(cells).sum(),
+        "left out early": _left_out(cells).sum(),
         "with a diverged seed": (cells["n_diverged"] > 0).sum(),
         "with a collapsed seed": (cells["n_collapsed"] > 0).sum(),
         "with a mean over fewer seeds": _short(cells).sum(),
@@ -232,5 +235,13 @@ def _short(cells: pd.DataFrame) -> pd.Series[bool]:
     return (cells["n_ok"] > 0) & ~complete(cells)
 
 
-def _unrun(cells: pd.DataFrame) -> pd.Series[bool]:
+def _empty(cells: pd.DataFrame) -> pd.Series[bool]:
     return (cells["n_ok"] == 0) & (cells["n_diverged"] == 0)
+
+
+def _left_out(cells: pd.DataFrame) -> pd.Series[bool]:
+    return _empty(cells) & cells["stopped_at"].notna()
+
+
+def _unrun(cells: pd.DataFrame) -> pd.Series[bool]:
+    return _empty(cells) & cells["stopped_at"].isna()

@@ -37,6 +37,19 @@ def test_rates_show_each_single_rate_method_and_break_at_cells_without_value() -
     assert "1 not run, 2 with a diverged seed" in style.figure_caption(figure)
 
 
+def test_a_cell_left_out_early_is_no_cell_that_was_not_run() -> None:
+    trials = mixed((0, 1))
+    df = frame(trials, surface=lambda t: 0.8, drop=lambda t: t.method == "full" and t.eta_A == 1e-3 / 40)
+    left = {t.trial_id: (20, 0.7) for t in trials if t.method == "full" and t.eta_A == 1e-3 / 40}
+    figure = rates.draw(rates.tidy(df, replace(info(trials), stopped=left)))
+    first, _ = panel_axes(figure)
+    assert [t.get_text() for t in figure.legends[0].get_texts()][5:] == ["left out early"]
+    assert [list(m.get_xdata()) for m in gids(first, "stopped full")] == [[1e-3 / 40]]  # type: ignore[attr-defined]
+    assert gids(first, "missing full") == []
+    assert "1 left out early" in style.figure_caption(figure)
+    assert "not run" not in style.figure_caption(figure)
+
+
 def test_rates_have_lora_plus_at_the_best_ratio_that_the_held_out_part_chose() -> None:
     trials = lora_grid(ETAS, RATIOS, (0,))
     df = exact(trials, {(e, 100.0, 0): 0.7 for e in ETAS} | {(e, 10.0, 0): 0.9 for e in ETAS})
