@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -138,15 +138,16 @@ class Plan:
     lengths: tuple[int, ...]  # of a sample of the training examples, tokens
     n_trials: int
     checkpointed: bool = False
-    value: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "value", BYTES_OF[self.trial.budget.precision])
 
     @property
     def budget(self) -> TrainBudget:
         """Return how it is trained."""
         return self.trial.budget
+
+    @property
+    def value(self) -> int:
+        """Return the bytes of a number that is computed with."""
+        return BYTES_OF[self.budget.precision]
 
     @property
     def is_half(self) -> bool:
