@@ -46,7 +46,7 @@ class CurvePoint:
     step: int
     train_seconds: float
     train_loss: float | None  # mean over the steps since the point before
-    metric_value: float | None  # on the evaluation split
+    metric_value: float | None  # on the evaluation split; null where training paused and was not taken up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

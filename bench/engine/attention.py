@@ -6,6 +6,7 @@ keys and values. A module with attention of its own keeps it, and the mask that 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -44,14 +45,16 @@ def use_keyed_attention(model: PreTrainedModel, keys: MaskKeys) -> None:
 
 def asks_interface(model: nn.Module) -> bool:
     """Return whether a module of the model looks its attention up in transformers' registry: its source says so."""
-    return any(INTERFACE in _source(kind) for kind in {type(module) for module in model.modules()})
+    kinds: set[type] = {type(module) for module in model.modules()}
+    return any(map(_names_interface, kinds))
 
 
-def _source(kind: type) -> str:
+@functools.cache  # reading sources takes longer than building a pack of a small model
+def _names_interface(kind: type) -> bool:
     try:
-        return inspect.getsource(kind)
+        return INTERFACE in inspect.getsource(kind)
     except (OSError, TypeError):  # a class without a file
-        return ""
+        return False
 
 
 def keyed_attention(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,7 @@ class Loop:
         """Train to step `until`, else all max_steps, or until every trial has diverged.
 
         A kept state goes on where it was. A pause adds no point to the curves: whoever goes on cannot tell it happened.
+        Where it falls on a point, the evaluation is left to those that go on.
         """
         budget, state = self.budget, self.state
         end = budget.max_steps if until is None else until
@@ -90,12 +91,13 @@ class Loop:
             max_steps=budget.max_steps,
             share=budget.train_share,
         )
+        self._evaluate_left_over()
         left = itertools.islice(batches, state.steps_done, end)
         while state.steps_done < end:
             with self.clock.phase("train"):
                 at_point = self._to_next_stop(left)
             if at_point:
-                self._add_points(len(self.since))
+                self._add_points(len(self.since), evaluated=not state.steps_done == end < budget.max_steps)
                 self.since = []
                 self.on_steps(state.steps_done)
                 if not self.alive_K.any():
@@ -208,9 +210,9 @@ class Loop:
         self.state.norms_SxK += list(torch.stack([norm for _, norm in since]).cpu().numpy().astype(np.float64))
         self.state.diverged_step_K = self.died_K.cpu().numpy()
 
-    def _add_points(self, n_steps: int) -> None:
-        """Add a point to the curve of every trial that is alive."""
-        metric_K = self.evaluate()
+    def _add_points(self, n_steps: int, *, evaluated: bool) -> None:
+        """Add a point to the curve of every trial that is alive, without its metric where a pause begins."""
+        metric_K = self.evaluate() if evaluated else np.full(self.bank.n_trials, np.nan)
         mean_K = np.stack(self.state.losses_SxK[-n_steps:]).mean(axis=0)
         share = (self.clock.seconds("train") or 0.0) / self.bank.n_trials
         for k, curve in enumerate(self.state.curves):
@@ -218,9 +220,17 @@ class Loop:
                 point = CurvePoint(
                     step=self.state.steps_done, train_seconds=share + self.state.before_K[k].get("train", 0.0),
                     train_loss=float(mean_K[k]),
-                    metric_value=float(metric_K[k]) if np.isfinite(metric_K[k]) else None,
+                    metric_value=_known(metric_K[k]),
                 )  # fmt: skip
                 curve.append(point)
+
+    def _evaluate_left_over(self) -> None:
+        """Put the metric into the points at this step that a pause has left without."""
+        points = {k: curve[-1] for k, curve in enumerate(self.state.curves) if curve}
+        owed = [k for k, at in points.items() if at.step == self.state.steps_done and at.metric_value is None]
+        metric_K = self.evaluate() if owed else np.empty(0)
+        for k in owed:
+            self.state.curves[k][-1] = replace(points[k], metric_value=_known(metric_K[k]))
 
     def state_dict(self) -> LoopState:
         """Return all that a later `load_state_dict` needs to go on bitwise: batches and masks follow from the step."""
@@ -274,3 +284,7 @@ class Loop:
         state.curves = [[CurvePoint(**point) for point in curve] for curve in numbers["curves"]]
         state.before_K = [dict(seconds) for seconds in numbers["before_K"]]
         self.clock.add(numbers["seconds"])
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

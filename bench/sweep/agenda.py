@@ -118,9 +118,8 @@ class SearchAgenda(Agenda):
         """Return the next leg of a turn; of a new one where none is left."""
         while self._turns:
             one, turn = self._turns[0]
-            packs = self._ladder.climb(
-                turn, self._steps(one), functools.partial(self._judge, ledger, one, turn), ledger
-            )
+            leg = self._ladder.climb(turn, self._steps(one), functools.partial(self._judge, ledger, one, turn), ledger)
+            packs = self._ladder.packs([leg])
             if packs:
                 return [Job(pack=pack) for pack in packs]
             self._turns.pop(0)

@@ -18,6 +18,7 @@ from bench.sweep.ledger import Ledger
 
 Row = Mapping[str, Any]
 Judge = Callable[[Sequence[Trial], int], Mapping[str, str]]  # trials at a rung -> id and reason of those left out there
+Leg = tuple[Sequence[Trial], int | None]  # trials that train now, and to which step; None: to the end
 
 
 class Ladder:
@@ -34,11 +35,23 @@ class Ladder:
         self._pack, self._step_of, self._prune = pack, step_of, prune
         self._tried: set[tuple[str, int | None]] = set()  # trial and end of a leg that this run has asked for
 
-    def climb(self, group: Sequence[Trial], steps: Iterable[int], judge: Judge, ledger: Ledger) -> list[Pack]:
-        """Return the packs that a group trains in now, after leaving out what is to be; none where it has ended."""
+    def climb(self, group: Sequence[Trial], steps: Iterable[int], judge: Judge, ledger: Ledger) -> Leg:
+        """Return what of a group trains now, after leaving out what is to be; no trials where it has ended."""
         found, end = self._next_leg(group, steps, judge, ledger)
         self._tried |= {(trial.trial_id, end) for trial in found}
-        return list(self._legs(found, end))
+        return found, end
+
+    def packs(self, legs: Iterable[Leg]) -> list[Pack]:
+        """Return the packs of legs: trials whose states are at one step may share one, of whatever groups they are."""
+        by_steps: dict[tuple[int, int | None], list[Trial]] = {}
+        for trials, end in legs:
+            for trial in trials:
+                start = self._step_of(trial)
+                by_steps.setdefault((start if end is None or start < end else 0, end), []).append(trial)
+        return [
+            replace(pack, start=start, until=end) for (start, end), members in by_steps.items()
+            for pack in self._pack(members)
+        ]  # fmt: skip
 
     def leave_out(self, records: Iterable[Record], reasons: Mapping[str, str]) -> None:
         """Leave out trials that never began, so have no time of beginning; `reasons` are by trial_id."""
@@ -47,10 +60,7 @@ class Ladder:
         if rows:
             self._prune(rows)
 
-    def _next_leg(
-        self, group: Sequence[Trial], steps: Iterable[int], judge: Judge, ledger: Ledger
-    ) -> tuple[list[Trial], int | None]:
-        """Return the trials of a group that train now, and to which step; None: to the end."""
+    def _next_leg(self, group: Sequence[Trial], steps: Iterable[int], judge: Judge, ledger: Ledger) -> Leg:
         lost: set[str] = set()  # failed in this run: they are tried again by the next
         for step in steps:
             waiting = [t for t in _open(group, ledger, lost) if step not in ledger.rungs.get(t.trial_id, {})]
@@ -73,15 +83,6 @@ class Ladder:
         ]
         if rows:
             self._prune(rows)
-
-    def _legs(self, trials: Sequence[Trial], end: int | None) -> Iterator[Pack]:
-        """Yield packs of trials whose states are at one step."""
-        by_start: dict[int, list[Trial]] = {}
-        for trial in trials:
-            start = self._step_of(trial)
-            by_start.setdefault(start if end is None or start < end else 0, []).append(trial)
-        for start, members in sorted(by_start.items()):
-            yield from (replace(pack, start=start, until=end) for pack in self._pack(members))
 
 
 def _open(group: Iterable[Trial], ledger: Ledger, lost: set[str]) -> Iterator[Trial]:

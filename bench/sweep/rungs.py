@@ -17,7 +17,7 @@ from bench.searches import Rungs
 from bench.searches._rungs import going_on
 from bench.sweep import planning
 from bench.sweep.agenda import QUEUE_LIMIT, Agenda
-from bench.sweep.ladder import Ladder, Row
+from bench.sweep.ladder import Ladder, Leg, Row
 from bench.sweep.ledger import Ledger
 from bench.sweep.optuna_mirror.mirror import Mirror
 from bench.sweep.planning import Job
@@ -45,11 +45,12 @@ class RungAgenda(Agenda):
     def next_jobs(self, ledger: Ledger) -> Sequence[Job]:
         """Leave out what is to be left out; return the next leg of every group."""
         judge = functools.partial(self._judge, ledger)
-        packs: list[Pack] = []
+        legs: list[Leg] = []
         for group in planning.groups_of(self.trials):
             first, others = searches.leading(group)
-            packs += self._ladder.climb(first, self._rungs.steps(group[0].budget.max_steps), judge, ledger)
-            packs += self._ladder.climb(self._following(first, others, ledger), (), judge, ledger)
+            legs.append(self._ladder.climb(first, self._rungs.steps(group[0].budget.max_steps), judge, ledger))
+            legs.append(self._ladder.climb(self._following(first, others, ledger), (), judge, ledger))
+        packs = self._ladder.packs(legs)
         self._done = not packs
         self.ahead = self._expected(ledger)
         return [Job(pack=pack) for pack in packs]

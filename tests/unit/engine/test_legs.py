@@ -17,6 +17,7 @@ from bench.core.record import Outcome, Status
 from bench.core.spec import Pack, Trial
 from bench.engine import state
 from bench.engine.bank import Bank
+from bench.engine.objective import Classification
 from bench.engine.run import EngineOptions, run_pack
 from tests.support.engine_helpers import budget, random_data, tiny_model, trial
 
@@ -195,3 +196,26 @@ def test_trials_at_different_steps_are_no_pack(tmp_path: Path) -> None:
     states = [shelf.find(one, 4), shelf.find(two, 5)]
     with pytest.raises(ValueError, match="at one step"):
         state.joined([s for s in states if s is not None], states[0], {})  # type: ignore[arg-type]
+
+
+def test_only_those_that_go_on_are_evaluated_at_a_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause on a point of the curves leaves its metric to the next leg: the curve is that of an uninterrupted run."""
+    sizes: list[int] = []
+    evaluate = Classification.evaluate
+
+    def counted(self: Classification, path: Any, split: Any, *, n_trials: int) -> Any:
+        sizes.append(n_trials)
+        return evaluate(self, path, split, n_trials=n_trials)
+
+    monkeypatch.setattr(Classification, "evaluate", counted)
+    trials = tuple(t for t in members() if t.eta_A < 1)
+    paused, _ = go(Pack(trials=trials, until=5), tmp_path)
+    assert sizes == []
+    assert [[(p.step, p.metric_value) for p in one.curve] for one in paused] == [[(5, None)]] * 4
+    assert all(one.curve[0].train_loss is not None for one in paused)
+    last, _ = go(Pack(trials=trials[:2], start=5), tmp_path)
+    in_legs = list(sizes)
+    plain, _ = go(Pack(trials=trials[:2]), None)
+    assert in_legs == sizes[len(in_legs) :]
+    assert set(in_legs) == {2}
+    assert [told([one])[0]["curve"] for one in last] == [told([one])[0]["curve"] for one in plain]
