@@ -104,22 +104,18 @@ def _reporters(names: Sequence[str], group: str, directory: Path, told: list[str
 
 
 def check_workers(study: Study, on_ray: OnRay | None) -> None:
-    """Refuse several workers for a search whose trials move from pack to pack.
+    """Refuse a cluster, whose workers may share no files, for a search whose trials move from pack to pack.
 
     Raises:
-        BadInput: for such a search on Ray, or on a device that means several.
+        BadInput: for such a search on Ray.
     """
     from bench import searches
-    from bench.core import devices
 
-    if not searches.stops(study) or (on_ray is None and len(devices.workers(study.device)) == 1):
+    if on_ray is None or not searches.stops(study):
         return
-    where, got, way_out = ("--device", study.device, "--device cpu or cuda")
-    if on_ray is not None:
-        where, got, way_out = ("--executor", "ray", "--executor local")
     why = f'sampler = "{study.sampler}"' if study.pruner is None else f'pruner = "{study.pruner}"'
-    rule = f"must be one worker with {why}, whose trials move from pack to pack"
-    raise BadInput(where, rule, got=got, way_out=f'use {way_out}, or sampler = "grid"')
+    rule = f"must be local with {why}, whose trials move from pack to pack"
+    raise BadInput("--executor", rule, got="ray", way_out='use --executor local, or sampler = "grid"')
 
 
 def _remote(

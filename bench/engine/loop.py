@@ -78,8 +78,8 @@ class Loop:
     def run(self, until: int | None = None) -> Training:
         """Train to step `until`, else all max_steps, or until every trial has diverged.
 
-        A kept state goes on where it was. A pause adds no point to the curves: whoever goes on cannot tell it happened.
-        Where it falls on a point, the evaluation is left to those that go on.
+        A kept state goes on where it was. Whoever goes on after a pause cannot tell it happened: it adds no point to
+        the curves, and where it falls on one, those that go on are evaluated.
         """
         budget, state = self.budget, self.state
         end = budget.max_steps if until is None else until

@@ -239,7 +239,7 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
                 yield list(batch.records)
 
     def stream_many(self, packs: Iterable[Pack], *, study: str) -> Generator[Batch, None, None]:
-        """Yield the records of packs in the order in which they end; kill every worker at the end.
+        """Yield the records of packs in the order in which they end; then let the workers rest.
 
         Raises:
             StoppedError: where no worker has started for a while.
@@ -276,7 +276,11 @@ class WorkersExecutor(AbstractExecutor, Generic[AnySeat]):
                     raise StoppedError(self._no_worker())
         finally:
             for seat in seats:
-                self._kill(seat)
+                self._rest(seat)
+
+    def _rest(self, seat: AnySeat) -> None:
+        """Take a worker for which this call has no more packs; the next call would start another."""
+        self._kill(seat)
 
     def _begun(self, seats: list[AnySeat]) -> AnySeat:
         seat = self._start(seats)

@@ -63,7 +63,7 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
         )
         self._places = tuple(places)  # those whose process did not start are left out
         self._open: list[ProcessSeat] = []  # whose process was started and not ended
-        self._idle: ProcessSeat | None = None  # has answered probes; the first worker of the next packs
+        self._idle: list[ProcessSeat] = []  # have started, and have no pack: the first workers of the next packs
 
     @property
     def slots(self) -> int:
@@ -76,11 +76,11 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
         Raises:
             StoppedError: where no process starts.
         """
-        while self._idle is None:
+        while not self._idle:
             seat = self._begun([])
             self._settle(seat, self._waited_for(seat), [seat], _workers.Work(study=""))
-            self._idle = seat if seat.host is not None else None
-        idle = self._idle
+            self._idle += [seat] if seat.host is not None else []
+        idle = self._idle[0]
         self._entrust(idle, pack)
         with suppress(OSError):  # it has died since: the line's end says so
             idle.line.send(("probe", pack))
@@ -89,7 +89,7 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
                 found: float | None = idle.line.recv()
                 idle.pack = None
                 return found
-        self._idle = None
+        self._idle.remove(idle)
         self._kill(idle)
         return None
 
@@ -102,14 +102,13 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
 
     def close(self) -> None:
         """End every process, whatever it does."""
-        self._idle = None
+        self._idle = []
         for seat in list(self._open):
             self._kill(seat)
 
     def _start(self, seats: list[ProcessSeat]) -> ProcessSeat:
-        if self._idle is not None:
-            seat, self._idle = self._idle, None
-            return seat
+        if self._idle:
+            return self._idle.pop(0)
         taken = [id(seat.place) for seat in seats]
         place = next((one for one in self._places if id(one) not in taken), None)
         if place is None:
@@ -129,6 +128,13 @@ class ProcessExecutor(WorkersExecutor[ProcessSeat]):
         seat = ProcessSeat(place=place, process=process, line=here, signs=signs)
         self._open.append(seat)
         return seat
+
+    def _rest(self, seat: ProcessSeat) -> None:
+        """Keep a process that could take a pack: torch and the model are loaded in it."""
+        if seat.host is None or seat.pack is not None:
+            self._kill(seat)
+        else:
+            self._idle.append(seat)
 
     def _give(self, seat: ProcessSeat, pack: Pack, study: str) -> None:
         with suppress(OSError):  # as above

@@ -24,15 +24,15 @@ Leg = tuple[Sequence[Trial], int | None]  # trials that train now, and to which 
 class Ladder:
     """The way of groups of trials from rung to rung.
 
-    `pack` plans packs of trials that are at one step, `step_of` says at which step a trial's state is kept, and `prune`
-    puts the rows of those that are left out on disk.
+    `pack` plans packs of trials that are at one step, and `spread` cuts packs for the devices. `step_of` says at which
+    step a trial's state is kept, and `prune` puts the rows of those that are left out on disk.
     """
 
     def __init__(
-        self, *, pack: Callable[[Sequence[Trial]], Iterable[Pack]], step_of: Callable[[Trial], int],
-        prune: Callable[[Sequence[Row]], None],
+        self, *, pack: Callable[[Sequence[Trial]], Iterable[Pack]], spread: Callable[[Sequence[Pack]], Sequence[Pack]],
+        step_of: Callable[[Trial], int], prune: Callable[[Sequence[Row]], None],
     ) -> None:  # fmt: skip
-        self._pack, self._step_of, self._prune = pack, step_of, prune
+        self._pack, self._spread, self._step_of, self._prune = pack, spread, step_of, prune
         self._tried: set[tuple[str, int | None]] = set()  # trial and end of a leg that this run has asked for
 
     def climb(self, group: Sequence[Trial], steps: Iterable[int], judge: Judge, ledger: Ledger) -> Leg:
@@ -41,17 +41,17 @@ class Ladder:
         self._tried |= {(trial.trial_id, end) for trial in found}
         return found, end
 
-    def packs(self, legs: Iterable[Leg]) -> list[Pack]:
+    def packs(self, legs: Iterable[Leg]) -> Sequence[Pack]:
         """Return the packs of legs: trials whose states are at one step may share one, of whatever groups they are."""
         by_steps: dict[tuple[int, int | None], list[Trial]] = {}
         for trials, end in legs:
             for trial in trials:
                 start = self._step_of(trial)
                 by_steps.setdefault((start if end is None or start < end else 0, end), []).append(trial)
-        return [
+        return self._spread([
             replace(pack, start=start, until=end) for (start, end), members in by_steps.items()
             for pack in self._pack(members)
-        ]  # fmt: skip
+        ])  # fmt: skip
 
     def leave_out(self, records: Iterable[Record], reasons: Mapping[str, str]) -> None:
         """Leave out trials that never began, so have no time of beginning; `reasons` are by trial_id."""

@@ -68,9 +68,14 @@ def plan(
     if any(planner.checkpoints(pack.trials[0], limits) for pack in packs):
         lines = (*lines, "gradient_checkpointing: layers compute again in backward, which saves memory")
     pending = planner.pending(packs, finished, limits=limits, family=family)
-    overhead = fmean(planner.overhead_of(pack, limits) for pack in pending) if pending else 0.0
-    left = planner.spread(pending, slots, overhead=overhead)
+    left = spread(pending, limits, slots)
     return Plan(packs=packs, left=left, limits=limits, packing=lines, measured=anew)
+
+
+def spread(packs: Sequence[Pack], limits: Limits, slots: int) -> tuple[Pack, ...]:
+    """Return packs that run at once on `slots` devices, cut where these end sooner."""
+    overhead = fmean(planner.overhead_of(pack, limits) for pack in packs) if packs else 0.0
+    return planner.spread(packs, slots, overhead=overhead)
 
 
 def groups_of(trials: Iterable[Trial]) -> tuple[tuple[Trial, ...], ...]:

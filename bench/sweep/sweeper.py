@@ -126,7 +126,8 @@ class Sweeper:
                 shelf.drop(self.ledger.trials[row["trial_id"]])
 
         pack = functools.partial(planner.plan, limits=limits, family=self.family)
-        return Ladder(prune=leave_out, step_of=shelf.step_of, pack=pack)
+        spread = functools.partial(planning.spread, limits=limits, slots=self.executor.slots)
+        return Ladder(prune=leave_out, step_of=shelf.step_of, pack=pack, spread=spread)
 
     def pruned_rows(self) -> Rows:
         """Return the rows of trials that were left out and have not been finished since, by trial_id."""

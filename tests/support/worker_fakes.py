@@ -19,7 +19,7 @@ from bench.core.spec import Pack
 from bench.executors import AbstractExecutor
 from bench.executors._workers import Answer, Ready, Seat, Worker, WorkerOptions, WorkersExecutor
 from bench.executors.local import LocalExecutor
-from tests.support.sweep_helpers import PROVENANCE, comparable, outcome
+from tests.support.sweep_helpers import PROVENANCE, FakeEngine, comparable
 
 FAULTS = ("kill", "hang", "lose", "raise")
 PAUSE = "pause-from-4"  # while this file is there, packs from the fourth one on wait
@@ -38,7 +38,7 @@ def make(scratch: Path, seconds: float, log_dir: Path) -> LocalExecutor[None]:
             time.sleep(0.05)
         obey(scratch)
         time.sleep(seconds)
-        return [outcome(trial) for trial in pack.trials]
+        return FakeEngine()(pack, None)
 
     return LocalExecutor(load=load, train=train, provenance=PROVENANCE, metric_name="accuracy", log_dir=log_dir)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,11 @@ import pytest
 from bench import cli, store, sweep
 from bench.core import devices
 from bench.core.errors import BadInput
-from bench.core.spec import Pack
+from bench.core.spec import Pack, Study
 from bench.executors import StoppedError, _workers
 from bench.executors.local import LocalExecutor
 from bench.executors.processes import Place, ProcessExecutor, ProcessSeat
+from tests.support import process_helpers
 from tests.support.process_helpers import executor
 from tests.support.sweep_helpers import (
     OPTIONS,
@@ -41,15 +43,18 @@ HANG_SECONDS = 600.0  # only ends a test that hangs
 
 
 @pytest.fixture
-def scratch(tmp_path: Path) -> Path:
+def scratch(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "scratch"
     path.mkdir()
-    return path
+    yield path
+    for one in process_helpers.MADE:
+        one.close()
+    process_helpers.MADE.clear()
 
 
-def swept(results: Path, scratch: Path, **options: object) -> sweep.SweepSummary:
+def swept(results: Path, scratch: Path, *, of: Study | None = None, **options: object) -> sweep.SweepSummary:
     one = executor(scratch, **options)
-    return sweep.run(study(), TRIALS, results_dir=results, executor=one, options=OPTIONS, family=family)
+    return sweep.run(of or study(), TRIALS, results_dir=results, executor=one, options=OPTIONS, family=family)
 
 
 def test_workers_that_die_cost_an_attempt_and_the_rows_are_those_of_one_process(tmp_path: Path, scratch: Path) -> None:
@@ -67,6 +72,31 @@ def test_workers_that_die_cost_an_attempt_and_the_rows_are_those_of_one_process(
     assert len(workers) == len(set(workers)), "each loads once"
     assert notes(scratch, "threads") == [["1"]] * len(workers)
     assert len(workers) >= 5, "those that died and the one that lost its device were replaced"
+
+
+def test_legs_are_shared_out_and_workers_outlive_them(tmp_path: Path, scratch: Path) -> None:
+    """Cells that are left out early: the same ones, and each process loads once however many legs there are."""
+    halving = study(sampler="halving", rungs=(0.25, 0.5), keep=0.5, widen=False)
+    run(tmp_path / "local", TRIALS, of=halving)
+    assert swept(tmp_path / "two", scratch, of=halving).exit_code == 0
+    assert rows(tmp_path / "two") == rows(tmp_path / "local")
+    pruned, alone = (store.load_pruned(tmp_path / name / "s") for name in ("two", "local"))
+    assert set(pruned["trial_id"].to_pylist()) == set(alone["trial_id"].to_pylist())
+    trained, loaded = (Counter(words[0] for words in notes(scratch, kind)) for kind in ("train", "load"))
+    assert len(trained) == 2
+    assert set(loaded.values()) == {1}
+
+
+def test_a_worker_that_dies_between_legs_costs_an_attempt(tmp_path: Path, scratch: Path) -> None:
+    one = executor(scratch)
+    for n in range(2):
+        batches = list(one.stream_many([Pack(trials=TRIALS[2 * n : 2 * n + 2])], study="s"))
+        assert batches[-1].final
+        assert {str(record.outcome.status) for record in batches[-1].records} == {"ok"}
+        assert len(batches) == 1 + n
+        assert len(one._idle) == 1
+        os.kill(one._idle[0].process.pid, signal.SIGKILL)
+        one._idle[0].process.wait(HANG_SECONDS)
 
 
 def test_a_pack_that_kills_each_worker_fails_after_its_attempts(scratch: Path) -> None:
@@ -124,18 +154,18 @@ def test_a_probe_is_answered_by_the_worker_that_then_trains(monkeypatch: pytest.
     assert (one.slots, len(one._open)) == (1, 1)
     pid = one._open[0].process.pid
     assert [str(r.outcome.status) for r in one.run(Pack(trials=TRIALS[:2]), study="s")] == ["ok", "ok"]
-    assert one._open == []
-    assert not psutil.pid_exists(pid), "it was a worker of the packs and ended with them"
+    assert [seat.process.pid for seat in one._open] == [pid], "it was a worker of the packs and waits for more"
+    one.close()
+    assert not psutil.pid_exists(pid)
 
 
 def test_closing_ends_every_process_whatever_it_does(scratch: Path) -> None:
     """One that waits for packs and is stopped, one that has not started yet."""
     one = executor(scratch)
     assert one.seconds_per_trial_step(Pack(trials=TRIALS[:2])) is None, "the fake engine has no probe"
-    idle, one._idle = one._idle, None
-    assert idle is not None
+    (idle,), one._idle = one._idle, []
     one._begun([idle])
-    one._idle = idle
+    one._idle = [idle]
     pids = [seat.process.pid for seat in one._open]
     os.kill(pids[0], signal.SIGSTOP)
     one.close()
@@ -227,12 +257,14 @@ def test_workers_end_with_their_driver_and_the_next_one_goes_on(tmp_path: Path, 
     assert rows(results) == rows(tmp_path / "local")
 
 
+@pytest.mark.parametrize("more", ["", "--sampler halving --widen false"])
 def test_the_command_line_trains_on_two_processes_of_one_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
 ) -> None:
-    """The scores of one process up to the order of sums; the packs are cut for two."""
+    """The scores of one process up to the order of sums, also where trials go on elsewhere; packs are cut for two."""
     words = (
-        "--methods lora --eta-A 1e-3,3e-3 --ranks 2 --seeds 0 --steps 3 --eval-steps 3 --precision fp64 --pack-size 2"
+        "--methods lora --eta-A 1e-3,3e-3 --ranks 2 --seeds 0 --steps 4 --eval-steps 4 --precision fp64 --pack-size 2 "
+        + more
     )
     monkeypatch.setenv("LORASWEEP_CACHE", str(tmp_path / "cache"))
     command = ["sweep", "--task", "demo", *words.split()]
