@@ -6,7 +6,8 @@ peers are B0, B1 and B1g: every text padded to the maximum length, Trainer's own
 in training and evaluation.
 
 Where cells are left out early, ours does it by halving, and the peer, B1g, by Optuna's MedianPruner as it comes, which
-is asked after each quarter of the steps.
+is asked after each quarter of the steps. The time is then that until the best cells are printed: the figures, which the
+peer does not draw, come after it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ SWEEPERS = ("ours", "b0", "b1", "b1g")
 ONCE = ("b0",)  # it takes minutes: in the first round only
 SWEEP, EARLY = "sweep", "early"  # to the end, and with cells left out early
 WHOLE = {SWEEP: SWEEPERS, EARLY: ("ours", "b1g")}  # by part, who runs it
+AFTER_BEST = b"rows: "  # what ours prints below the table of the best cells
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +55,7 @@ class Cells:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """A process that has ended."""
+    """A process that has ended; `seconds` until it had done what is timed."""
 
     seconds: float
     peak_memory_bytes: int
@@ -63,7 +65,7 @@ class Ended:
 
 def measure(
     cells: Cells, chosen: Sequence[str], parts: Sequence[str] = (SWEEP,), *, repeats: int, tell: Callable[[str], None],
-    run: Callable[[Sequence[str], Path], Ended] | None = None,
+    run: Callable[[Sequence[str], bytes | None], Ended] | None = None,
 ) -> list[Row]:  # fmt: skip
     """Return a row for each sweep, `repeats` of each of the chosen ones in each part, interleaved; of ONCE one.
 
@@ -77,7 +79,8 @@ def measure(
             continue
         with tempfile.TemporaryDirectory(prefix="lorasweep-bench-") as directory:
             some = replace(cells, early=part == EARLY)
-            ended = (run or process)(command(name, some, Path(directory)), Path(directory))
+            until = AFTER_BEST if some.early and name == "ours" else None
+            ended = (run or process)(command(name, some, Path(directory)), until)
         if ended.code != 0:
             raise RuntimeError(f"the sweep of {name} ended with code {ended.code}: {ended.output}")
         tell(f"{part} {name}, round {repeat + 1}: {ended.seconds:.1f} s")
@@ -115,14 +118,30 @@ def command(name: str, cells: Cells, directory: Path) -> list[str]:
     return [sys.executable, "-m", "bench.timing.peers.peer_sweep", name, json.dumps(asdict(cells)), str(directory)]
 
 
-def process(arguments: Sequence[str], directory: Path) -> Ended:
-    """Run a command to its end; seconds are those on the wall, memory the process's high-water mark."""
-    log = directory / "output.txt"
-    start = time.perf_counter()
-    with open(log, "wb") as stream:
-        child = subprocess.Popen(arguments, stdout=stream, stderr=subprocess.STDOUT)
+def process(arguments: Sequence[str], until: bytes | None) -> Ended:
+    """Run a command to its end; memory is the process's high-water mark.
+
+    Seconds are those on the wall until it prints a line that begins so, or with None until it ends.
+
+    Raises:
+        RuntimeError: where it ends well and has printed no such line.
+    """
+    start, seconds, output = time.perf_counter(), None, b""
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if until is not None and line.startswith(until):
+                seconds = time.perf_counter() - start
+            output = (output + line)[-500:]
         _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - start
-    child.returncode = os.waitstatus_to_exitcode(status)
-    output = log.read_text(encoding="utf-8", errors="replace")[-500:]
-    return Ended(seconds=seconds, peak_memory_bytes=1024 * usage.ru_maxrss, code=child.returncode, output=output)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if until is None or child.returncode != 0:
+        seconds = time.perf_counter() - start
+    if seconds is None:
+        raise RuntimeError(f"{' '.join(arguments[:4])} printed no line that begins with {until!r}")
+    return Ended(
+        seconds=seconds, peak_memory_bytes=1024 * usage.ru_maxrss,
+        code=child.returncode, output=output.decode("utf-8", errors="replace"),
+    )  # fmt: skip

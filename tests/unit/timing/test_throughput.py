@@ -232,11 +232,11 @@ def test_both_sweeps_run_the_same_cells(tmp_path: Path) -> None:
 
 
 def test_a_sweep_is_a_whole_process_and_a_failed_one_is_no_measurement() -> None:
-    ran: list[str] = []
+    ran, untils = list[str](), list[bytes | None]()
 
-    def run(arguments: Sequence[str], directory: Path) -> Ended:
+    def run(arguments: Sequence[str], until: bytes | None) -> Ended:
         ran.append("ours" if "sweep" in arguments else arguments[-3])
-        assert directory.is_dir()
+        untils.append(until)
         return Ended(seconds=2.0 + len(ran), peak_memory_bytes=7, code=0, output="")
 
     cells = Cells(steps=5, batch_size=2)
@@ -244,23 +244,45 @@ def test_a_sweep_is_a_whole_process_and_a_failed_one_is_no_measurement() -> None
     assert sorted(ran) == ["b0", "b1g", "b1g", "ours", "ours"], "the slow one once"
     assert {(r.part, r.n_trials, r.examples, r.peak_memory_bytes) for r in found} == {("sweep", 28, 280, 7)}
 
+    assert set(untils) == {None}, "ours with its figures"
+
     ran.clear()
+    untils.clear()
     found = sweeps.measure(cells, ["b1g", "ours", "b1"], ["early"], repeats=1, tell=lambda line: None, run=run)
     assert sorted(ran) == ["b1g", "ours"]
     assert {r.part for r in found} == {"early"}
+    assert dict(zip(ran, untils, strict=True)) == {"ours": sweeps.AFTER_BEST, "b1g": None}
 
-    def fail(arguments: Sequence[str], directory: Path) -> Ended:
+    def fail(arguments: Sequence[str], until: bytes | None) -> Ended:
         return Ended(seconds=1.0, peak_memory_bytes=7, code=1, output="no such file")
 
     with pytest.raises(RuntimeError, match="ended with code 1: no such file"):
         sweeps.measure(cells, ["ours"], repeats=1, tell=lambda line: None, run=fail)
 
 
-def test_a_process_is_timed_and_its_memory_read(tmp_path: Path) -> None:
-    ended = sweeps.process(["sh", "-c", "echo hello; exit 3"], tmp_path)
+def test_a_process_is_timed_and_its_memory_read() -> None:
+    ended = sweeps.process(["sh", "-c", "echo hello; exit 3"], b"best")
     assert (ended.code, ended.output) == (3, "hello\n")
     assert ended.seconds > 0
     assert ended.peak_memory_bytes > 100_000
+
+
+def test_a_process_is_timed_until_it_prints_what_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The process goes on only once the clock was read: at its line, not at its end."""
+    read = list[float]()
+
+    def clock() -> float:
+        read.append(5.0 * len(read))
+        if len(read) == 2:
+            (tmp_path / "read").touch()
+        return read[-1]
+
+    monkeypatch.setattr(sweeps.time, "perf_counter", clock)
+    words = f"echo the best; for i in $(seq 6000); do test -e {tmp_path}/read && exit 0; sleep 0.1; done; exit 1"
+    ended = sweeps.process(["sh", "-c", words], b"the best")
+    assert (ended.code, ended.seconds) == (0, 5.0)
+    with pytest.raises(RuntimeError, match="no line that begins with b'rows: '"):
+        sweeps.process(["true"], b"rows: ")
 
 
 @pytest.mark.parametrize("name", ["b0", "b1", "b1g"])
