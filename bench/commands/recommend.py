@@ -127,7 +127,7 @@ def _names_of(trial: Trial, resolved: Resolved) -> dict[str, Any]:
 
     if resolved.task.causal is not None and trial.layers_to_transform is None:
         return {"modules_to_save": ()}
-    from bench.engine.bank import adapted_layers
+    from bench.engine.layers import adapted_layers
 
     located, task = resolved.located, resolved.task
     loaded = models.load_causal_lm(located) if task.causal else models.load_model(located, task.n_labels)

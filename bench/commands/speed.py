@@ -114,7 +114,7 @@ def _prepare(
 
 def _shapes(loaded: LoadedModel, trial: Trial) -> Sequence[LayerShape]:
     from bench import methods
-    from bench.engine.bank import adapted_layers
+    from bench.engine.layers import adapted_layers
 
     return adapted_layers(loaded.model, methods.get(trial.method), trial, loaded.full_names)
 

@@ -84,7 +84,7 @@ def count(config: Mapping[str, Any], trial: Trial, *, n_labels: int | None = Non
     Raises:
         BadInput: where transformers has no such model for the config, and for settings that do not fit the model.
     """
-    from bench.engine.bank import adapted_layers
+    from bench.engine.layers import adapted_layers
 
     as_is = n_labels is None and is_language_model(config)
     model, method = _on_meta(config, None if as_is else n_labels or 2), methods.get(trial.method)
@@ -161,7 +161,7 @@ def _rows(
 ) -> Iterator[Row]:
     """Yield every parameter; an adapter's stand behind those of the layer they belong to, shared ones at the end."""
     from bench.engine import depths
-    from bench.engine.bank import frozen_weight
+    from bench.engine.layers import frozen_weight
 
     own = dict(model.named_parameters())
     base = set(depths.trained_base(own, trial.layers_to_transform)) if method.trains_base else set()

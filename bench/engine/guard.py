@@ -31,8 +31,10 @@ from bench.core.errors import BadInput, one_line
 from bench.core.spec import Trial
 from bench.data.splits import Encoded
 from bench.engine import generate, packed, twin, unpadded
-from bench.engine.bank import Bank, adapted_layers, converted, frozen_layer, scaled_as
+from bench.engine.adapted import converted, scaled_as
+from bench.engine.bank import Bank
 from bench.engine.batching import Batches, Chunk
+from bench.engine.layers import adapted_layers, frozen_layer
 from bench.engine.paths import BankPath, Path, settle_masks
 from bench.methods._base import LayerShape, Method, fixed, roles_of
 from bench.models import targets

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bench.engine.bank import AdaptedLayer, shared_part
+from bench.engine.adapted import AdaptedLayer, shared_part
 from bench.engine.dropout import MaskKeys
 
 

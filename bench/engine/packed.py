@@ -20,8 +20,9 @@ from transformers import PreTrainedModel, masking_utils
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from bench.engine import waiting
+from bench.engine.adapted import AdaptedLayer, shared_part
 from bench.engine.attention import ATTENTION, PACKED, asks_interface
-from bench.engine.bank import AdaptedLayer, Bank, shared_part
+from bench.engine.bank import Bank
 from bench.engine.batching import Chunk
 from bench.engine.chunking import filling
 from bench.engine.cross_entropy import target_losses

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench import methods
 from bench.core.errors import BadInput
 from bench.core.spec import Trial
-from bench.engine.bank import adapted_layers
+from bench.engine.layers import adapted_layers
 from bench.methods._base import require_fit
 from bench.models._base import Located
 from bench.models._outline import distinct, tensors

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bench.core.errors import BadInput
+from bench.engine.params import ParamBank
 
 
 class StackedLinear(nn.Module):
@@ -60,3 +64,56 @@ class StackedEmbedding(nn.Module):
             ValueError: always.
         """
         raise ValueError(f"{self.path}: full fine-tuning of several trials at once needs the unpadded path")
+
+
+def train_base(model: PreTrainedModel, params: ParamBank) -> None:
+    """Make every pretrained weight a view of the buffer: K is 1, so a [1, ...] parameter is the weight itself.
+
+    A weight with two names, as of an output layer that is tied to the embedding, stays one.
+    """
+    fresh: dict[int, nn.Parameter] = {}
+    for name in params.names():
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        if leaf in module._parameters:
+            stacked = params.trained(name)
+            weight = nn.Parameter(stacked.detach()[0])
+            weight.grad = None if stacked.grad is None else stacked.grad[0]
+            fresh[id(module._parameters[leaf])] = weight
+    for module in model.modules():
+        for leaf, old in list(module._parameters.items()):
+            if id(old) in fresh:
+                module._parameters[leaf] = fresh[id(old)]
+
+
+def stack_base(model: PreTrainedModel, params: ParamBank) -> None:
+    """Put K weights of their own in the place of every pretrained module that has some."""
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in params.names()):
+        module = model.get_submodule(path)
+        if isinstance(module, nn.Embedding):
+            put(model, path, StackedEmbedding(params[f"{path}.weight"], path))
+        elif not isinstance(module, StackedLinear | StackedLayerNorm):  # the new head is stacked already
+            put(model, path, stacked(module, path, params))
+
+
+def stacked(module: nn.Module, path: str, params: ParamBank) -> nn.Module:
+    """Return the module that computes with K weights of `params` what this one does with its own.
+
+    Raises:
+        BadInput: where it is of another kind.
+    """
+    if isinstance(module, nn.Linear):
+        return StackedLinear(params[f"{path}.weight"], None if module.bias is None else params[f"{path}.bias"], path)
+    if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+        bias_KxD = None if module.bias is None else params[f"{path}.bias"]
+        return StackedLayerNorm(params[f"{path}.weight"], bias_KxD, module.eps)
+    raise BadInput(
+        "model", "a module with K weights of its own must be a Linear or a LayerNorm",
+        got=f"{type(module).__name__} at {path}", way_out="use a checkpoint that brings this module's weights",
+    )  # fmt: skip
+
+
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module in the place of that at this path."""
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)

@@ -17,7 +17,8 @@ from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 from transformers import PretrainedConfig
 
 from bench.engine import waiting
-from bench.engine.bank import AdaptedEmbedding, AdaptedLayer, Bank, add
+from bench.engine.adapted import AdaptedEmbedding, AdaptedLayer, add
+from bench.engine.bank import Bank
 from bench.engine.batching import Chunk
 from bench.engine.dropout import MaskKeys, attention_mask_of, threshold_and_scale, token_key
 from bench.engine.heads import Layout

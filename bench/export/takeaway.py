@@ -20,7 +20,9 @@ from transformers.utils import logging as chatter
 
 from bench import methods
 from bench.core.spec import Trial
-from bench.engine.bank import Bank, converted, frozen_layer
+from bench.engine.adapted import converted
+from bench.engine.bank import Bank
+from bench.engine.layers import frozen_layer
 from bench.methods._base import LayerShape
 from bench.models._base import LoadedModel
 

@@ -17,7 +17,7 @@ from bench import methods
 from bench.core.record import SCHEMA
 from bench.core.spec import SERIES
 from bench.engine import count
-from bench.engine.bank import frozen_weight
+from bench.engine.layers import frozen_weight
 from bench.export import as_code
 from bench.methods import LayerShape
 from plots import style

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bench.engine.bank import AdaptedLayer, Bank
+from bench.engine.adapted import AdaptedLayer
+from bench.engine.bank import Bank
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from bench.core.clock import Clock
 from bench.core.spec import Pack, Trial
 from bench.data.splits import EncodedData
 from bench.data.text import take
-from bench.engine.bank import AdaptedLayer, Bank
+from bench.engine.adapted import AdaptedLayer
+from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.evaluate import evaluate, summed_loss
 from bench.engine.loop import Loop

@@ -15,8 +15,8 @@ from bench.core.errors import BadInput
 from bench.core.spec import Trial
 from bench.data.splits import Encoded
 from bench.engine import unpadded
-from bench.engine.bank import adapted_layers
 from bench.engine.batching import Batches
+from bench.engine.layers import adapted_layers
 from bench.engine.run import choose_path
 from bench.models._base import LoadedModel
 from tests.support.engine_helpers import budget, clone, load_random, random_data, tiny_model, trial

@@ -19,7 +19,8 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, Roberta
 from bench import methods
 from bench.core.errors import BadInput
 from bench.core.spec import Trial
-from bench.engine.bank import Bank, converted
+from bench.engine.adapted import converted
+from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.run import choose_path
 from bench.methods import LayerShape

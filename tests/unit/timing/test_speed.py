@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import cli, methods
 from bench.core.errors import BadInput
 from bench.core.spec import TrainBudget
-from bench.engine.bank import AdaptedLayer, Bank
+from bench.engine.adapted import AdaptedLayer
+from bench.engine.bank import Bank
 from bench.engine.batching import Batches
 from bench.engine.run import choose_path
 from bench.methods import LayerShape
