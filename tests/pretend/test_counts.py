@@ -66,8 +66,9 @@ def test_a_recorded_step_moves_as_much_and_its_fillers() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["lora-32", "lora-64", "full-8", "llama-4"])
+@pytest.mark.parametrize("case", ["lora-32", "lora-64", "full-8", "llama-1", "llama-4"])
 def test_the_memory_that_is_planned_is_within_a_quarter_of_what_lives(case: str) -> None:
+    """Of the whole peak; and beside the base, except for Llama-7B at K = 1, for which more is planned there."""
     from tests.pretend.count import CASES, trials_of
 
     found, one = counted(case), CASES[case]
@@ -78,4 +79,6 @@ def test_the_memory_that_is_planned_is_within_a_quarter_of_what_lives(case: str)
         if one.base == "roberta-base"
         else planner.decoder_bytes(trial, DECODER, n, on_cpu=False, checkpointed=one.checkpoints)
     )
-    assert planned == pytest.approx(found["peak_bytes"] - base_bytes, rel=0.25)
+    assert planned + base_bytes == pytest.approx(found["peak_bytes"], rel=0.25)
+    if case != "llama-1":
+        assert planned == pytest.approx(found["peak_bytes"] - base_bytes, rel=0.25)
