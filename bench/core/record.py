@@ -6,6 +6,7 @@ The data dictionary in results/README.md is generated from COLUMNS (`python -m b
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from enum import StrEnum
@@ -37,6 +38,11 @@ class Status(StrEnum):
     def finished(self) -> bool:
         """Whether the trial needs no further run."""
         return self in (Status.OK, Status.DIVERGED)
+
+
+def known(value: float) -> float | None:
+    """Return a number as a row holds it: null where it is not finite."""
+    return float(value) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,7 +182,8 @@ _ORDER: tuple[Column | str | None, ...] = (
     Column(
         name="curve",
         type=CURVE_TYPE,
-        meaning="evaluations while training; train_loss: mean since the last one (toy: at the step)",
+        meaning="evaluations while training; train_loss: mean since the last one (toy: at the step); "
+        "metric_value is null at a rung that a trial did not go on from",
     ),
     "started_at", "git_commit", "git_dirty", "source_hash", "data_hash", "model_hash", "versions", "device", "attempt",
     "spec_version",

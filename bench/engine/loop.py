@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.core import devices
 from bench.core.clock import Clock, Phase
-from bench.core.record import CurvePoint
+from bench.core.record import CurvePoint, known
 from bench.core.spec import TrainBudget
 from bench.engine import kernel_probe, kernels, waiting
 from bench.engine.bank import Bank
@@ -97,7 +97,8 @@ class Loop:
             with self.clock.phase("train"):
                 at_point = self._to_next_stop(left)
             if at_point:
-                self._add_points(len(self.since), evaluated=not state.steps_done == end < budget.max_steps)
+                pauses = state.steps_done == end < budget.max_steps
+                self._add_points(len(self.since), evaluated=not pauses)
                 self.since = []
                 self.on_steps(state.steps_done)
                 if not self.alive_K.any():
@@ -220,7 +221,7 @@ class Loop:
                 point = CurvePoint(
                     step=self.state.steps_done, train_seconds=share + self.state.before_K[k].get("train", 0.0),
                     train_loss=float(mean_K[k]),
-                    metric_value=_known(metric_K[k]),
+                    metric_value=known(metric_K[k]),
                 )  # fmt: skip
                 curve.append(point)
 
@@ -230,7 +231,7 @@ class Loop:
         owed = [k for k, at in points.items() if at.step == self.state.steps_done and at.metric_value is None]
         metric_K = self.evaluate() if owed else np.empty(0)
         for k in owed:
-            self.state.curves[k][-1] = replace(points[k], metric_value=_known(metric_K[k]))
+            self.state.curves[k][-1] = replace(points[k], metric_value=known(metric_K[k]))
 
     def state_dict(self) -> LoopState:
         """Return all that a later `load_state_dict` needs to go on bitwise: batches and masks follow from the step."""
@@ -284,7 +285,3 @@ class Loop:
         state.curves = [[CurvePoint(**point) for point in curve] for curve in numbers["curves"]]
         state.before_K = [dict(seconds) for seconds in numbers["before_K"]]
         self.clock.add(numbers["seconds"])
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -18,7 +18,7 @@ import torch
 from bench import methods
 from bench.core import metrics, provenance
 from bench.core.clock import Clock, Phase
-from bench.core.record import Outcome, Status
+from bench.core.record import Outcome, Status, known
 from bench.core.spec import Pack, Precision
 from bench.data import causal, forgetting, predictions
 from bench.data.splits import Encoded, EncodedData
@@ -308,9 +308,9 @@ def _scores(k: int, pack: _Shared) -> dict[str, object]:
     return {
         "collapsed": bool(collapsed),
         "metric_value": float(value),
-        "metric_stderr": _known(stderr),
-        "other_metrics": {name: _known(values[k]) for name, (values, _) in pack.others.items()} or None,
-        "other_metrics_stderr": {name: _known(errors[k]) for name, (_, errors) in pack.others.items()} or None,
+        "metric_stderr": known(stderr),
+        "other_metrics": {name: known(values[k]) for name, (values, _) in pack.others.items()} or None,
+        "other_metrics_stderr": {name: known(errors[k]) for name, (_, errors) in pack.others.items()} or None,
         "accuracy": pack.dev.accuracy(k),
         "select_metric": None if pack.select is None else float(pack.select.score(pack.data.metric)[0][k]),
         "best_metric": best(p.metric_value for p in pack.training.curves[k] if p.metric_value is not None),
@@ -331,7 +331,7 @@ def _tested(k: int, pack: _Shared) -> dict[str, object]:
         return {}
     value, stderr = (x[k] for x in pack.test.score(pack.data.metric))
     n_test = None if pack.data.test is None else len(pack.data.test)
-    found = {"test_metric": _known(value), "test_metric_stderr": _known(stderr)}
+    found = {"test_metric": known(value), "test_metric_stderr": known(stderr)}
     return {**found, "n_test": n_test, "test_hash": pack.data.test_hash}
 
 
@@ -339,13 +339,9 @@ def _forgotten(k: int, pack: _Shared) -> dict[str, object]:
     """Return the columns of the fixed text, where there is one."""
     if pack.text is None or pack.data.text is None:
         return {}
-    before, after = (_known(loss_K[k]) for loss_K in pack.text)
+    before, after = (known(loss_K[k]) for loss_K in pack.text)
     told = {"forgetting_tokens": len(pack.data.text.ids), "forgetting_hash": forgetting.hash_of(pack.data.text)}
     return {"forgetting_before": before, "forgetting_after": after, **told}
-
-
-def _known(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _own(clock: Clock, before: Mapping[Phase, float], phase: Phase, share: int) -> float | None:

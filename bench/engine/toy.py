@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.core.clock import Clock
-from bench.core.record import CurvePoint, Outcome, Status
+from bench.core.record import CurvePoint, Outcome, Status, known
 from bench.core.spec import Pack
 from bench.data import toy
 from bench.methods.lora import scaling
@@ -217,7 +217,7 @@ def _outcome(k: int, pack: Pack, course: Course, clock: Clock, started_at: str) 
         reason=f"loss or gradient not finite at step {diverged}" if diverged else None,
         metric_name="eval_loss",
         metric_value=None if diverged else held,
-        metric_stderr=stderr if not diverged and np.isfinite(stderr) else None,
+        metric_stderr=None if diverged else known(stderr),
         best_metric=None if diverged else min(p.metric_value for p in curve if p.metric_value is not None),
         n_eval=toy.N_EVAL,
         train_loss=None if diverged else train,
