@@ -176,9 +176,10 @@ def test_closing_ends_every_process_whatever_it_does(scratch: Path) -> None:
 
 
 def test_a_stopped_process_gives_no_sign_and_is_replaced(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
-    """The clock moves only while it is stopped, in mid-pack."""
+    """The clock moves only while it is stopped, in mid-pack: once it has taken the order, or its successor would."""
     monkeypatch.setattr(_workers, "POLL_SECONDS", 0.01)
-    (scratch / "hang-1").touch()
+    order = scratch / "hang-1"
+    order.touch()
     one, seconds, stopped = executor(scratch), 0.0, list[int]()
     one.now = lambda: seconds
     one._places = one._places[:1]
@@ -187,7 +188,7 @@ def test_a_stopped_process_gives_no_sign_and_is_replaced(monkeypatch: pytest.Mon
     def asked(seat: ProcessSeat) -> bool:
         nonlocal seconds
         signs.append(gave_sign(seat))
-        if any(signs) and not stopped and notes(scratch, "train"):
+        if any(signs) and not stopped and not order.exists():
             stopped.append(seat.process.pid)
             os.kill(seat.process.pid, signal.SIGSTOP)
         seconds += 100.0 if stopped == [seat.process.pid] else 0.0

@@ -162,7 +162,8 @@ class Lacks:
 def test_a_worker_that_lacks_files_gets_them_and_one_that_is_stopped_is_replaced(nodes: Any, scratch: Path) -> None:
     """The clock moves only while it is stopped, in mid-pack; before that it gives signs while it trains."""
     connect(nodes)
-    (scratch / "hang-1").touch()
+    order = scratch / "hang-1"
+    order.touch()
     read: list[str] = []
 
     def files() -> dict[str, bytes]:
@@ -179,7 +180,7 @@ def test_a_worker_that_lacks_files_gets_them_and_one_that_is_stopped_is_replaced
         signs = gave_sign(seat)
         if not stopped:
             seconds += 0.0 if signs else 0.1  # until a sign is asked for
-            if signs and notes(scratch, "train"):
+            if signs and not order.exists():  # stopped before it takes the order, its successor would hang
                 stopped.append(int(notes(scratch, "train")[0][0]))
                 os.kill(stopped[0], signal.SIGSTOP)
         elif len(notes(scratch, "train")) == 1:
