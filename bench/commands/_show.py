@@ -13,12 +13,14 @@ from bench.core import devices
 from bench.core.cells import BestCell
 from bench.core.record import Status
 from bench.core.spec import SERIES, Study, Trial
+from bench.data.splits import TextData
 from bench.schedule.estimate import Estimate
 from bench.schedule.price import Price
 from bench.study import varying
 from bench.sweep import Preview, planning
 from bench.sweep.live import Live
 
+MOST_SHARED = 0.05  # of a scored split may stand in train without a word
 MOST_CLASSES = 8  # whose numbers fit into a terminal
 
 
@@ -32,11 +34,13 @@ def heading(resolved: Resolved, directory: Path, device: str) -> str:
     lines = [
         f"{study.name}: {resolved.task.name} ({data}, {resolved.task.metric}) on {resolved.located.name}",
         f"profile {study.profile}; device {device}, {precision(study)}; seeds {', '.join(map(str, study.seeds))}",
-        f"{budget.max_steps} steps of {budget.batch_size}, {budget.optimizer}, {budget.lr_scheduler_type} schedule, "
-        f"{_text.count(budget.warmup_steps, 'warm-up step')}, {clip}, evaluated {_text.every(budget.eval_steps)}",
+        f"{_text.count(budget.max_steps, 'step')} of {budget.batch_size}, {budget.optimizer}, "
+        f"{budget.lr_scheduler_type} schedule, {_text.count(budget.warmup_steps, 'warm-up step')}, {clip}, "
+        f"evaluated {_text.every(budget.eval_steps)}",
         *_unused(study),
         *([resolved.task.assumed] if resolved.task.assumed else []),
         *([held_out(resolved)] if resolved.n_select_asked else []),
+        *overlaps(resolved),
         *([resolved.layers] if resolved.layers else []),
         f"results in {directory}",
     ]
@@ -70,6 +74,19 @@ def held_out(resolved: Resolved) -> str:
     wish = "" if n == asked else f" (n_select = {asked:,}: no more can be)"
     left = f", {meaning.n_left_out:,} left out that overlap with them" if meaning.n_left_out else ""
     return f"{n:,} training examples held out for choosing{wish}{left}"
+
+
+def overlaps(resolved: Resolved) -> tuple[str, ...]:
+    """Return a line for each split that is scored and holds training examples, 5 % of its own or more."""
+    if not isinstance(resolved.data, TextData):
+        return ()
+    found = [
+        (name, split.n_in(resolved.data.train), len(split))
+        for name, split in (("evaluation", resolved.data.eval), ("test", resolved.test))
+        if split is not None
+    ]
+    why = "stand in train, too: on these the score tells what was learnt by heart"
+    return tuple(f"{n:,} of {of:,} {name} examples {why}" for name, n, of in found if n and n >= MOST_SHARED * of)
 
 
 def plan(study: Study, preview: Preview) -> str:

@@ -201,11 +201,16 @@ class _template_errors:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from jinja2 import TemplateError
+        from jinja2 import TemplateError, TemplateSyntaxError
 
         if isinstance(error, TemplateError | TypeError | ValueError):
-            rule = f"must write every conversation, but not {self.where}"
-            got, way_out = one_line(str(error))[:200], "mend the conversation, or give another chat_template"
+            rule, way_out = f"must write {self.where}", "mend the conversation, or give another chat_template"
+            if isinstance(error, TemplateSyntaxError):
+                rule, way_out = (
+                    "must be a Jinja template",
+                    f"mend its line {error.lineno}, or give another chat_template",
+                )
+            got = one_line(str(error))[:200].rstrip(".")
             raise BadInput("chat template", rule, got=got, way_out=way_out) from error
 
 

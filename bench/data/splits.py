@@ -22,6 +22,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def n_in(self, other: Split) -> int:
+        """Return how many of its examples have an example of the same texts in `other`."""
+        there = set(zip(other.texts, other.pairs or other.texts, strict=True))
+        return sum(example in there for example in zip(self.texts, self.pairs or self.texts, strict=True))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextData:

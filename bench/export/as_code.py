@@ -22,7 +22,7 @@ def peft_code(trial: Trial, *, modules_to_save: Sequence[str], paths: Sequence[s
         raise ValueError(f"PEFT has no {trial.method}")
     parts = [_imports(trial), _config(trial, modules_to_save, paths), *method.peft_code(trial), *_freeze(trial)]
     optimizer = _loraplus(trial) if _has_two_rates(trial) else _adamw(trial)
-    return "\n".join([*parts, optimizer, *_head_rates(trial), _schedule(trial.budget)])
+    return "\n".join([*parts, optimizer, *(_head_rates(trial) if modules_to_save else []), _schedule(trial.budget)])
 
 
 def plain_code(trial: Trial) -> str:

@@ -47,7 +47,7 @@ def write(card: Card) -> str:
         f"- this model: {card.trained}",
         *(["- trained on the base in 4 bits (NF4, double quantisation): load it as below"] if card.four_bits else []),
         "- made with: lorasweep; all settings in `lorasweep.json`, the cell as a study in `study.toml`",
-        "- again: `python -m bench sweep --study study.toml`",
+        "- again, from where it was made: `python -m bench sweep --study path/to/study.toml`",
     ]
     loading = f"```python\n{_loading(card)}\n```"
     return "\n".join([

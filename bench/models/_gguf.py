@@ -8,7 +8,9 @@ are the same whichever wrote it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -59,7 +61,7 @@ def _write(file: Path, directory: Path, where: str) -> None:
 
     from bench.models._load import quiet
 
-    with quiet():
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # a bar of tqdm's own, which quiet() does not reach
         try:
             options: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)

@@ -128,6 +128,8 @@ def load_tokenizer(located: Located) -> Any:
 
     with quiet(), _one_error(located, "must have a fast tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(located.directory, use_fast=True, **_LOCAL)
+    # Texts are cut by this project, after their tokens are counted: transformers' word on long ones is idle.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     if not tokenizer.is_fast:
         rule = "must have a fast tokenizer"
         raise BadInput(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.core import registry
+from bench.core.errors import BadInput
 from bench.data.splits import TextData
 from bench.data.toy import ToyData
 from bench.tasks._base import CONVERSATIONS, TEXT_CLASSIFICATION, Task, TsvLayout
@@ -41,6 +42,9 @@ def get(name: str, *, where: str = "task") -> Task:
         sized: Callable[[int], Task] | None = getattr(registry.module(sys.modules[__name__], stem), "sized", None)
         if sized is not None:
             return sized(int(size))
+    if "/" in name or "\\" in name or (Path(name).suffix and name not in names()):
+        rule = f"must be a task here, a task's .toml, or conversations in a {' or '.join(CONVERSATIONS)} file"
+        raise BadInput(where, rule, got=name, way_out="describe other files in a task TOML")
     task: Task = registry.load(sys.modules[__name__], name, "TASK", where=where)
     return task
 

@@ -86,6 +86,7 @@ def _message(given: Any, number: int, where: str) -> dict[str, Any]:
     if "role" not in message and "from" in message:
         names = {"from": "role", "value": "content"}
         message = {names.get(key, key): value for key, value in message.items()}
+    if "role" in message:
         message["role"] = SHAREGPT.get(str(message["role"]), message["role"])
     role = message.get("role")
     if role not in ROLES:

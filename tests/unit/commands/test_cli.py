@@ -43,6 +43,8 @@ STUDY_COMMANDS = ("plan", "sweep", "status", "plot", "export", "report", "recomm
         (["--lr_ratio", "x"], "--lambda: must be a finite number > 0, but got 'x'"),
         (["--lambda", "4", "--methods", "full"], "--lambda: must be read by one of the methods that run (full)"),
         (["--task", "demmo"], "--task: must be one of the tasks here, but got 'demmo'; did you mean 'demo'?"),
+        (["--task", "my/chats.csv"], "--task: must be a task here, a task's .toml, or conversations in a .jsonl or"),
+        (["--task", "chats.json"], "but got chats.json; describe other files in a task TOML"),
         (["--study", "../../etc/passwd"], "--study: a name must be"),
         (["--device", "tpu"], "--device: must be a known device"),
         (["--profile", "fast"], "--profile: must be one of the known values"),

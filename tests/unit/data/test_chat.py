@@ -123,8 +123,15 @@ def test_a_turn_without_an_end_mark_is_refused() -> None:
 
 def test_what_a_template_will_not_write_is_one_line() -> None:
     refusing = "{{ raise_exception('System role not supported') }}"
-    with pytest.raises(BadInput, match=r"not train conversation 1, but got System role not supported; mend the conv"):
+    with pytest.raises(
+        BadInput, match=r"must write train conversation 1, but got System role not supported; mend the conv"
+    ):
         encode(THREE, template=refusing)
+    broken = "{% for m in messages %}\n{{ m.content "
+    with pytest.raises(
+        BadInput, match=r"^chat template: must be a Jinja template, but got .*; mend its line 2, or give"
+    ):
+        encode(THREE, template=broken)
 
 
 def test_long_conversations_lose_whole_turns_from_the_front_and_keep_the_system_message() -> None:

@@ -131,6 +131,13 @@ def role_of(name: str, parameter: torch.Tensor) -> Role:
     return Role.HEAD_WEIGHT if parameter.ndim > 1 else Role.HEAD_BIAS
 
 
+@pytest.mark.parametrize("ratio", [1, 16])
+def test_code_of_a_language_model_says_nothing_of_a_head(ratio: int) -> None:
+    one = trial(method="lora+" if ratio > 1 else "lora", eta_A=1e-3, eta_B=1e-3 * ratio, head_policy="eta_A")
+    assert "head" not in as_code.peft_code(one, modules_to_save=())
+    assert "head" in as_code.peft_code(replace(one, eta_B=2.0), modules_to_save=("classifier",))
+
+
 @pytest.mark.parametrize("policy", ["eta_A", "peft", 0.007])
 @pytest.mark.parametrize("ratio", [1, 16])
 def test_pasted_code_trains_every_parameter_at_the_cells_rate(policy: str | float, ratio: int) -> None:

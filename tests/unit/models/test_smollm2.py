@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench import models
@@ -45,6 +46,22 @@ def test_without_gguf_the_way_out_is_the_extra(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(_gguf.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"model: smol must be read by the package gguf.*pip install x"):
         _gguf.converted(tmp_path / "a.gguf", "0" * 64, name="smol", way_out="pip install x", where="model")
+
+
+def test_converting_shows_no_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def with_a_bar(*_: object, **__: object) -> None:
+        for _i in tqdm(range(3), desc="Converting"):
+            pass
+        raise OSError("far enough")
+
+    monkeypatch.setenv("LORASWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(_gguf.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", with_a_bar)
+    with pytest.raises(BadInput, match="far enough"):
+        _gguf.converted(tmp_path / "a.gguf", "0" * 64, name="smol", way_out="-", where="model")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.skipif(find_spec("gguf") is None, reason="no package gguf")

@@ -72,6 +72,9 @@ def test_sharegpt_and_messages_are_the_same_conversations(tmp_path: Path, suffix
     assert first.train.texts == other.train.texts
     assert first.data_hash == other.data_hash
     assert [said(text) for text in first.train.texts] == whole
+    mixed = [[{"role": roles[m["role"]], "content": m["content"]} for m in one] for one in whole]
+    third = load(toml(tmp_path, f'[files]\ntrain = "{write("d", "messages", mixed)}"\neval = "{shared}"'))
+    assert third.data_hash == first.data_hash, "ShareGPT's names of roles count in messages, too"
     named = load(
         toml(tmp_path, f'[columns]\nmessages = "conversations"\n[files]\ntrain = "{shared}"\neval = "{shared}"')
     )
