@@ -67,7 +67,8 @@ class NextTokens:
     def _losses(self, path: Path, split: Batches, n_trials: int) -> Floats:
         wide = devices.widest_float(split.device)
         losses = torch.zeros(n_trials, split.n, dtype=wide, device=split.device)
-        rows = evaluation_rows(path.name, on_cpu=split.device.type == "cpu")
+        words = self.bank.model.config.get_text_config().vocab_size
+        rows = evaluation_rows(path.name, on_cpu=split.device.type == "cpu", vocab_size=words)
         for chunk in split.chunks_of(max(1, rows // n_trials)):
             losses[:, chunk.place_b] = self._of_examples(path, chunk).to(wide)
         return losses.cpu().numpy().astype(np.float64)

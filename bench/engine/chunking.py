@@ -27,6 +27,7 @@ RECORDED_STEPS = 50  # of a pack whose chunks are worth recording
 # Padded tokens of all trials in a chunk of an evaluation. A CPU's caches hold much of theirs; a GPU is not filled by
 # less, and of a stream nothing is kept for backward: a layer's values, no padding, no logits but those wanted.
 EVAL_ROWS, GPU_EVAL_ROWS = 8192, 65_536
+PADDED_LOGITS = 256 * 2**20  # bytes of an evaluation's logits on the bank path, which has those of every token
 
 
 def is_recorded(budget: TrainBudget, *, device_kind: str, unpadded: bool, least_steps: int = RECORDED_STEPS) -> bool:
@@ -78,11 +79,10 @@ def filling(tokens: int) -> int:
     return min(MOST_FILLING, 1 << max(0, (tokens // 16).bit_length() - 1))
 
 
-def evaluation_rows(path: str, *, on_cpu: bool, cpu_rows: int = EVAL_ROWS) -> int:
-    """Return how many tokens of all trials a chunk of an evaluation has at most."""
-    if on_cpu:
-        return cpu_rows
-    return EVAL_ROWS if path == "bank" else GPU_EVAL_ROWS
+def evaluation_rows(path: str, *, on_cpu: bool, cpu_rows: int = EVAL_ROWS, vocab_size: int = 0) -> int:
+    """Return how many tokens of all trials a chunk of an evaluation has at most; `vocab_size` is a language model's."""
+    rows = cpu_rows if on_cpu else EVAL_ROWS if path == "bank" else GPU_EVAL_ROWS
+    return rows if path != "bank" or not vocab_size else min(rows, PADDED_LOGITS // (4 * vocab_size))
 
 
 def cut(lengths: npt.NDArray[Any], parts: int) -> npt.NDArray[np.int64]:

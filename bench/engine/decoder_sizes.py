@@ -9,6 +9,10 @@ from typing import Any
 _NORMS = {"gemma2": 4, "gemma3_text": 4, "phi": 1, "cohere": 1, "gpt_neox": 1}  # streams that a layer's norms keep
 _QK_NORMS = ("qwen3", "gemma3_text", "olmo2")
 _GATED = ("gemma", "gemma2", "gemma3_text")  # those whose activation is none of the usual gates'
+_TIED = (  # transformers' defaults: the head's weights are the table of embeddings
+    "bloom", "cohere", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "mpt", "opt",
+    "smollm3", "starcoder2",
+)  # fmt: skip
 _DROPS = {"gpt2": (0.1, 0.1), "opt": (0.1, 0.0)}  # transformers' defaults: of streams, of attention's weights
 _ACTIVATIONS = {  # transformers' defaults, where they are no gate's
     "opt": "relu", "starcoder2": "gelu_pytorch_tanh", **dict.fromkeys(("gpt_neox", "bloom", "falcon", "mpt"), "gelu"),
@@ -35,6 +39,7 @@ class Decoder:
     softcap: bool = False  # of the scores
     drops_streams: bool = False
     drops_weights: bool = False
+    is_tied: bool = False
 
     @property
     def sides(self) -> dict[str, tuple[int, int]]:
@@ -45,8 +50,9 @@ class Decoder:
 
     @property
     def n_base(self) -> int:
-        """Return how many weights all layers and the table of embeddings have."""
-        return self.n_layers * sum(i * o for i, o in self.sides.values()) + self.vocab_size * self.hidden_size
+        """Return how many weights all layers, the table of embeddings and a head of its own have."""
+        tables = 1 if self.is_tied else 2
+        return self.n_layers * sum(i * o for i, o in self.sides.values()) + tables * self.vocab_size * self.hidden_size
 
 
 def decoder_of(config: Mapping[str, object], hidden: int) -> Decoder:
@@ -71,6 +77,7 @@ def decoder_of(config: Mapping[str, object], hidden: int) -> Decoder:
         softcap=bool(config.get("attn_logit_softcapping")),
         drops_streams=float(_named(config, ("resid_pdrop", "hidden_dropout", "dropout"), streams)) > 0,
         drops_weights=float(_named(config, ("attn_pdrop", "attention_dropout"), weights)) > 0,
+        is_tied=bool(_named(config, ("tie_word_embeddings",), kind in _TIED)),
     )
 
 

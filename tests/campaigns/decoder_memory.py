@@ -1,8 +1,8 @@
 """The memory that packs of decoders are planned to take, beside what they take: the growth of the resident set.
 
 `python -m tests.campaigns.decoder_memory [--only llama-22m,qv]`. Each measurement is a process of its own: two steps,
-the longest batch of 200, an evaluation of 64 examples. The growth counts from where the base is loaded. Models have
-random weights; lengths are those of the task made-up.
+the longest batch of 200, an evaluation of 64 examples, and what the model writes after their prompts. The growth counts
+from where the base is loaded. Models have random weights; lengths are those of the task made-up.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import study
-from bench.core.spec import TrainBudget, Trial
+from bench import methods, study
+from bench.core.spec import Meaning, TrainBudget, Trial
 from bench.models import Located
 from bench.schedule import planner, workloads
 
@@ -30,6 +30,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-5m": {
         "model_type": "llama", "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 4, "head_dim": 48, "intermediate_size": 512, "vocab_size": 8_000, "hidden_act": "silu",
+        "tie_word_embeddings": False, "architectures": ["LlamaForCausalLM"],
+    },
+    "llama-deep": {  # keys and values are most of what it takes while it writes
+        "model_type": "llama", "hidden_size": 128, "num_hidden_layers": 24, "num_attention_heads": 8,
+        "num_key_value_heads": 8, "head_dim": 64, "intermediate_size": 256, "vocab_size": 8_000, "hidden_act": "silu",
         "tie_word_embeddings": False, "architectures": ["LlamaForCausalLM"],
     },
     "gpt2-8m": {
@@ -56,6 +61,8 @@ class Case:
     checkpoints: bool = False
     precision: str = "fp32"
     dropout: float = 0.0
+    method: str = "lora"
+    path: str = "packed"
 
 
 def cases() -> list[Case]:
@@ -70,11 +77,18 @@ def cases() -> list[Case]:
     dropped = [Case(shape="llama-22m", n_trials=k, dropout=0.1) for k in (4, 1)]
     others = [Case(shape="llama-5m", n_trials=k, targets=t) for k, t in ((4, "all"), (16, "all"), (16, "qv"))]
     others += [Case(shape="gpt2-8m", n_trials=k, targets=t) for k, t in ((4, "all"), (16, "qv"))]
-    return [*llama, *half, *dropped, *others, *(Case(shape="opt-8m", n_trials=k) for k in (4, 16))]
+    full = [Case(shape=shape, n_trials=1, method="full") for shape in ("llama-22m", "gpt2-8m")]
+    bank = [Case(shape="llama-22m", n_trials=k, targets=t, path="bank") for k, t in ((1, "all"), (4, "all"), (4, "qv"))]
+    bank += [
+        Case(shape="gpt2-8m", n_trials=4, path="bank"), Case(shape="llama-22m", n_trials=1, method="full", path="bank")
+    ]  # fmt: skip
+    opt = [Case(shape="opt-8m", n_trials=k) for k in (4, 16)]
+    deep = [Case(shape="llama-deep", n_trials=4, targets="qv")]
+    return [*llama, *half, *dropped, *others, *opt, *full, *bank, *deep]
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Return bytes: planned, once the pack is built, after two steps, after the longest batch, after an evaluation."""
+    """Return bytes: planned, once the pack is built, after two steps, the longest batch, an evaluation, and writing."""
     import numpy as np
     import torch
 
@@ -94,10 +108,10 @@ def measure(case: Case) -> dict[str, Any]:
     lengths = data.train.lengths
     loaded = random_model(config, 0)
     loaded.model.to(DTYPES[budget.precision])
-    settle_base(loaded.model, cpu, is_shared=True)
+    settle_base(loaded.model, cpu, is_shared=not methods.get(case.method).trains_base)
     meter = CpuMeter()
     meter.start()
-    options = EngineOptions(device=cpu, gradient_checkpointing=case.checkpoints)
+    options = EngineOptions(device=cpu, gradient_checkpointing=case.checkpoints, path=case.path)  # type: ignore[arg-type]
     ready = prepare(Pack(trials=trials), data, loaded, options)
     found = {"planned": planned_bytes(case, lengths), "built": meter.peak()}
     loop = Loop(
@@ -114,8 +128,11 @@ def measure(case: Case) -> dict[str, Any]:
     give_back()  # as run_pack does
     split = Batches(data.train if case.n_trials == 1 else data.eval, device=cpu)  # enough for a whole chunk
     ready.objective.read(ready.path, split, n_trials=case.n_trials)  # type: ignore[attr-defined]
+    found["evaluated"] = meter.peak()
+    give_back()
+    ready.objective.write(split, made_up.MAX_NEW_TOKENS)  # type: ignore[attr-defined]
     more = {"tokens": int(lengths[longest].sum()), "chunks": ready.n_chunks, "path": ready.path.name}
-    return {**found, "evaluated": meter.peak(), **more}
+    return {**found, "written": meter.peak(), **more}
 
 
 def trials_of(case: Case) -> tuple[Trial, ...]:
@@ -125,10 +142,15 @@ def trials_of(case: Case) -> tuple[Trial, ...]:
         precision=case.precision,  # type: ignore[arg-type]
     )  # fmt: skip
     named = QUERY_VALUE[SHAPES[case.shape]["model_type"]] if case.targets == "qv" else "all-linear"
-    shared = {"task": "made-up", "model": case.shape, "data_hash": "", "model_hash": "", "budget": budget}
-    cell = {"seed": 0, "rank": 8, "lora_dropout": case.dropout, "target_modules": named}
+    shared = {
+        "task": "made-up", "model": case.shape, "data_hash": "", "model_hash": "", "budget": budget,
+        "meaning": Meaning(metric_name="exact_match"),
+    }  # fmt: skip
+    cell = {"seed": 0}
+    if not methods.get(case.method).trains_base:
+        cell |= {"rank": 8, "lora_dropout": case.dropout, "target_modules": named}
     return tuple(
-        study.make_trial("lora", {**cell, "eta_A": 1e-5 * (1 + k)}, shared=shared, default_targets="all-linear")
+        study.make_trial(case.method, {**cell, "eta_A": 1e-5 * (1 + k)}, shared=shared, default_targets="all-linear")
         for k in range(case.n_trials)
     )
 
@@ -144,9 +166,9 @@ def planned_bytes(case: Case, lengths: Any) -> float:
 
 def row_of(case: Case, found: Mapping[str, Any]) -> str:
     """Return a line of the table: MB, and what was planned over what was taken."""
-    ways = [case.precision, "again" if case.checkpoints else "kept", f"dropout {case.dropout}"]
-    names = ("planned", "built", "usual", "longest", "evaluated")
-    taken = max(found["longest"], found["evaluated"])
+    ways = [case.method, case.path, case.precision, "again" if case.checkpoints else "kept", f"dropout {case.dropout}"]
+    names = ("planned", "built", "usual", "longest", "evaluated", "written")
+    taken = found["written"]
     cells = [case.shape, case.n_trials, case.targets, *ways, *(round(found[name] / 1e6) for name in names)]
     return f"| {' | '.join(map(str, cells))} | {found['planned'] / taken:.2f} |"
 
@@ -163,7 +185,7 @@ def main() -> None:
         return
     wanted = set(filter(None, given.only.split(",")))
     for case in cases():
-        words = {case.shape, case.targets, f"K={case.n_trials}", case.precision}
+        words = {case.shape, case.targets, f"K={case.n_trials}", case.precision, case.method, case.path}
         if not wanted <= words | {"again" if case.checkpoints else "kept"}:
             continue
         done = subprocess.run(

@@ -131,3 +131,5 @@ def test_an_evaluation_s_chunks_fill_a_gpu_but_where_rows_are_padded() -> None:
     assert evaluation_rows("unpadded", on_cpu=True, cpu_rows=4096) == 4096
     assert evaluation_rows("unpadded", on_cpu=False) == evaluation_rows("packed", on_cpu=False) == GPU_EVAL_ROWS
     assert evaluation_rows("bank", on_cpu=False) == EVAL_ROWS  # logits of every token
+    assert evaluation_rows("bank", on_cpu=True, vocab_size=32_000) == 2_097, "256 MiB of float32 logits"
+    assert evaluation_rows("packed", on_cpu=True, vocab_size=32_000) == EVAL_ROWS

@@ -69,6 +69,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+POSITIONS = {"gpt2": 64, "opt": 66}  # rows of a table that is not counted
+
+
 def config_of(kind: str) -> dict[str, Any]:
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 160}
     return {
@@ -76,6 +79,14 @@ def config_of(kind: str) -> dict[str, Any]:
         "word_embed_proj_dim": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
         **({} if kind == "gpt2" else sizes), **MODELS[kind],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [None, False, True])
+@pytest.mark.parametrize("kind", MODELS)
+def test_weights_of_a_base_are_counted_its_head_with_them(kind: str, tied: bool | None) -> None:
+    config = config_of(kind) | ({} if tied is None else {"tie_word_embeddings": tied})
+    matrices = [p for name, p in random_model(config, 0).model.named_parameters() if p.dim() == 2]
+    assert sum(p.numel() for p in matrices) - (64 * POSITIONS.get(kind, 0)) == decoder_of(config, 64).n_base
 
 
 def packed_loop(kind: str, targets: Any, n_trials: int, *, p: float = 0.0, again: bool = False) -> Loop:
