@@ -1,13 +1,20 @@
-"""MLflow: an experiment for each study; MLFLOW_TRACKING_URI, else `<study>/mlflow.db` (sqlite)."""
+"""MLflow: an experiment for each study; MLFLOW_TRACKING_URI, else `<study>/mlflow.db` (sqlite).
+
+MLflow makes a new database by replaying every migration of its history: 2 s of CPU time. An empty one is kept in the
+cache for each version of MLflow, and new databases begin as its copy.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sqlite3
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+from bench.core.cache import cache_dir, write_atomic
 from bench.trackers._base import Run
 
 if TYPE_CHECKING:
@@ -56,8 +63,43 @@ def open_tracker(group: str, directory: Path) -> _Experiment:
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells each table of a new database
-    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{directory / 'mlflow.db'}")
+    place = os.environ.get("MLFLOW_TRACKING_URI")
+    client = MlflowClient(place) if place else _of_file(directory / "mlflow.db")
     found = client.get_experiment_by_name(group)
     if found is None:
         return _Experiment(client, client.create_experiment(group), is_new=True)
     return _Experiment(client, found.experiment_id, is_new=False)
+
+
+def _of_file(database: Path) -> MlflowClient:
+    """Return the client of a database of its own, which is a copy of the cache's empty one where it is new."""
+    from mlflow import MlflowClient, __version__
+
+    empty = cache_dir() / "mlflow" / f"{__version__}.db"
+    is_new = not database.exists()
+    if is_new:
+        with contextlib.suppress(OSError):  # none is kept yet, or no cache: MlflowClient makes the tables
+            _copy(empty.read_bytes(), database)
+    client = MlflowClient(f"sqlite:///{database}")
+    if is_new:
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
+            _keep(database, empty)
+    return client
+
+
+def _keep(database: Path, empty: Path) -> None:
+    """Keep the tables of a database without its default experiment, whose artifacts lie in this working directory."""
+    if empty.exists():
+        return
+    with contextlib.closing(sqlite3.connect(database)) as made, contextlib.closing(sqlite3.connect(":memory:")) as kept:
+        made.backup(kept)
+        kept.execute("DELETE FROM experiments")  # MLflow makes its default experiment where there is none
+        kept.commit()
+        _copy(kept.serialize(), empty)
+
+
+def _copy(content: bytes, path: Path) -> None:
+    def write(stream: BinaryIO) -> None:
+        stream.write(content)
+
+    write_atomic(path, write)

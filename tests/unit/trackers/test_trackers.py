@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import threading
 from collections import Counter
@@ -112,6 +114,47 @@ def test_mlflow_reads_back_what_was_sent(tmp_path: Path) -> None:
         assert run.info.end_time - run.info.start_time == int(1000 * row["train_seconds"])
         assert run.data.metrics["eval/metric_value"] == row["metric_value"]
         assert len(client.get_metric_history(run.info.run_id, "eval/accuracy")) == len(row["curve"])
+
+
+def schema(database: Path) -> set[tuple[str, ...]]:
+    """Return what `sqlite_master` says of each table and index, and the revision that MLflow reads."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        named = connection.execute("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master").fetchall()
+        return {*named, *connection.execute("SELECT version_num FROM alembic_version")}
+
+
+def test_a_new_database_of_mlflow_is_the_one_that_mlflow_makes_without_its_migrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow import MlflowClient
+    from mlflow.store.db import utils
+
+    from bench.trackers import mlflow
+
+    monkeypatch.setenv("LORASWEEP_CACHE", str(tmp_path / "cache"))
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    mlflow.open_tracker("study", tmp_path / "first").send(of_row(ROWS[0]))  # the cache is empty: MLflow's migrations
+    monkeypatch.chdir(tmp_path / "second")
+    monkeypatch.setattr(utils, "_initialize_tables", lambda engine: pytest.fail("the migrations ran again"))
+    mlflow.open_tracker("study", tmp_path / "second").send(of_row(ROWS[1]))
+    assert schema(tmp_path / "first" / "mlflow.db") == schema(tmp_path / "second" / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'second' / 'mlflow.db'}")
+    found = {experiment.name: experiment for experiment in client.search_experiments()}
+    assert {name: one.experiment_id for name, one in found.items()} == {"Default": "0", "study": "1"}
+    assert all(one.artifact_location.startswith(str(tmp_path / "second")) for one in found.values())
+    runs = client.search_runs([found["study"].experiment_id])
+    assert [run.data.tags["lorasweep.trial_id"] for run in runs] == [ROWS[1]["trial_id"]]
+
+
+def test_mlflow_needs_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LORASWEEP_CACHE", str(tmp_path / "file"))  # no directory can be made below it
+    assert report(tmp_path, trackers.get("mlflow"), ROWS[:1], "mlflow") == []
+    assert (tmp_path / "reported-mlflow.txt").read_text("utf-8").split() == [ROWS[0]["trial_id"]]
 
 
 def test_trackio_reads_back_what_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
