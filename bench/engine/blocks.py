@@ -20,12 +20,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench.engine import hardware, waiting
-from bench.engine.chunking import KEPT_BELOW
+from bench.engine.chunking import KEPT_BELOW, WIDE
 from bench.engine.dropout import MaskKeys, attention_mask_by, attention_mask_of
 from bench.engine.heads import Move
 from bench.engine.products import as_computed, scaled_bmm, softmax, softmax_backward
 
-WIDE = 8  # rows of padded scores are a multiple of so many numbers: a GPU reads 16 bytes at once
 LONG = KEPT_BELOW
 AT_ONCE = 1 << 24  # scores that exist at once, unless one example of one trial has more
 

@@ -22,6 +22,7 @@ MOST_FILLING = 64  # tokens
 # Bytes of logits of a language model that exist at once, of all trials: glibc keeps a block below 32 MiB for the next
 # one, where a larger one comes from the system anew, page by page.
 LOGITS_AT_ONCE = 28 * 2**20
+WIDE = 8  # rows of padded scores are a multiple of so many numbers: a GPU reads 16 bytes at once
 KEPT_BELOW = 256  # tokens of an example from which on attention's weights are computed again in backward, not kept
 RECORDED_STEPS = 50  # of a pack whose chunks are worth recording
 # Padded tokens of all trials in a chunk of an evaluation. A CPU's caches hold much of theirs; a GPU is not filled by

@@ -110,8 +110,9 @@ def prepare(pack: Pack, data: EncodedData, loaded: LoadedModel, options: EngineO
 def _of_model(loaded: LoadedModel, data: EncodedData, options: EngineOptions, pack: Pack) -> dict[str, Any]:
     """Return what of a model the number of chunks follows from: its width, and a GPU's room for a chunk."""
     config = loaded.model.config.get_text_config()
-    shape = shape_of(config.to_dict(), is_decoder=data.reading is not None or writes_texts(config.to_dict()))
-    kept = shape.token_bytes(pack.trials[0].budget.precision, checkpointed=options.gradient_checkpointing)
+    is_decoder, mean = data.reading is not None or writes_texts(config.to_dict()), float(data.train.lengths.mean())
+    shape = shape_of(config.to_dict(), is_decoder=is_decoder, train_tokens=mean)
+    kept = shape.token_bytes(pack.trials[0], checkpointed=options.gradient_checkpointing)
     # transformers maps n_embd, d_model and dim to it; a config of several parts may have none of its own
     width = int(getattr(config, "hidden_size", None) or CHUNK_WIDTH)
     return {"hidden_size": width, "rows": memory_rows(hardware.memory_bytes(options.device), kept)}

@@ -1,16 +1,14 @@
-"""The memory that a pack of decoders takes on a CPU beside its base, reckoned from sizes alone. No torch.
+"""The memory that a pack of decoders takes beside its base, reckoned from sizes alone. No torch.
 
-What is counted are the tensors that the packed path keeps for backward (bench/engine/packed.py, joined.py, blocks.py),
-of the longest batch that the data gives, and what lives beside them at the peak. docs/benchmarks/decoders.md holds it
-against measurements.
+What is counted are the tensors that the packed path keeps for backward (bench/engine/sizes.py), of the longest batch
+that the data gives, and what lives beside them at the peak. docs/benchmarks/decoders.md holds it against measurements
+on a CPU, docs/benchmarks/gpu.md against counts of what a GPU would hold.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +16,10 @@ import numpy.typing as npt
 from bench import methods
 from bench.core.seeds import derive
 from bench.core.spec import TrainBudget, Trial
-from bench.engine import optimizers
-from bench.engine.chunking import EVAL_ROWS, KEPT_BELOW, LOGITS_AT_ONCE, cut, filling, n_chunks
+from bench.engine import chunking, optimizers
+from bench.engine.chunking import EVAL_ROWS, KEPT_BELOW, LOGITS_AT_ONCE, cut, filling
 from bench.engine.decoder_sizes import Decoder
-from bench.engine.sizes import BYTES_OF
-from bench.methods._base import Method
+from bench.engine.sizes import BYTES_OF, Chunks, Shape, adapted, kept_by_layer
 
 MOST_BATCHES = 512  # of a trial's steps, those whose lengths are looked at
 # By measurement (docs/benchmarks/decoders.md): what the C library's allocator holds for each byte of tensors, in
@@ -31,83 +28,10 @@ CPU_SLACK, EVAL_SLACK, LIBRARIES, KERNEL = 1.2, 2.0, 40e6, 0.55e6
 FEW_PARTS, PART_SLACK = 4, 0.055  # chunks of a batch from which on each one adds so much to it: their sizes differ
 AGAIN_SLACK = 0.3  # so much more where layers compute again
 FROZEN_KERNELS, ADAPTER_KERNELS = 10, 3  # of each number of tokens: for frozen products, and for each adapted one
-_GROUPS: Mapping[str, frozenset[str]] = {
-    **{f"{one}_proj": frozenset({one}) for one in ("q", "k", "v", "o", "gate", "up", "down")},
-    **dict.fromkeys(("qkv_proj", "c_attn", "query_key_value", "Wqkv"), frozenset({"q", "k", "v"})),
-    **dict.fromkeys(("out_proj", "dense"), frozenset({"o"})),
-    **dict.fromkeys(("c_fc", "fc1", "fc_in", "dense_h_to_4h"), frozenset({"up"})),
-    **dict.fromkeys(("fc2", "fc_out", "dense_4h_to_h"), frozenset({"down"})),
-    "c_proj": frozenset({"o", "down"}),
-    "gate_up_proj": frozenset({"gate", "up"}),
-}
-
-
-def adapted(trial: Trial, decoder: Decoder) -> dict[str, tuple[int, int]]:
-    """Return the sides of the products of a layer that the trial adapts."""
-    method, named = methods.get(trial.method), trial.target_modules
-    if method.trains_base:
-        return decoder.sides
-    if method.adapts != "targets" or named is None:
-        return {}
-    if isinstance(named, str):  # all of them, or a regular expression: the most it can mean
-        return decoder.sides
-    groups = frozenset[str]().union(*(_GROUPS.get(name.rpartition(".")[2], frozenset()) for name in named))
-    return {group: sides for group, sides in decoder.sides.items() if group in groups} or decoder.sides
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
-    """Bytes that a layer keeps for backward, of each trial or once for all (shared)."""
-
-    token: float
-    shared_token: float = 0.0
-    pair: float = 0.0  # of a query and a key of one example
-    shared_pair: float = 0.0
-
-    def of(self, tokens: npt.NDArray[Any], pairs: npt.NDArray[Any], n_trials: int) -> npt.NDArray[np.float64]:
-        """Return the bytes of chunks of so many tokens and pairs of a trial."""
-        by_token = n_trials * self.token + self.shared_token
-        return np.asarray(tokens * by_token + pairs * (n_trials * self.pair + self.shared_pair))
-
-
-def kept_by_layer(trial: Trial, decoder: Decoder) -> Kept:
-    """Return what a layer keeps for backward on the packed path."""
-    value, ours = BYTES_OF[trial.budget.precision], adapted(trial, decoder)
-    d, inner, heads = decoder.hidden_size, decoder.inner_size, decoder.attention_size
-    wide = 4 if decoder.wide_norms and value == 2 else value
-    norms = decoder.n_norms * d * wide + decoder.has_qk_norms * (heads + decoder.kv_size // 2) * wide
-    read = d * bool(ours.keys() & {"q", "k", "v"}) + d * bool(ours.keys() & {"gate", "up"}) + heads * ("o" in ours)
-    mlp = inner * (3 if decoder.is_gated else 4 if decoder.activation in ("gelu_new", "gelu_fast") else 1)
-    if "down" in ours and decoder.activation != "relu":  # relu's output is what the next product reads
-        mlp += inner
-    low = (trial.rank or 0) * len(ours)
-    if _has_no_factors(trial.method):  # autograd keeps what the method makes between input and output
-        low = sum(i + o for i, o in ours.values())
-    values = read + heads + decoder.kv_size + mlp + low
-    masks = sum(i for i, _ in ours.values()) if trial.lora_dropout else 0
-    return Kept(
-        token=norms + values * value,
-        shared_token=(masks + 2 * d * decoder.drops_streams) * value,
-        pair=decoder.n_heads * (1 + decoder.softcap) * value,
-        shared_pair=decoder.n_heads * decoder.drops_weights * value,
-    )
-
-
-def _has_no_factors(name: str) -> bool:
-    method = methods.get(name)
-    return not method.trains_base and type(method).factors is Method.factors
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chunks:
-    """All chunks of the batches that are looked at: tokens of a trial, pairs of tokens whose weights are kept."""
-
-    tokens: npt.NDArray[np.int64]
-    pairs: npt.NDArray[np.int64]
 
 
 @functools.lru_cache(maxsize=64)
-def chunks_of(lengths: tuple[int, ...], *, batch_size: int, n_batches: int, parts: int) -> Chunks:
+def chunks_of(lengths: tuple[int, ...], *, batch_size: int, n_batches: int, parts: int, padded: bool) -> Chunks:
     """Return the chunks of batches in an order like that of training: epochs of a sample of the examples' lengths.
 
     The longest batch is much longer than the mean one where lengths differ, and it is the one that must fit.
@@ -117,16 +41,22 @@ def chunks_of(lengths: tuple[int, ...], *, batch_size: int, n_batches: int, part
     while n_batches > 0:
         order = known[draw.permutation(len(known))]
         for start in range(0, len(order), batch_size)[:n_batches]:
-            found += [part for part in _parts(np.sort(order[start : start + batch_size]), parts) if len(part)]
+            found.append(_parts(np.sort(order[start : start + batch_size]), parts))
         n_batches -= -(-len(order) // batch_size)
-    return Chunks(
-        tokens=np.array([part.sum() for part in found]),
-        pairs=np.array([(part[part < KEPT_BELOW] ** 2).sum() for part in found]),
-    )
+    tokens, sizes, longest, kept_pairs = np.concatenate(found, axis=1)
+    if not padded:
+        return Chunks(tokens=tokens, slots=tokens, pairs=kept_pairs)
+    width = longest + -longest % chunking.WIDE
+    return Chunks(tokens=tokens, slots=sizes * width, pairs=sizes * width**2)
 
 
-def _parts(batch: npt.NDArray[np.int64], parts: int) -> list[npt.NDArray[np.int64]]:
-    return np.split(batch, cut(batch, parts))
+def _parts(batch: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int64]:
+    """Return of each chunk of a sorted batch its tokens, its examples, the longest's tokens, the pairs a CPU keeps."""
+    at = cut(batch, parts)
+    starts = np.concatenate([[0], at[at < len(batch)]])
+    ends = np.append(starts[1:], len(batch))
+    pairs = np.where(batch < KEPT_BELOW, batch, 0) ** 2
+    return np.stack([np.add.reduceat(batch, starts), ends - starts, batch[ends - 1], np.add.reduceat(pairs, starts)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,10 +64,17 @@ class Plan:
     """A pack of decoders whose memory is reckoned."""
 
     trial: Trial
-    decoder: Decoder
-    lengths: tuple[int, ...]  # of a sample of the training examples, tokens
+    shape: Shape
     n_trials: int
     checkpointed: bool = False
+    on_cpu: bool = True
+    memory_bytes: int | None = None  # of a GPU, which says how large a chunk may be; None: not known
+
+    @property
+    def decoder(self) -> Decoder:
+        """Return the sizes of the base."""
+        assert self.shape.decoder is not None
+        return self.shape.decoder
 
     @property
     def budget(self) -> TrainBudget:
@@ -156,24 +93,38 @@ class Plan:
 
     @property
     def seen(self) -> tuple[int, ...]:
-        """Return the tokens of the examples as they are cut."""
-        return tuple(min(length, self.budget.max_length) for length in self.lengths)
+        """Return the tokens of a sample of the examples, as they are cut."""
+        lengths = self.shape.lengths or (max(1, round(self.shape.train_tokens)),) * self.budget.batch_size
+        return tuple(min(length, self.budget.max_length) for length in lengths)
 
     @property
     def n_parts(self) -> int:
         """Return into how many chunks a batch is cut."""
         tokens = self.n_trials * self.budget.batch_size * sum(self.seen) / len(self.seen)
-        return n_chunks(tokens, hidden_size=self.decoder.hidden_size, is_half=self.is_half, on_cpu=True, least=1)
+        rows, most = None, chunking.MOST_CHUNKS
+        if not self.on_cpu:
+            of_token = self.shape.token_bytes(self.trial, checkpointed=self.checkpointed)
+            rows, most = chunking.memory_rows(self.memory_bytes, of_token), self.budget.batch_size
+        return chunking.n_chunks(
+            tokens, hidden_size=self.decoder.hidden_size, is_half=self.is_half, on_cpu=self.on_cpu, least=1, rows=rows,
+            most=most,
+        )  # fmt: skip
 
     @property
     def chunks(self) -> Chunks:
         """Return the chunks of the batches to come."""
         n_batches = min(self.budget.max_steps, MOST_BATCHES)
-        return chunks_of(self.seen, batch_size=self.budget.batch_size, n_batches=n_batches, parts=self.n_parts)
+        size, padded = self.budget.batch_size, not self.on_cpu
+        return chunks_of(self.seen, batch_size=size, n_batches=n_batches, parts=self.n_parts, padded=padded)
 
 
 def pack_bytes(plan: Plan) -> float:
-    """Return the memory that a pack takes beside its base: the peak of training and evaluation."""
+    """Return the memory that a pack takes beside its base: on a CPU the peak of training and evaluation.
+
+    On a GPU, whose allocator tells what tensors take, it is the peak of a step.
+    """
+    if not plan.on_cpu:
+        return trained_bytes(plan) + step_bytes(plan)
     slack, kernels = CPU_SLACK + PART_SLACK * max(0, plan.n_parts - FEW_PARTS), 0.0
     if plan.is_half:  # few sizes, so that what is freed fits again
         slack, kernels = CPU_SLACK, kernel_bytes(plan)
@@ -206,8 +157,7 @@ def step_bytes(plan: Plan) -> float:
 def kept_bytes(plan: Plan, chunks: Chunks) -> npt.NDArray[np.float64]:
     """Return what the whole model keeps for the backward pass of each chunk."""
     decoder, k, d = plan.decoder, plan.n_trials, plan.decoder.hidden_size
-    kept = kept_by_layer(plan.trial, decoder)
-    by_layer = kept.of(chunks.tokens, chunks.pairs, k)
+    by_layer = kept_by_layer(plan.trial, decoder, padded=not plan.on_cpu).of(chunks, k)
     top = 2 * k * chunks.tokens * d * plan.value  # what the last norm reads, and the gradient of the targets' states
     if plan.checkpointed:  # the layers' inputs, and one layer's values
         return np.asarray(decoder.n_layers * k * chunks.tokens * d * plan.value + by_layer + top)

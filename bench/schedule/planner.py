@@ -25,7 +25,6 @@ from bench.schedule import decoders
 # The most trials of a pack where memory allows more and no measurement says less: the largest size that was measured to
 # gain. CPUs gain nothing after about 16; on an H200 128 trials of RoBERTa-base took 0.63 ms a trial-step, 64 took 0.67.
 MAX_PACK_SIZE = {"cpu": 16, "cuda": 128}
-LOGITS_BYTES = 3 * 28 * 2**20  # of a decoder, whatever the pack: see bench.engine.cross_entropy
 LEAST_PACK = 4  # before a pack gets smaller, layers compute again in backward
 MOST_CUTS = 4  # packs for each device, where packs are cut evenly
 SPREAD = 3  # packs that each device still gets, at the least, while packs can be cut
@@ -219,7 +218,7 @@ def checkpoints(trial: Trial, limits: Limits) -> bool:
 
     Where it does not say, before memory makes a pack of decoders smaller than LEAST_PACK.
     """
-    if limits.gradient_checkpointing is not None or limits.shape is None or not limits.shape.inner_size:
+    if limits.gradient_checkpointing is not None or limits.shape is None or limits.shape.decoder is None:
         return bool(limits.gradient_checkpointing)
     return _fitting(trial, limits, checkpointed=False) < min(LEAST_PACK, limits.max_pack_size or LEAST_PACK)
 
@@ -229,7 +228,7 @@ def _fitting(trial: Trial, limits: Limits, *, checkpointed: bool) -> int:
     if limits.memory_bytes is None or limits.shape is None:
         return max(MAX_PACK_SIZE.values())
     room, sizes = MEMORY_SHARE * limits.memory_bytes, range(1, max(MAX_PACK_SIZE.values()) + 1)
-    if not limits.shape.inner_size and limits.device_kind == "cpu":
+    if limits.shape.decoder is None and limits.device_kind == "cpu":
         return max(1, int(room / bytes_of(trial, limits.shape)))
     return max((k for k in sizes if pack_bytes(trial, k, limits, checkpointed=checkpointed) <= room), default=1)
 
@@ -238,7 +237,7 @@ def pack_bytes(trial: Trial, n_trials: int, limits: Limits, *, checkpointed: boo
     """Return the memory that a step of so many trials like this one takes beside the base model."""
     shape, on_cpu = limits.shape, limits.device_kind == "cpu"
     assert shape is not None
-    if shape.inner_size:
+    if shape.decoder is not None:
         return decoder_bytes(trial, shape, n_trials, on_cpu=on_cpu, checkpointed=checkpointed,
                              memory_bytes=limits.memory_bytes)  # fmt: skip
     if on_cpu:
@@ -258,7 +257,7 @@ def gpu_encoder_bytes(trial: Trial, shape: Shape, n_trials: int, *, memory_bytes
     is_half = budget.precision in ("bf16", "fp16")
     path = "unpadded" if shape.n_weights else "bank"
     least = least_chunks(path, tokens, is_half=is_half, on_cpu=False)
-    rows = memory_rows(memory_bytes, shape.token_bytes(budget.precision))
+    rows = memory_rows(memory_bytes, shape.token_bytes(trial))
     cut = n_chunks(tokens, hidden_size=shape.hidden_size, is_half=is_half, on_cpu=False, least=least, rows=rows,
                    most=budget.batch_size)  # fmt: skip
     kept = shape.hidden_size * shape.n_layers * (VALUES_KEPT if cut > 1 else UNCUT_KEPT)
@@ -272,29 +271,13 @@ def decoder_bytes(
     trial: Trial, shape: Shape, n_trials: int, *, on_cpu: bool, checkpointed: bool = False,
     memory_bytes: int | None = None,
 ) -> float:  # fmt: skip
-    """Return the memory that training a pack of decoders takes beside the base model: the peak of a step.
-
-    On a CPU decoders.py reckons it. On a GPU: values kept for one chunk's backward; logits; adapters as if all products
-    of a layer had one, with their gradients and the optimizer's state.
-    """
-    budget = trial.budget
-    if on_cpu:
-        assert shape.decoder is not None
-        lengths = shape.lengths or (max(1, round(shape.train_tokens)),) * budget.batch_size
-        asked = decoders.Plan(
-            trial=trial, decoder=shape.decoder, lengths=lengths, n_trials=n_trials, checkpointed=checkpointed
+    """Return the memory that training a pack of decoders takes beside the base model, as decoders.py reckons it."""
+    return decoders.pack_bytes(
+        decoders.Plan(
+            trial=trial, shape=shape, n_trials=n_trials, checkpointed=checkpointed, on_cpu=on_cpu,
+            memory_bytes=memory_bytes,
         )
-        return decoders.pack_bytes(asked)
-    tokens = n_trials * budget.batch_size * min(shape.train_tokens, budget.max_length)
-    is_half = budget.precision in ("bf16", "fp16")
-    of_token = shape.token_bytes(budget.precision, checkpointed=checkpointed)
-    cut = n_chunks(tokens, hidden_size=shape.hidden_size, is_half=is_half, on_cpu=False, least=1,
-                   rows=memory_rows(memory_bytes, of_token), most=budget.batch_size)  # fmt: skip
-    sides = 7 * shape.hidden_size + 2 * shape.inner_size + shape.qkv_size
-    trained = (trial.rank or 0) * sides * shape.n_layers
-    if methods.get(trial.method).trains_base:
-        trained = shape.n_weights
-    return tokens / cut * of_token + LOGITS_BYTES + n_trials * trained * training_bytes(budget, 4)
+    )  # fmt: skip
 
 
 def bytes_of(trial: Trial, shape: Shape) -> float:

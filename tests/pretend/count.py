@@ -71,6 +71,7 @@ class Case:
     n_trials: int
     dropout: float = 0.1
     checkpoints: bool = False
+    targets: str | tuple[str, ...] = ("query", "value")
     kernels: bool = False  # Triton's
     fills: bool = False  # chunks, as those that are recorded
 
@@ -80,8 +81,11 @@ CASES = {
     "lora-32": Case(base="roberta-base", method="lora", n_trials=32),
     "lora-64": Case(base="roberta-base", method="lora", n_trials=64),
     "full-8": Case(base="roberta-base", method="full", n_trials=8),
-    "llama-1": Case(base="llama-7b", method="lora", n_trials=1, dropout=0.0),
-    "llama-4": Case(base="llama-7b", method="lora", n_trials=4, dropout=0.0, checkpoints=True),
+    "llama-1": Case(base="llama-7b", method="lora", n_trials=1, dropout=0.0, targets=("q_proj", "v_proj")),
+    "llama-1-all": Case(base="llama-7b", method="lora", n_trials=1, dropout=0.0, targets="all-linear"),
+    "llama-4": Case(
+        base="llama-7b", method="lora", n_trials=4, dropout=0.0, targets=("q_proj", "v_proj"), checkpoints=True
+    ),
 }
 # with the Triton kernels; and as a step is that has been recorded
 CASES |= {f"{name}-kernels": replace(CASES[name], kernels=True) for name in ("lora-1", "lora-32", "lora-64")}
@@ -226,7 +230,7 @@ def trials_of(case: Case) -> tuple[Trial, ...]:
     budget = TrainBudget(max_steps=100, eval_steps=50, batch_size=batch_size, precision="bf16", max_length=512)
     lora: dict[str, Any] = {
         "rank": 8, "lora_alpha": 8.0, "use_rslora": False, "lora_dropout": case.dropout, "init": "zero_B",
-        "target_modules": ("q_proj", "v_proj") if case.base == "llama-7b" else ("query", "value"),
+        "target_modules": case.targets,
     }  # fmt: skip
     rates = [1e-4 * (i + 1) for i in range(case.n_trials)]
     return tuple(

@@ -1,8 +1,14 @@
 // Lets the CPU build of torch hold tensors that say "cuda:0" and have no data (FakeTensorMode): there is one device,
 // one stream, and nothing to wait for. Loaded before torch in a process of its own; nothing is ever computed with it.
+// Where a GPU has a kernel of its own and a CPU build would take the operation apart, it says that there is one: what
+// lives and what is launched is then that of a GPU.
+#include <ATen/SDPBackend.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/native/transformers/attention.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/library.h>
 
 namespace {
 
@@ -54,5 +60,21 @@ struct OneDeviceHooks final : public CUDAHooksInterface {
 };
 
 C10_REGISTER_TYPED_CLASS(CUDAHooksRegistry, "CUDAHooks", OneDeviceHooks)
+
+namespace native {
+
+// The kernel that a GPU takes where there is a mask: scores live within it alone (sdp_utils.cpp of torch).
+template <class... Any>
+int64_t memory_efficient(Any...) {
+  return static_cast<int64_t>(SDPBackend::efficient_attention);
+}
+
+const RegisterCUDADispatch<decltype(_fused_sdp_choice_stub)> kChoice(_fused_sdp_choice_stub, &memory_efficient);
+
+}  // namespace native
+
+Tensor never(const Tensor&, const Tensor&) { TORCH_CHECK(false, "nothing is computed on this device"); }
+
+TORCH_LIBRARY_IMPL(aten, CUDA, m) { m.impl("silu_backward", &never); }
 
 }  // namespace at

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.engine.sizes import Shape
+from bench.engine.sizes import Shape, shape_of
 from bench.schedule import planner
 from tests.pretend import stub
 
@@ -20,7 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 WHY_NOT = stub.why_not()
 pytestmark = [pytest.mark.pretend, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
 ENCODER = Shape(n_layers=12, hidden_size=768, train_tokens=14.1, n_weights=124_645_632)
-DECODER = Shape(n_layers=32, hidden_size=4096, train_tokens=256, inner_size=2 * 11008, qkv_size=3 * 4096)
+DECODER = shape_of(
+    {
+        "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "intermediate_size": 11008, "hidden_act": "silu", "vocab_size": 32000,
+    },
+    is_decoder=True, train_tokens=256,
+)  # fmt: skip
 
 
 def counted(case: str) -> dict[str, Any]:
@@ -66,19 +72,18 @@ def test_a_recorded_step_moves_as_much_and_its_fillers() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["lora-32", "lora-64", "full-8", "llama-1", "llama-4"])
+@pytest.mark.parametrize("case", ["lora-32", "lora-64", "full-8", "llama-1", "llama-1-all", "llama-4"])
 def test_the_memory_that_is_planned_is_within_a_quarter_of_what_lives(case: str) -> None:
-    """Of the whole peak; and beside the base, except for Llama-7B at K = 1, for which more is planned there."""
+    """Beside the base, whose bytes would hide errors; of decoders, each tensor of which is reckoned, within a tenth."""
     from tests.pretend.count import CASES, trials_of
 
     found, one = counted(case), CASES[case]
     trial, n = trials_of(one)[0], one.n_trials
-    base_bytes = 2 * (ENCODER.n_weights if one.base == "roberta-base" else 6_738_415_616)
+    of_base = 2 * (ENCODER.n_weights if one.base == "roberta-base" else 6_738_415_616)
     planned = (
         planner.gpu_encoder_bytes(trial, ENCODER, n)
         if one.base == "roberta-base"
         else planner.decoder_bytes(trial, DECODER, n, on_cpu=False, checkpointed=one.checkpoints)
     )
-    assert planned + base_bytes == pytest.approx(found["peak_bytes"], rel=0.25)
-    if case != "llama-1":
-        assert planned == pytest.approx(found["peak_bytes"] - base_bytes, rel=0.25)
+    within = 0.25 if one.base == "roberta-base" else 0.1
+    assert planned == pytest.approx(found["peak_bytes"] - of_base, rel=within)

@@ -295,7 +295,7 @@ def test_a_gpu_s_chunks_follow_its_memory_as_they_are_planned(
     found = default_chunks(some, pack, "unpadded", gpu, **of_model)
     mean = float(some.train.lengths.mean())
     shape = Shape(n_layers=2, hidden_size=16, train_tokens=mean, n_weights=1)
-    kept = mean * 32 * 40 * shape.token_bytes("fp32")
+    kept = mean * 32 * 40 * shape.token_bytes(pack.trials[0])
     assert found == max(2, min(32, math.ceil(kept / (chunking.CHUNK_SHARE * gigabytes * 1e9))))
     assert (found > 8) == (gigabytes < 0.01)
     adapters = 40 * pack.trials[0].rank * 18 * 16 * 2 * planner.training_bytes(pack.trials[0].budget, 4)

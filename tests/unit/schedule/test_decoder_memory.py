@@ -13,7 +13,7 @@ from torch import Tensor
 from bench import sweep
 from bench.core.clock import Clock
 from bench.core.spec import Pack, Trial
-from bench.engine import chunking
+from bench.engine import blocks, chunking
 from bench.engine.batching import Chunk
 from bench.engine.decoder_sizes import decoder_of
 from bench.engine.loop import Loop
@@ -34,7 +34,7 @@ LLAMA: dict[str, Any] = {  # 384 wide, 6 layers, 6 heads of 64, 2 of keys and va
     "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 1024, "head_dim": 64, "hidden_act": "silu",
     "vocab_size": 32000,
 }  # fmt: skip
-SHAPE = Shape(n_layers=6, hidden_size=384, train_tokens=58.0, inner_size=2048, qkv_size=640)
+SHAPE = shape_of(LLAMA, is_decoder=True, train_tokens=58.0)
 
 
 def member(**changes: Any) -> Trial:
@@ -53,13 +53,13 @@ def test_sizes_are_read_off_a_decoder_s_config_alone(tmp_path: Any) -> None:
         "q": (384, 384), "k": (384, 128), "v": (384, 128), "o": (384, 384), "gate": (384, 1024), "up": (384, 1024),
         "down": (1024, 384),
     }  # fmt: skip
-    assert (found.inner_size, found.qkv_size, found.values_kept) == (2048, 640, 10 * 384 + 4 * 1024 + 3 * 640)
+    assert found.products == 6 * (384 * (384 + 256 + 384) + 3 * 384 * 1024)
     plain = shape(hidden_act="gelu", num_key_value_heads=None)
     assert plain is not None
-    assert (plain.inner_size, plain.qkv_size) == (1024, 3 * 384)
+    assert plain.products == 6 * (4 * 384**2 + 2 * 384 * 1024)
     encoder = shape(architectures=["BertForMaskedLM"])
     assert encoder is not None
-    assert (encoder.inner_size, encoder.values_kept) == (0, VALUES_KEPT * 384)
+    assert (encoder.decoder, encoder.token_bytes(member())) == (None, 6 * VALUES_KEPT * 384 * 4)
 
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -139,8 +139,7 @@ def functions_behind(losses: Tensor) -> set[Any]:
     return found
 
 
-@pytest.mark.parametrize("n_trials", [1, 3])
-@pytest.mark.parametrize(
+KINDS = pytest.mark.parametrize(
     ("kind", "targets", "p"),
     [
         ("llama", "all-linear", 0.0), ("llama", ("q_proj", "v_proj"), 0.0), ("llama", "all-linear", 0.2),
@@ -148,15 +147,38 @@ def functions_behind(losses: Tensor) -> set[Any]:
         ("gpt2", ("c_attn",), 0.2), ("opt", "all-linear", 0.0),
     ],
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("n_trials", [1, 3])
+@KINDS
 def test_what_is_kept_for_backward_is_reckoned(kind: str, targets: Any, p: float, n_trials: int) -> None:
     """Within a sixth of what autograd is seen to keep: the rest is means of norms, masks of embeddings and the like."""
     loop = packed_loop(kind, targets, n_trials, p=p)
     counted, chunk = kept_by_autograd(loop)
-    shape = decoder_of(config_of(kind), 64)
-    plan = decoders.Plan(trial=loop.bank.trials[0], decoder=shape, lengths=chunk.lengths, n_trials=n_trials)
-    lengths = np.array(chunk.lengths)
-    chunks = decoders.Chunks(tokens=np.array([lengths.sum()]), pairs=np.array([(lengths**2).sum()]))
-    assert decoders.kept_bytes(plan, chunks)[0] == pytest.approx(counted, rel=1 / 6)
+    assert reckoned(loop, chunk, on_cpu=True) == pytest.approx(counted, rel=1 / 6)
+
+
+@pytest.mark.parametrize("n_trials", [1, 3])
+@KINDS
+def test_what_is_kept_with_a_gpu_s_attention_is_reckoned(
+    kind: str, targets: Any, p: float, n_trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention padded to the longest text, by torch's kernel; a CPU's keeps for backward what a GPU's does."""
+    monkeypatch.setattr(blocks.waiting, "may_ask", lambda device: False)
+    loop = packed_loop(kind, targets, n_trials, p=p)
+    counted, chunk = kept_by_autograd(loop)
+    assert min(chunk.lengths) < max(chunk.lengths)
+    assert reckoned(loop, chunk, on_cpu=False) == pytest.approx(counted, rel=1 / 6)
+
+
+def reckoned(loop: Loop, chunk: Chunk, *, on_cpu: bool) -> float:
+    """Return what the planner takes this chunk of the loop's pack to keep."""
+    shape = replace(shape_of(config_of(loop.bank.model.config.model_type), is_decoder=True), lengths=chunk.lengths)
+    plan = decoders.Plan(trial=loop.bank.trials[0], shape=shape, n_trials=loop.bank.n_trials, on_cpu=on_cpu)
+    size = len(chunk.lengths)
+    chunks = decoders.chunks_of(chunk.lengths, batch_size=size, n_batches=1, parts=1, padded=not on_cpu)
+    assert chunks.tokens.tolist() == [sum(chunk.lengths)]
+    return float(decoders.kept_bytes(plan, chunks)[0])
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -170,11 +192,8 @@ def test_the_peak_of_a_step_is_reckoned(n_trials: int, again: bool) -> None:
         before = ledger.live
         ledger.restart()
         loop.step(max(order, key=lambda places: int(loop.split.lengths[places].sum())))
-    shape = decoder_of(config_of("llama"), 64)
-    plan = decoders.Plan(
-        trial=loop.bank.trials[0], decoder=shape, lengths=tuple(loop.split.lengths.tolist()), n_trials=n_trials,
-        checkpointed=again,
-    )  # fmt: skip
+    shape = replace(shape_of(config_of("llama"), is_decoder=True), lengths=tuple(loop.split.lengths.tolist()))
+    plan = decoders.Plan(trial=loop.bank.trials[0], shape=shape, n_trials=n_trials, checkpointed=again)
     assert decoders.step_bytes(plan) == pytest.approx(ledger.peak - before, rel=0.25)
 
 
@@ -185,7 +204,7 @@ def test_the_longest_batch_counts_not_the_mean_one() -> None:
     ragged = replace(even, lengths=lengths)
     long = member(max_steps=200)
     assert planner.decoder_bytes(long, ragged, 4, on_cpu=True) > 1.3 * planner.decoder_bytes(long, even, 4, on_cpu=True)
-    found = decoders.chunks_of(lengths, batch_size=16, n_batches=200, parts=1)
+    found = decoders.chunks_of(lengths, batch_size=16, n_batches=200, parts=1, padded=False)
     assert len(found.tokens) == 200
     assert found.tokens.max() >= 1.5 * np.mean(lengths) * 16
     assert {int(n) for n in found.tokens} <= {16 * 10 + 90 * long for long in range(11)} | {
@@ -234,20 +253,27 @@ def test_no_pack_takes_more_than_there_is() -> None:
 
 # --- chunks by memory ------------------------------------------------------------------------------------------------
 
-LLAMA_7B = Shape(n_layers=32, hidden_size=4096, train_tokens=250.0, inner_size=2 * 11008, qkv_size=3 * 4096)
+LLAMA_7B = shape_of(
+    {
+        "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "intermediate_size": 11008, "hidden_act": "silu", "vocab_size": 32000,
+    },
+    is_decoder=True, train_tokens=250.0,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("gigabytes", [40, 80, 141])
 def test_a_batch_of_long_texts_is_cut_until_a_chunk_fits(gigabytes: int) -> None:
     """In 8 chunks, the most there were, 128 texts of 250 tokens kept 31 GB at a time, whatever the device."""
     memory = gigabytes * 10**9
-    rows = chunking.memory_rows(memory, LLAMA_7B.token_bytes("bf16"))
+    one = trial(budget=budget(batch_size=128, max_length=256, precision="bf16"), rank=8)
+    of_token = LLAMA_7B.token_bytes(one)
+    rows = chunking.memory_rows(memory, of_token)
     assert rows is not None
     cut = chunking.n_chunks(128 * 250, hidden_size=4096, is_half=True, on_cpu=False, least=1, rows=rows, most=128)
-    kept = 128 * 250 / cut * LLAMA_7B.token_bytes("bf16")
+    kept = 128 * 250 / cut * of_token
     assert kept <= chunking.CHUNK_SHARE * memory
-    assert cut == 1 or 128 * 250 / (cut - 1) * LLAMA_7B.token_bytes("bf16") > chunking.CHUNK_SHARE * memory, "no more"
-    one = trial(budget=budget(batch_size=128, max_length=256, precision="bf16"), rank=8)
+    assert cut == 1 or 128 * 250 / (cut - 1) * of_token > chunking.CHUNK_SHARE * memory, "no more"
     limits = Limits(device_kind="cuda", shape=LLAMA_7B, memory_bytes=memory)
     assert planner.pack_limit(one, limits) >= planner.LEAST_PACK
     assert not planner.checkpoints(one, limits), "a chunk less costs nothing, layers computed again a third"

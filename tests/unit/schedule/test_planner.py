@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.spec import Meaning, Pack, Trial
-from bench.engine.sizes import VALUES_KEPT, Shape
+from bench.engine.sizes import VALUES_KEPT, Shape, shape_of
 from bench.schedule import estimate, planner
 from bench.schedule.estimate import Calibration, Place, Workload
 from bench.schedule.planner import Limits
@@ -214,7 +214,13 @@ def test_on_gpus_the_end_is_within_a_tenth_of_even_waves(n: int, n_devices: int,
 
 
 ROBERTA = Shape(n_layers=12, hidden_size=768, train_tokens=13.8, n_weights=124_645_632)
-LLAMA = Shape(n_layers=32, hidden_size=4096, train_tokens=256.0, inner_size=2 * 11008, qkv_size=3 * 4096)
+LLAMA = shape_of(
+    {
+        "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "intermediate_size": 11008, "hidden_act": "silu", "vocab_size": 32000,
+    },
+    is_decoder=True, train_tokens=256.0,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
