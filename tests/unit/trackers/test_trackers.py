@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import subprocess
 import threading
@@ -149,6 +150,59 @@ def test_a_new_database_of_mlflow_is_the_one_that_mlflow_makes_without_its_migra
     assert [run.data.tags["lorasweep.trial_id"] for run in runs] == [ROWS[1]["trial_id"]]
 
 
+def written(database: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all rows of all tables but those of experiments, with the trial's id in the place of the run's."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        trial = dict(connection.execute("SELECT run_uuid, value FROM tags WHERE key = 'lorasweep.trial_id'"))
+        tables = [one for (one,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found = {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+    del found["experiments"]
+    return {
+        table: sorted((tuple(_without_ids(value, trial) for value in row) for row in rows), key=repr)
+        for table, rows in found.items()
+    }
+
+
+def _without_ids(value: Any, trial: dict[str, str]) -> Any:
+    for run, trial_id in trial.items():
+        value = value.replace(run, trial_id) if isinstance(value, str) else value
+    return value
+
+
+def test_mlflow_s_own_calls_leave_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow import MlflowClient
+
+    from bench.trackers import mlflow
+
+    monkeypatch.setattr(mlflow, "time", SimpleNamespace(time=lambda: 1.8e9))  # seconds; both ways at one moment
+    odd = Run(
+        trial_id="odd", group="study", name="odd", status="diverged", config={"rank": 8, "targets": "q" * 7000},
+        points=(
+            (1, {"train/loss": math.inf}), (3, {"train/loss": math.nan, LAST: 0.5}), (2, {"train/loss": 1.0}),
+            (3, {"train/loss": math.nan}),
+        ),
+        summary={LAST: 0.25, "steps_done": -math.inf},
+    )  # fmt: skip
+    bare = Run(trial_id="bare", group="study", name="bare", status="ok", config={}, points=(), summary={})
+    runs = [*map(of_row, ROWS), odd, bare]
+
+    def all_sent(name: str) -> dict[str, list[tuple[Any, ...]]]:
+        (tmp_path / name).mkdir()
+        tracker = mlflow.open_tracker("study", tmp_path / name)
+        for run in runs:
+            tracker.send(run)
+        return written(tmp_path / name / "mlflow.db")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", lambda *_, **__: pytest.fail("MLflow's tables are of a new revision"))
+        inserted = all_sent("inserted")
+    monkeypatch.setattr(mlflow, "_KNOWN", "another")
+    called = all_sent("called")
+    assert len(called["runs"]) == len(runs)
+    assert inserted == called
+
+
 def test_mlflow_needs_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
     (tmp_path / "file").touch()
@@ -266,6 +320,7 @@ def test_mlflow_looks_for_runs_of_a_kill_only_where_an_earlier_sweep_left_some(
         set_terminated=lambda run_id, end_time: None,
     )
     monkeypatch.setattr("mlflow.MlflowClient", lambda uri: client)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost")
     mlflow.open_tracker("study", tmp_path).send(of_row(ROWS[0]))
     assert not asked
     mlflow.open_tracker("study", tmp_path).send(of_row(ROWS[0]))
