@@ -28,7 +28,7 @@ def command(
     ] = False,
 ) -> int:
     """Print trials, packs, what is finished and the time estimate, and stop."""
-    from bench import store, sweep
+    from bench import searches, store, sweep
     from bench.commands import _resolve, _show
     from bench.core import cells, hub
     from bench.core.errors import BadInput
@@ -49,11 +49,13 @@ def command(
         _calibrate(resolved, options, selection.results_dir)
     preview = sweep.preview(resolved.study, resolved.trials, results_dir=selection.results_dir, options=options)
     print(_show.plan(resolved.study, preview))
+    if not searches.get(resolved.study.sampler).planned:  # no packs whose time could be told: all that it may try
+        _price(resolved.study, selection.results_dir)
     return 0
 
 
 def _price(study: Study, results_dir: Path) -> None:
-    """Print what a study takes that could not be planned: its data or its model may not be here yet."""
+    """Print what all trials of a study take: of one whose data or model may not be here yet, or of a search."""
     from bench.commands import _show
     from bench.schedule import price
 

@@ -118,6 +118,17 @@ def test_rank_chooses_on_select_and_shows_metric_value() -> None:
     assert "the shown split itself, so optimistic" in style.figure_caption(rank.draw(unheld))
 
 
+def test_marks_of_a_rank_lie_in_its_column_side_by_side() -> None:
+    trials = mixed((0, 1))
+    ax = panel_axes(rank.draw(rank.tidy(frame(trials, surface=lambda t: 0.8), info(trials))))[0]
+    names = ("lora", "lora+", "mora-1", "mora-6")
+    places = np.array([gids(ax, f"line {name}")[0].get_xdata() for name in names])  # type: ignore[attr-defined]
+    assert len({round(x, 6) for x in places[:, 0]}) == len(names), "no mark covers another"
+    assert np.abs(places - [0, 1]).max() <= 0.25, "half of the way to the next column's is empty"
+    grounds = gids(ax, "column")
+    assert [ground.get_bbox().intervalx.tolist() for ground in grounds] == [[-0.5, 0.5]]  # type: ignore[attr-defined]
+
+
 def test_rank_less_methods_are_one_level_and_each_mora_type_a_series() -> None:
     trials = mixed((0, 1))
     best = rank.tidy(frame(trials, surface=lambda t: 0.8), info(trials))
@@ -148,7 +159,9 @@ def test_curves_average_over_all_seeds_of_the_best_cell(n: int) -> None:
     np.testing.assert_array_equal(line.get_xdata(), points["step"])  # type: ignore[attr-defined]
     legend = [t.get_text() for t in figure.legends[0].get_texts()]
     assert any(text.startswith(f"LoRA+ (rank {plus['rank']:g}, ") and "λ" in text for text in legend)
-    assert all(tick == int(tick) for tick in panel_axes(figure)[0].get_xticks())
+    ax = panel_axes(figure)[0]
+    ax.set_xlim(0.9, 2.6)  # a few steps
+    assert all(tick == int(tick) for tick in ax.get_xticks())
 
 
 def test_curves_by_rank_compare_methods_of_one_size() -> None:

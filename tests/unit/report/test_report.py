@@ -220,6 +220,10 @@ def test_a_factor_of_speed_is_no_claim_where_its_interval_holds_one() -> None:
     assert told[2].startswith(
         "full fine-tuning: slower in steps: LoRA's median run reaches it and its own never does, so there is no factor"
     )
+    rows, trials = hand_made()
+    drawn = page.page(built(rows, trials, comparison=found))
+    section = drawn[drawn.index("its interval") :]
+    assert "never there" in section[: section.index("</table>")], "a factor of 0 is said in words"
 
 
 def test_a_comparison_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -286,6 +286,15 @@ const point = document.querySelector("#curves [data-tip]"); point.dispatchEvent(
 out.point = point.closest("figure").querySelector(".readout").textContent === point.dataset.tip;
 out.requests = performance.getEntriesByType("resource").map((entry) => entry.name);
 out.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+// A telephone: chromium's window is no narrower than 500, the page is. Text wraps, a wide table scrolls and says so.
+document.documentElement.style.width = "390px"; window.dispatchEvent(new Event("resize"));
+out.past = Array.from(document.querySelectorAll("body *"))
+  .filter((one) => !one.closest(".scroll, svg, pre") && one.getBoundingClientRect().right > 391)
+  .map((one) => one.outerHTML);
+const boxes = Array.from(document.querySelectorAll(".scroll"));
+const cut = boxes.map((box) => box.scrollWidth > box.clientWidth + 1);
+out.cut = cut.filter(Boolean).length;
+out.wrong_hints = boxes.filter((box, i) => box.previousElementSibling.hidden === cut[i]).length;
 document.title = JSON.stringify(out);
 """
 
@@ -318,5 +327,7 @@ def test_a_browser_opens_it_without_error_or_request_and_it_works_by_keyboard(tm
     assert found["down"] == sorted(found["up"], reverse=True)
     assert len(set(found["up"])) > 1
     assert (found["sort"], found["stops"], found["requests"], found["wide"]) == ("ascending", 1, [], False)
+    assert (found["past"], found["wrong_hints"]) == ([], 0)
+    assert found["cut"] > 0
     works = {name: found[name] for name in ("first", "right", "told", "down_cell", "point")}
     assert works == dict.fromkeys(works, True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import cli, study
-from bench.commands import _resolve, _text
+from bench.commands import _resolve, _show, _text
 from bench.core import hub
 from bench.schedule import price, workloads
 from bench.schedule.estimate import Workload, read_calibration
@@ -77,6 +77,16 @@ def test_a_model_whose_size_nobody_knows_has_no_price_and_says_why(tmp_path: Pat
 def test_a_search_costs_its_trials_and_not_its_grid() -> None:
     chosen = replace(study.load("demo"), sampler="tpe", n_trials=7)
     assert len(price.wanted(chosen)) == 7 * len({t.method for t in price.wanted(chosen)})
+
+
+def test_the_plan_of_a_search_tells_a_price(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--study", "demo", "--methods", "lora,mora", "--sampler", "tpe", "--n-trials", "7", "--device", "cpu"]
+    assert cli.main(["plan", *options, "--results-dir", str(tmp_path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    chosen = study.load("demo", overrides={"methods": "lora,mora", "sampler": "tpe", "n_trials": "7", "device": "cpu"})
+    found = price.of_study(chosen, results_dir=tmp_path).estimate
+    assert found is not None
+    assert last == f"demo-tiny-roberta: 14 trials, finished or not, about {_show.duration(found)}"
 
 
 def test_a_plan_without_its_model_gives_the_price_and_the_refusal(
