@@ -9,6 +9,18 @@ from typing import Any
 _NORMS = {"gemma2": 4, "gemma3_text": 4, "phi": 1, "cohere": 1, "gpt_neox": 1}  # streams that a layer's norms keep
 _QK_NORMS = ("qwen3", "gemma3_text", "olmo2")
 _GATED = ("gemma", "gemma2", "gemma3_text")  # those whose activation is none of the usual gates'
+PACKED = frozenset({  # those that train as one stream by docs/architectures.md; a pack looks itself (packed.py)
+    "afmoe", "apertus", "arcee", "aria_text", "axk1", "beam", "biogpt", "bitnet", "cohere", "cohere2",
+    "cohere_compass_text", "ctrl", "cwm", "dbrx", "diffllama", "dots1", "emu3", "ernie4_5", "ernie4_5_moe",
+    "exaone4", "exaone_moe", "flex_olmo", "gemma", "gemma2", "gemma3_text", "gemma4_unified_text", "glm", "glm4",
+    "glm4_moe", "gpt-sw3", "gpt2", "gpt_neox", "granite", "granitemoe", "granitemoeshared", "helium",
+    "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "internlm3", "iquestcoder", "jais2", "jetmoe",
+    "kolibri1", "laguna", "lfm2", "lfm3", "llama", "longcat_flash", "mellum", "minicpm3", "minimax_m2",
+    "minimax_m3_vl_text", "ministral", "ministral3", "mistral", "mixtral", "moshi", "nanochat", "nemotron", "olmo",
+    "olmo2", "olmo3", "olmoe", "opt", "persimmon", "phi", "phi3", "phi4_multimodal", "phimoe", "qwen2", "qwen2_moe",
+    "qwen3", "qwen3_moe", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "vaultgemma", "whisper",
+    "youtu",
+})  # fmt: skip
 _TIED = (  # transformers' defaults: the head's weights are the table of embeddings
     "bloom", "cohere", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "mpt", "opt",
     "smollm3", "starcoder2",
@@ -40,6 +52,7 @@ class Decoder:
     drops_streams: bool = False
     drops_weights: bool = False
     is_tied: bool = False
+    is_packed: bool = True  # as one stream; else rows are padded, and every token has logits
 
     @property
     def sides(self) -> dict[str, tuple[int, int]]:
@@ -78,6 +91,7 @@ def decoder_of(config: Mapping[str, object], hidden: int) -> Decoder:
         drops_streams=float(_named(config, ("resid_pdrop", "hidden_dropout", "dropout"), streams)) > 0,
         drops_weights=float(_named(config, ("attn_pdrop", "attention_dropout"), weights)) > 0,
         is_tied=bool(_named(config, ("tie_word_embeddings",), kind in _TIED)),
+        is_packed=kind in PACKED,
     )
 
 

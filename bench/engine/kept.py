@@ -80,13 +80,18 @@ def fresh() -> Cache:
 
 
 def joined(parts: Sequence[Part]) -> Cache:
-    """Return one cache of all rows of the parts, in order, with room for ROOM columns."""
+    """Return one cache of all rows of the parts, in order, with room for ROOM columns.
+
+    The parts lose their layers one by one, so that only one layer is held twice.
+    """
     whole = fresh()
     for i in range(len(parts[0].cache.layers)):
         keys, values = ([_last(part, i, name) for part in parts] for name in ("keys", "values"))
         layer = KeptLayer()
         layer.hold(_stacked(keys), _stacked(values), max(part.length for part in parts))
         whole.layers.append(layer)
+        for part in parts:
+            part.cache.layers[i].keys = part.cache.layers[i].values = None
     return whole
 
 

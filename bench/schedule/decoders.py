@@ -1,7 +1,8 @@
 """The memory that a pack of decoders takes beside its base, reckoned from sizes alone. No torch.
 
 What is counted are the tensors that the packed path keeps for backward (bench/engine/sizes.py), of the longest batch
-that the data gives, and what lives beside them at the peak. docs/benchmarks/decoders.md holds it against measurements
+that the data gives, and what lives beside them at the peak. The bank path is taken to keep the same of padded rows, and
+has logits of every token. docs/benchmarks/decoders.md holds it against measurements
 on a CPU, docs/benchmarks/gpu.md against counts of what a GPU would hold.
 """
 
@@ -9,11 +10,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from bench import methods
+from bench.core import metrics
 from bench.core.seeds import derive
 from bench.core.spec import TrainBudget, Trial
 from bench.engine import chunking, optimizers
@@ -28,10 +31,11 @@ CPU_SLACK, EVAL_SLACK, LIBRARIES, KERNEL = 1.2, 2.0, 40e6, 0.55e6
 FEW_PARTS, PART_SLACK = 4, 0.055  # chunks of a batch from which on each one adds so much to it: their sizes differ
 AGAIN_SLACK = 0.3  # so much more where layers compute again
 FROZEN_KERNELS, ADAPTER_KERNELS = 10, 3  # of each number of tokens: for frozen products, and for each adapted one
+Padded = Literal["nothing", "attention", "all"]  # of a chunk, to its longest example
 
 
 @functools.lru_cache(maxsize=64)
-def chunks_of(lengths: tuple[int, ...], *, batch_size: int, n_batches: int, parts: int, padded: bool) -> Chunks:
+def chunks_of(lengths: tuple[int, ...], *, batch_size: int, n_batches: int, parts: int, padded: Padded) -> Chunks:
     """Return the chunks of batches in an order like that of training: epochs of a sample of the examples' lengths.
 
     The longest batch is much longer than the mean one where lengths differ, and it is the one that must fit.
@@ -44,8 +48,10 @@ def chunks_of(lengths: tuple[int, ...], *, batch_size: int, n_batches: int, part
             found.append(_parts(np.sort(order[start : start + batch_size]), parts))
         n_batches -= -(-len(order) // batch_size)
     tokens, sizes, longest, kept_pairs = np.concatenate(found, axis=1)
-    if not padded:
+    if padded == "nothing":
         return Chunks(tokens=tokens, slots=tokens, pairs=kept_pairs)
+    if padded == "all":
+        return Chunks(tokens=sizes * longest, slots=sizes * longest, pairs=sizes * longest**2)
     width = longest + -longest % chunking.WIDE
     return Chunks(tokens=tokens, slots=sizes * width, pairs=sizes * width**2)
 
@@ -92,6 +98,18 @@ class Plan:
         return self.value == 2
 
     @property
+    def path(self) -> str:
+        """Return the way through the model."""
+        return "packed" if self.decoder.is_packed else "bank"
+
+    @property
+    def padded(self) -> Padded:
+        """Return what of a chunk is padded."""
+        if not self.decoder.is_packed:
+            return "all"
+        return "nothing" if self.on_cpu else "attention"
+
+    @property
     def seen(self) -> tuple[int, ...]:
         """Return the tokens of a sample of the examples, as they are cut."""
         lengths = self.shape.lengths or (max(1, round(self.shape.train_tokens)),) * self.budget.batch_size
@@ -102,20 +120,21 @@ class Plan:
         """Return into how many chunks a batch is cut."""
         tokens = self.n_trials * self.budget.batch_size * sum(self.seen) / len(self.seen)
         rows, most = None, chunking.MOST_CHUNKS
+        least = chunking.least_chunks(self.path, tokens, is_half=self.is_half, on_cpu=self.on_cpu)
         if not self.on_cpu:
             of_token = self.shape.token_bytes(self.trial, checkpointed=self.checkpointed)
             rows, most = chunking.memory_rows(self.memory_bytes, of_token), self.budget.batch_size
         return chunking.n_chunks(
-            tokens, hidden_size=self.decoder.hidden_size, is_half=self.is_half, on_cpu=self.on_cpu, least=1, rows=rows,
-            most=most,
+            tokens, hidden_size=self.decoder.hidden_size, is_half=self.is_half, on_cpu=self.on_cpu, least=least,
+            rows=rows, most=most,
         )  # fmt: skip
 
     @property
     def chunks(self) -> Chunks:
         """Return the chunks of the batches to come."""
         n_batches = min(self.budget.max_steps, MOST_BATCHES)
-        size, padded = self.budget.batch_size, not self.on_cpu
-        return chunks_of(self.seen, batch_size=size, n_batches=n_batches, parts=self.n_parts, padded=padded)
+        size, parts = self.budget.batch_size, self.n_parts
+        return chunks_of(self.seen, batch_size=size, n_batches=n_batches, parts=parts, padded=self.padded)
 
 
 def pack_bytes(plan: Plan) -> float:
@@ -129,7 +148,8 @@ def pack_bytes(plan: Plan) -> float:
     if plan.is_half:  # few sizes, so that what is freed fits again
         slack, kernels = CPU_SLACK, kernel_bytes(plan)
     slack += AGAIN_SLACK * plan.checkpointed
-    peak = max(slack * step_bytes(plan), EVAL_SLACK * evaluation_bytes(plan))
+    evaluation = EVAL_SLACK * evaluation_bytes(plan) + evaluation_logits(plan)
+    peak = max(step_bytes(plan, slack), evaluation, CPU_SLACK * cache_bytes(plan))
     return CPU_SLACK * trained_bytes(plan) + peak + LIBRARIES + kernels
 
 
@@ -146,12 +166,17 @@ def n_trained(trial: Trial, decoder: Decoder) -> int:
     return decoder.n_layers * (trial.rank or 0) * sum(i + o for i, o in adapted(trial, decoder).values())
 
 
-def step_bytes(plan: Plan) -> float:
-    """Return the peak of live tensors in a step beside what is trained: that of its largest chunk."""
+def step_bytes(plan: Plan, slack: float = 1.0) -> float:
+    """Return the peak of live tensors in a step beside what is trained: that of its largest chunk.
+
+    With `slack` times as much for what the C library holds; logits of every token are blocks so large that it holds no
+    more of them.
+    """
     decoder, chunks = plan.decoder, plan.chunks
     rows = plan.n_trials * chunks.tokens * plan.value
     backward = rows * (3 * decoder.hidden_size + (3 if decoder.is_gated else 2) * decoder.inner_size)
-    return float(np.max(kept_bytes(plan, chunks) + np.maximum(backward, logits_bytes(plan, chunks.tokens))))
+    logits = logits_bytes(plan, chunks.tokens) * (slack if decoder.is_packed else 1)
+    return float(np.max(slack * kept_bytes(plan, chunks) + np.maximum(slack * backward, logits)))
 
 
 def kept_bytes(plan: Plan, chunks: Chunks) -> npt.NDArray[np.float64]:
@@ -161,6 +186,8 @@ def kept_bytes(plan: Plan, chunks: Chunks) -> npt.NDArray[np.float64]:
     top = 2 * k * chunks.tokens * d * plan.value  # what the last norm reads, and the gradient of the targets' states
     if plan.checkpointed:  # the layers' inputs, and one layer's values
         return np.asarray(decoder.n_layers * k * chunks.tokens * d * plan.value + by_layer + top)
+    if not decoder.is_packed:
+        return np.asarray(decoder.n_layers * by_layer + top)
     # the first layer reads embeddings, which need no gradient and are the same for all trials
     reads = bool(adapted(plan.trial, decoder).keys() & {"q", "k", "v"})
     first = chunks.tokens * d * plan.value * (k + (k - 1) * reads)
@@ -168,8 +195,13 @@ def kept_bytes(plan: Plan, chunks: Chunks) -> npt.NDArray[np.float64]:
 
 
 def logits_bytes(plan: Plan, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return what the logits that exist at once take, with their gradient; in half precision float32 beside them."""
-    logits = np.minimum(LOGITS_AT_ONCE, plan.n_trials * tokens * plan.decoder.vocab_size * max(4, plan.value))
+    """Return what the logits that exist at once take, with their gradient; in half precision float32 beside them.
+
+    On the bank path those of all tokens do, and a gradient as large; targets, taken to be a third, are copied thrice.
+    """
+    logits = plan.n_trials * tokens * plan.decoder.vocab_size * max(4, plan.value)
+    if plan.decoder.is_packed:
+        logits = np.minimum(LOGITS_AT_ONCE, logits)
     return np.asarray(logits * (2.5 if plan.is_half else 2))
 
 
@@ -177,7 +209,23 @@ def evaluation_bytes(plan: Plan) -> float:
     """Return the peak of an evaluation: one layer's values of as many rows as go together, whatever the pack's size."""
     decoder = plan.decoder
     wide = 3 if decoder.is_gated else 2
-    return EVAL_ROWS * plan.value * (3 * decoder.hidden_size + wide * decoder.inner_size)
+    return _evaluated(plan) * plan.value * (3 * decoder.hidden_size + wide * decoder.inner_size)
+
+
+def _evaluated(plan: Plan) -> int:
+    return chunking.evaluation_rows(plan.path, on_cpu=plan.on_cpu, vocab_size=plan.decoder.vocab_size)
+
+
+def evaluation_logits(plan: Plan) -> float:
+    """Return what an evaluation's logits of every token take, and the copies of those at targets, taken as a third."""
+    return 0.0 if plan.decoder.is_packed else 2.0 * _evaluated(plan) * plan.decoder.vocab_size * max(4, plan.value)
+
+
+def cache_bytes(plan: Plan) -> float:
+    """Return what keys and values take while texts are written, where the metric scores them: twice while rows move."""
+    if plan.trial.meaning.metric_name not in metrics.names_of("texts"):
+        return 0.0
+    return 2.0 * EVAL_ROWS * plan.decoder.n_layers * plan.decoder.kv_size * plan.value
 
 
 def kernel_bytes(plan: Plan) -> float:

@@ -12,12 +12,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench import methods, study
 from bench.core.spec import Meaning, TrainBudget, Trial
+from bench.engine.chunking import cut
 from bench.models import Located
 from bench.schedule import planner, workloads
 
@@ -122,7 +123,7 @@ def measure(case: Case) -> dict[str, Any]:
     for places in batches[:2]:
         loop.step(places)
     found["usual"] = meter.peak()
-    longest = max(batches, key=lambda places: int(lengths[places].sum()))
+    longest = max(batches, key=lambda places: largest_chunk(lengths[places], ready))
     loop.step(longest)
     found["longest"] = meter.peak()
     give_back()  # as run_pack does
@@ -133,6 +134,15 @@ def measure(case: Case) -> dict[str, Any]:
     ready.objective.write(split, made_up.MAX_NEW_TOKENS)  # type: ignore[attr-defined]
     more = {"tokens": int(lengths[longest].sum()), "chunks": ready.n_chunks, "path": ready.path.name}
     return {**found, "written": meter.peak(), **more}
+
+
+def largest_chunk(lengths: Any, ready: Any) -> int:
+    """Return the most tokens that a chunk of a batch comes to, padding included."""
+    import numpy as np
+
+    known = np.sort(lengths)
+    parts = [part for part in np.split(known, cut(known, ready.n_chunks)) if len(part)]
+    return max(int(part.max()) * len(part) if ready.path.name == "bank" else int(part.sum()) for part in parts)
 
 
 def trials_of(case: Case) -> tuple[Trial, ...]:
@@ -161,6 +171,8 @@ def planned_bytes(case: Case, lengths: Any) -> float:
     located = Located(name=case.shape, directory=nowhere, model_hash="", tokenizer_hash="", config=SHAPES[case.shape])
     shape = workloads.limits_of("cpu", located, float(lengths.mean()), lengths.tolist()).shape
     assert shape is not None
+    assert shape.decoder is not None
+    shape = replace(shape, decoder=replace(shape.decoder, is_packed=case.path == "packed"))
     return planner.decoder_bytes(trials_of(case)[0], shape, case.n_trials, on_cpu=True, checkpointed=case.checkpoints)
 
 

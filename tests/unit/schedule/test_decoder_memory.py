@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from bench import sweep
 from bench.core.clock import Clock
-from bench.core.spec import Pack, Trial
-from bench.engine import blocks, chunking
+from bench.core.spec import Meaning, Pack, Trial
+from bench.engine import blocks, chunking, decoder_sizes
 from bench.engine.batching import Chunk
 from bench.engine.decoder_sizes import decoder_of
 from bench.engine.loop import Loop
@@ -89,7 +90,9 @@ def test_weights_of_a_base_are_counted_its_head_with_them(kind: str, tied: bool 
     assert sum(p.numel() for p in matrices) - (64 * POSITIONS.get(kind, 0)) == decoder_of(config, 64).n_base
 
 
-def packed_loop(kind: str, targets: Any, n_trials: int, *, p: float = 0.0, again: bool = False) -> Loop:
+def packed_loop(
+    kind: str, targets: Any, n_trials: int, *, p: float = 0.0, again: bool = False, path: Any = "packed"
+) -> Loop:
     loaded, data = random_model(config_of(kind), 0), causal_data(n_train=40)
     settings = {"batch_size": 16, "precision": "fp32", "max_steps": 20}
     trials = [
@@ -97,7 +100,7 @@ def packed_loop(kind: str, targets: Any, n_trials: int, *, p: float = 0.0, again
         for k in range(n_trials)
     ]
     data = replace(data, train=replace(data.train, ids=data.train.ids % 50))
-    options = EngineOptions(device=CPU, gradient_checkpointing=again, n_chunks=1, path="packed")
+    options = EngineOptions(device=CPU, gradient_checkpointing=again, n_chunks=1, path=path)
     ready = prepare(Pack(trials=tuple(trials)), data, loaded, options)
     return Loop(
         ready.bank, ready.path, ready.train, trials[0].budget, n_chunks=1, clock=Clock(),
@@ -176,25 +179,54 @@ def reckoned(loop: Loop, chunk: Chunk, *, on_cpu: bool) -> float:
     shape = replace(shape_of(config_of(loop.bank.model.config.model_type), is_decoder=True), lengths=chunk.lengths)
     plan = decoders.Plan(trial=loop.bank.trials[0], shape=shape, n_trials=loop.bank.n_trials, on_cpu=on_cpu)
     size = len(chunk.lengths)
-    chunks = decoders.chunks_of(chunk.lengths, batch_size=size, n_batches=1, parts=1, padded=not on_cpu)
+    chunks = decoders.chunks_of(chunk.lengths, batch_size=size, n_batches=1, parts=1, padded=plan.padded)
     assert chunks.tokens.tolist() == [sum(chunk.lengths)]
     return float(decoders.kept_bytes(plan, chunks)[0])
 
 
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(("again", "path"), [(False, "packed"), (True, "packed"), (False, "bank")])
 @pytest.mark.parametrize("n_trials", [1, 4])
-def test_the_peak_of_a_step_is_reckoned(n_trials: int, again: bool) -> None:
+def test_the_peak_of_a_step_is_reckoned(monkeypatch: Any, n_trials: int, again: bool, path: str) -> None:
     """Within a quarter of the tensors that live at once in the longest of the batches."""
     with LiveBytes() as ledger:
-        loop = packed_loop("llama", "all-linear", n_trials, again=again)
+        loop = packed_loop("llama", "all-linear", n_trials, again=again, path=path)
         order = list(loop.split.order(seed=0, batch_size=16, max_steps=20))
         loop.step(order[0])
         before = ledger.live
         ledger.restart()
-        loop.step(max(order, key=lambda places: int(loop.split.lengths[places].sum())))
+        worst = np.max if path == "bank" else np.sum
+        loop.step(max(order, key=lambda places: int(worst(loop.split.lengths[places]))))
     shape = replace(shape_of(config_of("llama"), is_decoder=True), lengths=tuple(loop.split.lengths.tolist()))
+    assert shape.decoder is not None
+    shape = replace(shape, decoder=replace(shape.decoder, is_packed=path == "packed"))
+    monkeypatch.setattr(decoders.chunking, "least_chunks", lambda *given, **more: 1)  # as the loop was built
     plan = decoders.Plan(trial=loop.bank.trials[0], shape=shape, n_trials=n_trials, checkpointed=again)
     assert decoders.step_bytes(plan) == pytest.approx(ledger.peak - before, rel=0.25)
+
+
+def test_families_that_train_as_one_stream_are_those_of_the_page() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "architectures.md").read_text(encoding="utf-8")
+    lines = page[page.index("## Causal") :].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    assert {row[0] for row in rows if row[1] == "equal" and row[3].startswith("packed")} == decoder_sizes.PACKED
+    assert not decoder_of({**LLAMA, "model_type": "bloom"}, 384).is_packed
+
+
+def test_an_evaluation_on_the_bank_path_has_logits_of_every_token() -> None:
+    """By hand: 256 MiB are 2,097 tokens of 32,000 float32 numbers; a third of them are targets, copied thrice."""
+    shape = replace(shape_of({**LLAMA, "model_type": "bloom"}, is_decoder=True), lengths=(19,) * 100)
+    plan = decoders.Plan(trial=member(), shape=shape, n_trials=4)
+    assert decoders.evaluation_logits(plan) == 2 * 2_097 * 32_000 * 4
+    assert decoders.evaluation_bytes(plan) == 2_097 * 4 * (3 * 384 + 3 * 1024)
+    assert decoders.evaluation_logits(replace(plan, shape=shape_of(LLAMA, is_decoder=True))) == 0
+
+
+def test_keys_and_values_count_where_texts_are_scored() -> None:
+    """By hand: 8,192 tokens in 6 layers, 2 heads of 64 for keys and for values, float32, twice."""
+    plan = decoders.Plan(trial=member(), shape=shape_of(LLAMA, is_decoder=True), n_trials=4)
+    scored = replace(plan, trial=replace(plan.trial, meaning=Meaning(metric_name="exact_match")))
+    assert decoders.cache_bytes(plan) == 0
+    assert decoders.cache_bytes(scored) == 2 * 8_192 * 6 * 2 * 2 * 64 * 4
 
 
 def test_the_longest_batch_counts_not_the_mean_one() -> None:
@@ -204,7 +236,7 @@ def test_the_longest_batch_counts_not_the_mean_one() -> None:
     ragged = replace(even, lengths=lengths)
     long = member(max_steps=200)
     assert planner.decoder_bytes(long, ragged, 4, on_cpu=True) > 1.3 * planner.decoder_bytes(long, even, 4, on_cpu=True)
-    found = decoders.chunks_of(lengths, batch_size=16, n_batches=200, parts=1, padded=False)
+    found = decoders.chunks_of(lengths, batch_size=16, n_batches=200, parts=1, padded="nothing")
     assert len(found.tokens) == 200
     assert found.tokens.max() >= 1.5 * np.mean(lengths) * 16
     assert {int(n) for n in found.tokens} <= {16 * 10 + 90 * long for long in range(11)} | {
