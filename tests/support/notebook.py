@@ -15,7 +15,7 @@ from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOK, PAGE, FIGURES = DOCS / "quickstart.ipynb", DOCS / "quickstart.md", "figures"
-SECONDS = 180  # that a run may take
+SECONDS = 1800  # of a cell; ten times what a run may take, so that it ends a hang alone
 _HEAD = "*Download [quickstart.ipynb](quickstart.ipynb). This page is written by `python -m tests.support.notebook`.*"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -41,7 +41,9 @@ def run(notebook: Any, directory: Path) -> Any:
 
     environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     resources = {"metadata": {"path": str(directory)}}
-    client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=resources)
+    client = NotebookClient(
+        notebook, timeout=SECONDS, startup_timeout=SECONDS, kernel_name="python3", resources=resources
+    )
     return client.execute(env=environment)
 
 
